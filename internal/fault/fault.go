@@ -1,0 +1,5 @@
+// Package fault is the seam where tests break exactly one thing in a real
+// process. In a normal build it does nothing at all; with the build tag
+// "faults" a file named like a label in the directory $GURURMM_FAULTS switches
+// that fault on, and its removal off again.
+package fault

@@ -1,0 +1,44 @@
+//go:build faults
+
+package fault
+
+import (
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// Active reports whether the fault named label is switched on.
+func Active(label string) bool {
+	dir := os.Getenv("GURURMM_FAULTS")
+	if dir == "" {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(dir, label))
+	return err == nil
+}
+
+// Stall blocks while the fault named label is switched on.
+func Stall(label string) {
+	for Active(label) {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// Env gives the value of an environment variable that only fault builds obey.
+func Env(name string) string { return os.Getenv(name) }
+
+// Now is this machine's clock, wrong by $GURURMM_CLOCK_OFFSET ("-26h").
+func Now() time.Time { return Clock(time.Now()) }
+
+// Clock is what this machine's clock said at t.
+func Clock(t time.Time) time.Time { return t.Add(clockOffset()) }
+
+var clockOffset = sync.OnceValue(func() time.Duration {
+	offset, err := time.ParseDuration(os.Getenv("GURURMM_CLOCK_OFFSET"))
+	if err != nil {
+		return 0
+	}
+	return offset
+})

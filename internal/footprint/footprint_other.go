@@ -1,0 +1,6 @@
+//go:build !linux
+
+package footprint
+
+// dropProgramPages has no counterpart here.
+func dropProgramPages() {}

@@ -1,0 +1,77 @@
+// Package lockfile holds a file for one process: the kernel lets go of it when
+// the process ends, however it ends.
+package lockfile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// ErrInUse: another process holds the file. The error is an [InUseError].
+var ErrInUse = errors.New("held by another process")
+
+// InUseError says which process holds a file.
+type InUseError struct {
+	File string
+	PID  int // 0: not known
+}
+
+func (e *InUseError) Error() string {
+	if e.PID == 0 {
+		return fmt.Sprintf("%s: %v", e.File, ErrInUse)
+	}
+	return fmt.Sprintf("%s: %v: process %d", e.File, ErrInUse, e.PID)
+}
+
+// Unwrap gives ErrInUse.
+func (e *InUseError) Unwrap() error { return ErrInUse }
+
+// Hold takes file for this process, made if need be, and leaves the process id
+// in it. release gives it back; the file stays.
+func Hold(file string) (release func() error, err error) {
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	free, err := lock(f)
+	switch {
+	case err != nil:
+	case !free:
+		held := &InUseError{File: file, PID: readPID(f)}
+		f.Close()
+		return nil, held
+	default:
+		// For whoever finds the lock taken; on a full disk it is held all the same.
+		_ = writePID(f)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", file, err), f.Close())
+	}
+	return f.Close, nil
+}
+
+// writePID leaves our process id for whoever finds the lock taken.
+func writePID(f *os.File) error {
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	return err
+}
+
+// readPID gives the process id in a lock file, 0 if there is none.
+func readPID(f *os.File) int {
+	raw, err := io.ReadAll(io.NewSectionReader(f, 0, 32))
+	if err != nil {
+		return 0
+	}
+	id, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil {
+		return 0
+	}
+	return id
+}

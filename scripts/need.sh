@@ -1,0 +1,49 @@
+#!/bin/sh
+# Makes sure that the named commands are here. What is missing is installed
+# through apt when this runs as root on Debian or a relative of it; otherwise it
+# is named, and nothing is changed.
+#
+#   scripts/need.sh make gcc python3
+set -eu
+
+package_of() { # command -> Debian package
+	case "$1" in
+	gcc) echo "gcc libc6-dev" ;;
+	ps | pgrep) echo procps ;;
+	*) echo "$1" ;;
+	esac
+}
+
+missing=""
+packages=""
+for command in "$@"; do
+	if ! command -v "$command" >/dev/null 2>&1; then
+		missing="$missing $command"
+		packages="$packages $(package_of "$command")"
+	fi
+done
+[ -z "$missing" ] && exit 0
+
+case "$missing" in
+*" go"*)
+	echo "need: Go 1.26 or newer is missing; install it from your system or https://go.dev/dl" >&2
+	exit 1
+	;;
+esac
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+	echo "need: installing$packages" >&2
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -qq
+	# Word splitting is meant: several packages.
+	# shellcheck disable=SC2086
+	apt-get install -y -qq --no-install-recommends $packages >/dev/null
+	for command in $missing; do
+		if ! command -v "$command" >/dev/null 2>&1; then
+			echo "need: $command is still missing after installing$packages" >&2
+			exit 1
+		fi
+	done
+	exit 0
+fi
+echo "need: missing:$missing. Install the packages:$packages" >&2
+exit 1

@@ -1,0 +1,150 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+)
+
+// MaxMessage bounds one text message on the link, in bytes, on both sides. A
+// larger one is thrown away while it is read and answered with [CodeTooLarge].
+const MaxMessage = 1 << 20
+
+// Subprotocol is the WebSocket subprotocol both sides must agree on (RFC 6455 §1.9).
+const Subprotocol = "gururmm.v1"
+
+// Header names of the HTTP exchanges.
+const (
+	// HeaderLinkID carries the fresh random link id, 16 hex digits, in the upgrade response.
+	HeaderLinkID = "Gururmm-Link"
+	// HeaderTime carries the server's clock, RFC 3339 with nanoseconds, in every response,
+	// errors too: an endpoint whose clock is wrong corrects itself from it.
+	HeaderTime = "Gururmm-Time"
+)
+
+// Type names a message.
+type Type string
+
+// The messages. Direction is server → agent (S) or agent → server (A).
+const (
+	TypeAuth          Type = "auth"           // A
+	TypeAuthAck       Type = "auth_ack"       // S
+	TypeConfigUpdate  Type = "config_update"  // S, signed
+	TypeConfigAck     Type = "config_ack"     // A
+	TypeCommand       Type = "command"        // S, signed
+	TypeProbe         Type = "probe"          // S, signed: an inert command
+	TypeCommandAck    Type = "command_ack"    // A, on receipt, before running
+	TypeCommandNack   Type = "command_nack"   // A
+	TypeCancelCommand Type = "cancel_command" // S, signed
+	TypeCommandOutput Type = "command_output" // A
+	TypeCommandResult Type = "command_result" // A, repeated until result_ack
+	TypeResultAck     Type = "result_ack"     // S
+	TypeHeartbeat     Type = "heartbeat"      // A
+	TypeHeartbeatAck  Type = "heartbeat_ack"  // S
+	TypeMetrics       Type = "metrics"        // A
+	TypeEcho          Type = "echo"           // A
+	TypeEchoReply     Type = "echo_reply"     // S
+	TypeDirective     Type = "directive"      // S, signed, OOB only
+	TypeNack          Type = "nack"           // both
+)
+
+// signed tells which types are refused without a valid signature of the server's command key.
+var signed = map[Type]bool{
+	TypeConfigUpdate: true, TypeCommand: true, TypeProbe: true,
+	TypeCancelCommand: true, TypeDirective: true,
+}
+
+// Signed reports whether messages of type t must carry a signature.
+func Signed(t Type) bool { return signed[t] }
+
+// Envelope is one text message.
+//
+//	{"type":"command","seq":17,"crc":"89abcdef","kid":"…","sig":"…","payload":{…}}
+type Envelope struct {
+	Type Type `json:"type"`
+	// CRC guards a text of a link against damage on the way, which TLS only does
+	// as far as the box that ends it: 8 hex digits of CRC-32C over type, seq and
+	// payload. The ledger's digest proves damage too, but after the text was used.
+	// [Envelope.Encode] sets it, [Decode] checks it; absent: not checked.
+	CRC string `json:"crc,omitempty"`
+	// Seq is the number of this text message on this link, from 1, given by the
+	// writer. 0: not sent on a link (OOB).
+	Seq uint64 `json:"seq,omitempty"`
+	// KeyID names the command key of Sig; see [KeyID].
+	KeyID string `json:"kid,omitempty"`
+	// Sig is Ed25519 (RFC 8032) over [SigningInput](Type, Payload).
+	Sig     []byte          `json:"sig,omitempty"`
+	Payload json.RawMessage `json:"payload"`
+}
+
+// Errors of [Decode] and [DecodePayload]; branch on them with errors.Is.
+var (
+	ErrTooLarge    = errors.New("message exceeds the size limit")
+	ErrUnparseable = errors.New("message is not a valid envelope")
+)
+
+// Seal makes an envelope of an unsigned payload.
+func Seal(t Type, payload any) (Envelope, error) {
+	raw, err := json.Marshal(payload)
+	if err != nil {
+		return Envelope{}, fmt.Errorf("encode %s: %w", t, err)
+	}
+	return Envelope{Type: t, Payload: raw}, nil
+}
+
+// Encode gives the text frame of e, of at most [MaxMessage] bytes.
+func (e Envelope) Encode() ([]byte, error) {
+	payload, err := json.Marshal(e.Payload) // as it will stand in the text
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", e.Type, err)
+	}
+	e.Payload = payload
+	e.CRC = e.crc()
+	raw, err := json.Marshal(e)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", e.Type, err)
+	}
+	if len(raw) > MaxMessage {
+		return nil, fmt.Errorf("encode %s of %d bytes: %w", e.Type, len(raw), ErrTooLarge)
+	}
+	return raw, nil
+}
+
+func (e Envelope) crc() string {
+	crc := Chain(0, []byte(string(e.Type)+"\n"+strconv.FormatUint(e.Seq, 10)+"\n"))
+	return fmt.Sprintf("%08x", Chain(crc, e.Payload))
+}
+
+// Decode reads one text frame. It bounds the size, then checks the frame's
+// shape and checksum; the payload is left raw, so that its signature can be checked first.
+func Decode(text []byte) (Envelope, error) {
+	var e Envelope
+	if len(text) > MaxMessage {
+		return e, ErrTooLarge
+	}
+	if err := json.Unmarshal(text, &e); err != nil {
+		return e, fmt.Errorf("%w: %w", ErrUnparseable, err)
+	}
+	if e.Type == "" {
+		return e, fmt.Errorf("%w: no type", ErrUnparseable)
+	}
+	if len(e.Payload) == 0 || bytes.Equal(e.Payload, []byte("null")) {
+		return e, fmt.Errorf("%w: %s without a payload", ErrUnparseable, e.Type)
+	}
+	if e.CRC != "" && e.CRC != e.crc() {
+		return e, fmt.Errorf("%w: %s does not fit its checksum: damaged on the way", ErrUnparseable, e.Type)
+	}
+	return e, nil
+}
+
+// DecodePayload reads the payload of e as a T. Unknown fields are ignored, so
+// that a newer peer may add some.
+func DecodePayload[T any](e Envelope) (T, error) {
+	var v T
+	if err := json.Unmarshal(e.Payload, &v); err != nil {
+		return v, fmt.Errorf("%w: payload of %s: %w", ErrUnparseable, e.Type, err)
+	}
+	return v, nil
+}
