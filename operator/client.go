@@ -1,0 +1,325 @@
+package operator
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"gururmm/internal/endpoint"
+	"gururmm/internal/pin"
+	"gururmm/wire"
+)
+
+const (
+	// callTimeout bounds one request and its answer; following a command has no bound of its own.
+	callTimeout = 30 * time.Second
+	// maxAnswer bounds one answer's body in bytes.
+	maxAnswer = 64 << 20
+	// maxEventLine bounds one line of an event stream: a chunk of output in base64 and its frame.
+	maxEventLine = 4 << 20
+	// eventSilence: the server sends something at least every 15 s; after so long it is gone.
+	eventSilence = 45 * time.Second
+)
+
+// Client asks a server as an operator. Errors of the server are [wire.Problem].
+type Client struct {
+	base  *url.URL
+	token string
+	http  *http.Client
+}
+
+// New makes a client of the server at base ("https://host:8443") with an
+// operator token; tlsConf nil means system roots. Plain HTTP is refused but for
+// loopback: the token would cross the network readable.
+func New(base, token string, tlsConf *tls.Config) (*Client, error) {
+	if err := endpoint.Check(base, "https", "http"); err != nil {
+		return nil, fmt.Errorf("server URL: %w", err)
+	}
+	u, err := url.Parse(base)
+	if err != nil {
+		return nil, err
+	}
+	u.Path = strings.TrimSuffix(u.Path, "/")
+	tr := http.DefaultTransport.(*http.Transport).Clone()
+	tr.TLSClientConfig = tlsConf
+	return &Client{base: u, token: token, http: &http.Client{Transport: tr}}, nil
+}
+
+// SetDial makes the client dial its server by dial: a network of a test's own.
+func (c *Client) SetDial(dial func(ctx context.Context, network, addr string) (net.Conn, error)) {
+	c.http.Transport.(*http.Transport).DialContext = dial
+}
+
+// Close ends the connections that are kept for the next request.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// TLSConfig trusts a server by its pin (see package pin), else by the PEM
+// bundle in caFile, else by the system's roots (nil).
+func TLSConfig(caFile, pinned string) (*tls.Config, error) {
+	if pinned != "" {
+		cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+		return cfg, pin.Require(cfg, pinned)
+	}
+	if caFile == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, fmt.Errorf("CA file: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("CA file %s has no PEM certificate", caFile)
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, nil
+}
+
+func (c *Client) request(ctx context.Context, method, path string, query url.Values, body any) (*http.Response, error) {
+	u := *c.base
+	u.Path += path
+	u.RawQuery = query.Encode()
+	var r io.Reader
+	if body != nil {
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		r = bytes.NewReader(raw)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), r)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+c.token)
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode >= 400 {
+		defer res.Body.Close()
+		return nil, problem(res)
+	}
+	return res, nil
+}
+
+func problem(res *http.Response) error {
+	raw, _ := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+	var p wire.Problem
+	if json.Unmarshal(raw, &p) != nil || p.Title == "" {
+		return wire.Problem{Title: "the server answered " + res.Status, Status: res.StatusCode, Code: "http"}
+	}
+	return p
+}
+
+func call[T any](c *Client, ctx context.Context, method, path string, query url.Values, body any) (T, error) {
+	var out T
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	res, err := c.request(ctx, method, path, query, body)
+	if err != nil {
+		return out, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode == http.StatusNoContent {
+		return out, nil
+	}
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&out); err != nil {
+		return out, fmt.Errorf("answer of %s %s: %w", method, path, err)
+	}
+	return out, nil
+}
+
+// List is the shape of every listing.
+type List[T any] struct {
+	Items []T `json:"items"`
+}
+
+func list[T any](c *Client, ctx context.Context, path string, query url.Values) ([]T, error) {
+	l, err := call[List[T]](c, ctx, http.MethodGet, path, query, nil)
+	return l.Items, err
+}
+
+func agentPath(agent, rest string) string { return "/v1/agents/" + url.PathEscape(agent) + rest }
+func commandPath(id, rest string) string  { return "/v1/commands/" + url.PathEscape(id) + rest }
+
+// Agents lists all endpoints.
+func (c *Client) Agents(ctx context.Context) ([]Agent, error) {
+	return list[Agent](c, ctx, "/v1/agents", nil)
+}
+
+// Agent gives one endpoint by name, id, or an id's unique beginning, as do all that take one.
+func (c *Client) Agent(ctx context.Context, agent string) (Agent, error) {
+	return call[Agent](c, ctx, http.MethodGet, agentPath(agent, ""), nil, nil)
+}
+
+// NotUTF8Error refuses words that JSON can't carry as they are: the encoder
+// would silently put other bytes in their place, and those would run.
+type NotUTF8Error struct {
+	What   string // script or idempotency key
+	Offset int    // of the first bad byte
+}
+
+func (e *NotUTF8Error) Error() string {
+	return fmt.Sprintf("the %s is not UTF-8 text (byte %d); nothing was sent", e.What, e.Offset)
+}
+
+func checkUTF8(what, s string) error {
+	for i, r := range s {
+		if r != utf8.RuneError {
+			continue
+		}
+		if _, n := utf8.DecodeRuneInString(s[i:]); n == 1 { // not the character itself
+			return &NotUTF8Error{What: what, Offset: i}
+		}
+	}
+	return nil
+}
+
+// Submit orders a command of an endpoint, given by id or name. Words that are
+// not UTF-8 are a [NotUTF8Error], and nothing is sent.
+func (c *Client) Submit(ctx context.Context, agent string, n NewCommand) (Command, error) {
+	if err := checkUTF8("script", n.Script); err != nil {
+		return Command{}, err
+	}
+	if err := checkUTF8("idempotency key", n.IdempotencyKey); err != nil {
+		return Command{}, err
+	}
+	return call[Command](c, ctx, http.MethodPost, agentPath(agent, "/commands"), nil, n)
+}
+
+// Direct orders something of an endpoint's guardian.
+func (c *Client) Direct(ctx context.Context, agent string, n NewDirective) (wire.Directive, error) {
+	return call[wire.Directive](c, ctx, http.MethodPost, agentPath(agent, "/directives"), nil, n)
+}
+
+// Filter narrows a listing of commands; zero fields don't.
+type Filter struct {
+	Agent string
+	State wire.State
+	Limit int
+}
+
+// Commands lists commands, the newest first.
+func (c *Client) Commands(ctx context.Context, f Filter) ([]Command, error) {
+	q := url.Values{}
+	if f.Agent != "" {
+		q.Set("agent", f.Agent)
+	}
+	if f.State != "" {
+		q.Set("state", string(f.State))
+	}
+	if f.Limit > 0 {
+		q.Set("limit", strconv.Itoa(f.Limit))
+	}
+	return list[Command](c, ctx, "/v1/commands", q)
+}
+
+// Command gives one command by id, or an id's unique beginning, as do all that take one.
+func (c *Client) Command(ctx context.Context, id string) (Command, error) {
+	return call[Command](c, ctx, http.MethodGet, commandPath(id, ""), nil, nil)
+}
+
+// Cancel asks to stop a command.
+func (c *Client) Cancel(ctx context.Context, id string) (Command, error) {
+	return call[Command](c, ctx, http.MethodPost, commandPath(id, "/cancel"), nil, nil)
+}
+
+// Trace gives a command's way, stage by stage.
+func (c *Client) Trace(ctx context.Context, id string) (Trace, error) {
+	return call[Trace](c, ctx, http.MethodGet, commandPath(id, "/trace"), nil, nil)
+}
+
+// Output gives one stream of a command as far as it is held.
+func (c *Client) Output(ctx context.Context, id string, s wire.Stream) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	res, err := c.request(ctx, http.MethodGet, commandPath(id, "/output/"+string(s)), nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	return io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+}
+
+// Beacons lists the recorded beacons of one agent, or of all (""), newest first.
+func (c *Client) Beacons(ctx context.Context, agent string, limit int) ([]Beacon, error) {
+	q := url.Values{}
+	if agent != "" {
+		q.Set("agent", agent)
+	}
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	return list[Beacon](c, ctx, "/v1/beacons", q)
+}
+
+// EnrollTokens lists enrollment tokens, without their secrets.
+func (c *Client) EnrollTokens(ctx context.Context) ([]EnrollToken, error) {
+	return list[EnrollToken](c, ctx, "/v1/enroll-tokens", nil)
+}
+
+// CreateEnrollToken makes one; the answer alone holds its secret.
+func (c *Client) CreateEnrollToken(ctx context.Context, n NewEnrollToken) (EnrollToken, error) {
+	return call[EnrollToken](c, ctx, http.MethodPost, "/v1/enroll-tokens", nil, n)
+}
+
+// RevokeEnrollToken makes a token useless.
+func (c *Client) RevokeEnrollToken(ctx context.Context, id string) error {
+	_, err := call[struct{}](c, ctx, http.MethodDelete, "/v1/enroll-tokens/"+url.PathEscape(id), nil, nil)
+	return err
+}
+
+// Follow calls each with what happens to a command, from its beginning, until
+// it has ended (nil), ctx is over, or the stream breaks (an error; the command
+// goes on).
+func (c *Client) Follow(ctx context.Context, id string, each func(Event) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	gone := time.AfterFunc(eventSilence, func() {
+		cancel(fmt.Errorf("the server sent nothing for %v", eventSilence))
+	})
+	defer gone.Stop()
+	res, err := c.request(ctx, http.MethodGet, commandPath(id, "/events"), nil, nil)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	lines := bufio.NewScanner(res.Body)
+	lines.Buffer(make([]byte, 0, 64<<10), maxEventLine)
+	for lines.Scan() {
+		gone.Reset(eventSilence)
+		var ev Event
+		if err := json.Unmarshal(lines.Bytes(), &ev); err != nil {
+			return fmt.Errorf("event of command %s: %w", id, err)
+		}
+		if err := each(ev); err != nil {
+			return err
+		}
+		if ev.Kind == "end" {
+			return nil
+		}
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if err := lines.Err(); err != nil {
+		return err
+	}
+	return io.ErrUnexpectedEOF
+}

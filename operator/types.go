@@ -1,0 +1,147 @@
+package operator
+
+import (
+	"encoding/json"
+	"time"
+
+	"gururmm/wire"
+)
+
+// Agent is an endpoint as the operator sees it. Times that never were are absent.
+type Agent struct {
+	ID         string        `json:"id"`
+	Name       string        `json:"name"` // host name
+	Site       string        `json:"site"`
+	Platform   wire.Platform `json:"platform"`
+	Version    string        `json:"version"`
+	EnrolledAt time.Time     `json:"enrolled_at"`
+
+	// Presence is verified, degraded, out-of-band, connecting, silent, offline, quarantined or duplicate.
+	Presence string `json:"presence"`
+	Verdict  string `json:"verdict,omitempty"` // code, agent's last word
+	Sentence string `json:"sentence,omitempty"`
+	// VerdictAt is when the agent gave the verdict; absent if it is the server's own.
+	VerdictAt *time.Time `json:"verdict_at,omitempty"`
+	// VerifiedAt is when text last provably went both ways.
+	VerifiedAt *time.Time      `json:"verified_at,omitempty"`
+	LastSeen   *time.Time      `json:"last_seen,omitempty"`
+	LastVia    string          `json:"last_via,omitempty"` // text, ping, beacon or poll
+	Links      []wire.LinkView `json:"links,omitempty"`
+	Owed       int             `json:"owed"`
+	Metrics    *wire.Metrics   `json:"metrics,omitempty"`
+	ClockSkew  *int64          `json:"clock_skew_ms,omitempty"` // server minus endpoint
+	Addr       string          `json:"addr,omitempty"`
+}
+
+// NewCommand asks for a command (POST /v1/agents/{id or name}/commands).
+type NewCommand struct {
+	Shell       wire.Shell `json:"shell,omitempty"`
+	Script      string     `json:"script"`
+	TimeoutMS   int64      `json:"timeout_ms,omitempty"`    // default 10 min
+	ExpiresInMS int64      `json:"expires_in_ms,omitempty"` // default 10 min
+	MaxOutput   int64      `json:"max_output,omitempty"`    // bytes a stream, default 1 MiB
+	// IdempotencyKey: a second request with the same key and agent gets the first
+	// one's command; if it asks for another (shell, script, timeout or output), a conflict.
+	IdempotencyKey string `json:"idempotency_key,omitempty"`
+}
+
+// Command as stored.
+type Command struct {
+	ID        string       `json:"id"`
+	Agent     string       `json:"agent"`
+	AgentName string       `json:"agent_name"`
+	Shell     wire.Shell   `json:"shell,omitempty"`
+	Script    string       `json:"script"`
+	State     wire.State   `json:"state"`
+	Reason    string       `json:"reason,omitempty"`
+	Attempts  int          `json:"attempts"`
+	Channel   wire.Channel `json:"channel,omitempty"` // of the last claim
+	CreatedAt time.Time    `json:"created_at"`
+	ExpiresAt time.Time    `json:"expires_at"`
+	TimeoutMS int64        `json:"timeout_ms"`
+	AckedAt   *time.Time   `json:"acked_at,omitempty"`
+	EndedAt   *time.Time   `json:"ended_at,omitempty"`
+	ExitCode  *int         `json:"exit_code,omitempty"`
+	// Output as far as it is held without a gap.
+	StdoutBytes int64  `json:"stdout_bytes"`
+	StderrBytes int64  `json:"stderr_bytes"`
+	StdoutLost  int64  `json:"stdout_lost,omitempty"`
+	StderrLost  int64  `json:"stderr_lost,omitempty"`
+	Orphans     bool   `json:"orphans,omitempty"`    // it left processes behind whose output is not kept
+	CreatedBy   string `json:"created_by,omitempty"` // token name
+}
+
+// Event is one line (NDJSON) of GET /v1/commands/{id}/events: first the state
+// and output so far, then what happens, until the command has ended.
+type Event struct {
+	Kind string    `json:"kind"` // state, stage, output, notice or end
+	At   time.Time `json:"at"`
+	// Command rides with state and end.
+	Command *Command    `json:"command,omitempty"`
+	Stage   *TraceEntry `json:"stage,omitempty"`
+	Stream  wire.Stream `json:"stream,omitempty"`
+	Offset  int64       `json:"offset,omitempty"`
+	Data    []byte      `json:"data,omitempty"`
+	// Notice is a sentence for a waiting person: "not acknowledged in 5 s; …".
+	Notice string `json:"notice,omitempty"`
+}
+
+// TraceEntry is one stage of one attempt.
+type TraceEntry struct {
+	Stage   wire.Stage   `json:"stage"`
+	At      time.Time    `json:"at"`
+	End     string       `json:"end"` // server or agent
+	Attempt int          `json:"attempt"`
+	Channel wire.Channel `json:"channel,omitempty"`
+	Link    string       `json:"link,omitempty"`
+	Note    string       `json:"note,omitempty"` // "lost: two later pings prove it"
+}
+
+// Trace is a command's way, like a route.
+type Trace struct {
+	Command Command      `json:"command"`
+	Entries []TraceEntry `json:"entries"`
+	// Stopped says where it is or ended, in one sentence.
+	Stopped string `json:"stopped"`
+}
+
+// Beacon as recorded, both views side by side.
+type Beacon struct {
+	ReportID   string           `json:"report_id"`
+	Agent      string           `json:"agent"`
+	AgentName  string           `json:"agent_name"`
+	ReceivedAt time.Time        `json:"received_at"`
+	Verdict    string           `json:"verdict"`
+	Sentence   string           `json:"sentence"`
+	Report     json.RawMessage  `json:"report"` // oob.Report
+	View       *wire.ServerView `json:"view"`   // the server's, at that moment
+	Addr       string           `json:"addr,omitempty"`
+}
+
+// NewEnrollToken asks for an enrollment token.
+type NewEnrollToken struct {
+	Site        string `json:"site,omitempty"`          // default "default"
+	Uses        int    `json:"uses,omitempty"`          // default 1
+	ExpiresInMS int64  `json:"expires_in_ms,omitempty"` // default 1 h
+}
+
+// EnrollToken as listed. Token is present in the answer to its creation only.
+type EnrollToken struct {
+	ID        string    `json:"id"`
+	Token     string    `json:"token,omitempty"`
+	Site      string    `json:"site"`
+	UsesLeft  int       `json:"uses_left"`
+	CreatedAt time.Time `json:"created_at"`
+	ExpiresAt time.Time `json:"expires_at"`
+	// Pin of the server's certificate, "sha256/…", to print into the enrollment line.
+	Pin string `json:"pin,omitempty"`
+	URL string `json:"url,omitempty"`
+}
+
+// NewDirective orders something of an endpoint's guardian (POST /v1/agents/{id}/directives).
+type NewDirective struct {
+	Kind     wire.DirectiveKind `json:"kind"`
+	Endpoint string             `json:"endpoint,omitempty"`
+	Policy   *wire.Policy       `json:"policy,omitempty"`
+	Reason   string             `json:"reason,omitempty"`
+}

@@ -1,0 +1,296 @@
+package selfcheck
+
+import (
+	"time"
+
+	"gururmm/wire"
+)
+
+// Ways a peer's ledger arrives.
+const (
+	ViaPing = "ping"
+	ViaText = "text"
+)
+
+// outstandingPings bounds how many pings are remembered until their pong; a
+// peer answers only the latest of several (RFC 6455 §5.5.3).
+const outstandingPings = 8
+
+// Ledgers is one end's account of one link and what the peer has said of it.
+// It proves loss by arithmetic: one WebSocket is one ordered byte stream, so a
+// ping that tells of N texts written can be read only after text N was.
+//
+// Two kinds of evidence age differently. What was read here is known at every
+// moment, so a gap downwards ages by the clock, and is covered as soon as the
+// missing texts come. What the peer has read is known only from its ledgers, so
+// a gap upwards (and an excess) is as old as the span over which ledgers have
+// shown it: without fresh evidence it never becomes proof.
+//
+// It is not safe for concurrent use; its owner (session.Conn) guards it.
+type Ledgers struct {
+	link  wire.LinkID
+	local wire.Ledger
+
+	peer    wire.Ledger
+	peerAt  time.Time // zero: the peer never said
+	peerVia string
+
+	rtt      time.Duration
+	haveRTT  bool
+	pongAt   time.Time
+	sent     [outstandingPings]sentPing
+	nextSent int
+	// lastClock is of the last ping, whether or not its pong is still awaited.
+	lastClock int64
+	// confirmed is how many of our texts preceded the last frame of ours that
+	// the peer has provably read.
+	confirmed uint64
+	// unanswered: the pong of a ping that asked for a ledger came, the ledger not yet.
+	unanswered time.Time
+
+	down    gap
+	target  uint64 // local.Read at which down is covered
+	covered bool
+	up      gap
+	excess  gap
+
+	altered   string
+	alteredAt time.Time
+	closed    uint64
+	closedAt  time.Time
+
+	owedSince time.Time
+	readAt    time.Time
+
+	foreign, stripped uint64
+}
+
+type sentPing struct {
+	clock   int64
+	written uint64
+	at      time.Time
+	answer  bool
+}
+
+// gap is a difference first seen at since and last confirmed at until.
+type gap struct {
+	missing      uint64
+	since, until time.Time
+}
+
+func (g *gap) seen(missing uint64, now time.Time) {
+	if g.missing == 0 {
+		g.since = now
+	}
+	g.missing, g.until = missing, now
+}
+
+// NewLedgers opens the account of one link.
+func NewLedgers(link wire.LinkID) *Ledgers {
+	return &Ledgers{link: link, local: wire.Ledger{Link: link}}
+}
+
+// Wrote counts a text about to be written; pings composed afterwards tell of it.
+func (l *Ledgers) Wrote(payload []byte) {
+	l.local.Written++
+	l.local.WrittenBytes += uint64(len(payload))
+	l.local.WrittenCRC = wire.Chain(l.local.WrittenCRC, payload)
+}
+
+// ReadCRC is the running digest of texts read, to be chained on by the reader.
+func (l *Ledgers) ReadCRC() uint32 { return l.local.ReadCRC }
+
+// ReadCount is how many texts were read.
+func (l *Ledgers) ReadCount() uint64 { return l.local.Read }
+
+// DidRead counts one text read; crc is the digest chained over it.
+func (l *Ledgers) DidRead(crc uint32, now time.Time) {
+	l.local.Read++
+	l.local.ReadCRC = crc
+	l.readAt = now
+	// The texts that came may be others than those missed: only the peer's next
+	// ledger closes the gap. Until then it is covered, and its age goes on.
+	if l.down.missing > 0 && l.local.Read >= l.target {
+		l.covered = true
+	}
+}
+
+// Outgoing composes the ledger of a ping or of a text about to be written, and
+// remembers a ping to match its pong.
+func (l *Ledgers) Outgoing(now time.Time, owed uint32, answer bool, via string) wire.Ledger {
+	out := l.local
+	out.Owed, out.Answer, out.ClockMicros = owed, answer, now.UnixMicro()
+	if via == ViaPing {
+		// Two pings within a microsecond must differ: the pong is matched by its clock.
+		if last := l.lastClock; out.ClockMicros <= last && last-out.ClockMicros < 1000 {
+			out.ClockMicros = last + 1
+		}
+		l.lastClock = out.ClockMicros
+		l.sent[l.nextSent] = sentPing{clock: out.ClockMicros, written: out.Written, at: now, answer: answer}
+		l.nextSent = (l.nextSent + 1) % outstandingPings
+	}
+	return out
+}
+
+// Ping takes in any ping that arrived; answer tells whether it asks for a
+// ledger in return. A ping without a ledger of this link is counted as foreign.
+func (l *Ledgers) Ping(data []byte, now time.Time) (answer bool) {
+	p, err := wire.ParseLedger(data)
+	if err != nil || p.Link != l.link {
+		l.foreign++
+		return false
+	}
+	l.unanswered = time.Time{}
+	l.take(p, ViaPing, l.local.Read, l.local.ReadCRC, now)
+	return p.Answer
+}
+
+// PeerText takes in the peer's ledger that rode in text number n of this link
+// (from 1); crcBefore is the digest of the texts read before it: the ledger was
+// composed before its own text was counted. acked is the number of the text of
+// ours that it answers, 0 if none: the peer had read that far.
+func (l *Ledgers) PeerText(p wire.Ledger, n uint64, crcBefore uint32, acked uint64, now time.Time) {
+	if p.Link != l.link || n == 0 {
+		return
+	}
+	l.confirmed = max(l.confirmed, min(acked, l.local.Written))
+	l.take(p, ViaText, n-1, crcBefore, now)
+}
+
+// take compares the peer's ledger with what had been read here when it came.
+func (l *Ledgers) take(p wire.Ledger, via string, read uint64, readCRC uint32, now time.Time) {
+	if !l.peerAt.IsZero() && (p.Written < l.peer.Written || p.Read < l.peer.Read) {
+		return // older than what is known: the freshest evidence wins
+	}
+	l.takeOwed(p.Owed, now)
+	l.peer, l.peerAt, l.peerVia = p, now, via
+
+	switch {
+	case p.Written > read:
+		missing := p.Written - read
+		l.down.seen(missing, now)
+		l.target, l.covered = l.local.Read+missing, false
+	case l.down.missing > 0:
+		l.down, l.covered = gap{}, false
+		l.closed++
+		l.closedAt = now
+	}
+	if p.Written < read {
+		l.excess.seen(read-p.Written, now)
+	} else {
+		l.excess = gap{}
+	}
+	if p.Written == read && p.WrittenCRC != readCRC {
+		l.alter("down", now)
+	}
+
+	switch {
+	case p.Read < l.confirmed:
+		l.up.seen(l.confirmed-p.Read, now)
+	case l.up.missing > 0:
+		l.up = gap{}
+		l.closed++
+		l.closedAt = now
+	}
+	// A text is counted here before its first byte leaves: who has read more than
+	// that has read texts that were repeated or made up on the way.
+	if p.Read > l.local.Written || p.Read == l.local.Written && p.ReadCRC != l.local.WrittenCRC {
+		l.alter("up", now)
+	}
+}
+
+func (l *Ledgers) alter(direction string, now time.Time) {
+	if l.altered == "" {
+		l.altered, l.alteredAt = direction, now
+	}
+}
+
+func (l *Ledgers) takeOwed(owed uint32, now time.Time) {
+	switch {
+	case owed == 0:
+		l.owedSince = time.Time{}
+	case l.owedSince.IsZero() || owed < l.peer.Owed:
+		l.owedSince = now
+	}
+}
+
+// Pong takes in a pong: the round trip, and how far the peer has provably read.
+func (l *Ledgers) Pong(data []byte, now time.Time) {
+	p, err := wire.ParseLedger(data)
+	for i := range l.sent {
+		s := &l.sent[i]
+		if s.clock == 0 || err != nil || p.Link != l.link || p.ClockMicros != s.clock {
+			continue
+		}
+		l.pongAt = now
+		l.rtt, l.haveRTT = now.Sub(s.at), true
+		l.confirmed = max(l.confirmed, s.written)
+		if s.answer && l.unanswered.IsZero() {
+			l.unanswered = now
+		}
+		*s = sentPing{}
+		return
+	}
+	for i := range l.sent {
+		if l.sent[i].clock != 0 { // a ping of ours came back changed
+			l.stripped++
+			l.pongAt = now
+			l.sent = [outstandingPings]sentPing{}
+			return
+		}
+	}
+}
+
+// Suspicious reports whether the peer's next ledger could settle something: its
+// owner should ask for it.
+func (l *Ledgers) Suspicious() bool {
+	return l.down.missing > 0 || l.up.missing > 0 || l.excess.missing > 0 || !l.unanswered.IsZero()
+}
+
+// View gives the account and what follows from it.
+func (l *Ledgers) View(now time.Time) LedgerView {
+	v := LedgerView{
+		Local: l.local, Altered: l.altered, AlteredAge: Age(l.alteredAt, now),
+		Closed: l.closed, ClosedAge: Age(l.closedAt, now),
+		Foreign: l.foreign, Stripped: l.stripped,
+		UnansweredAge: Age(l.unanswered, now), PongAge: Age(l.pongAt, now),
+	}
+	if !l.peerAt.IsZero() {
+		p := l.peer
+		v.Peer, v.PeerAge, v.PeerVia = &p, Age(l.peerAt, now), l.peerVia
+		v.Owed = p.Owed
+	}
+	if l.haveRTT {
+		rtt := l.rtt
+		v.RTT = &rtt
+	}
+	if !l.owedSince.IsZero() {
+		// A text read meanwhile may have been what is owed: count from it.
+		v.OwedAge = Age(later(l.owedSince, l.readAt), now)
+	}
+	if l.down.missing > 0 && !l.covered {
+		v.Down = &Gap{Missing: l.down.missing, Age: now.Sub(l.down.since)}
+	}
+	if l.up.missing > 0 {
+		v.Up = &Gap{Missing: l.up.missing, Age: l.up.until.Sub(l.up.since)}
+	}
+	if l.excess.missing > 0 {
+		v.Excess = &Gap{Missing: l.excess.missing, Age: l.excess.until.Sub(l.excess.since)}
+	}
+	return v
+}
+
+// Age is how long ago t was, as a fact; nil for the zero time: not known.
+func Age(t, now time.Time) *time.Duration {
+	if t.IsZero() {
+		return nil
+	}
+	return new(max(0, now.Sub(t)))
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}

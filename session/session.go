@@ -1,0 +1,488 @@
+// Package session is one WebSocket as both ends use it: one reader, one writer
+// at a time, and a ledger in each ping.
+//
+// Rules that hold here:
+//   - [Conn.Read] is called by one goroutine; it never runs a handler and never waits for the writer;
+//   - writes happen in one goroutine that exists only while there is something to write;
+//   - no lock is held across I/O, and each write has a deadline;
+//   - a text counts as written when the connection took its last byte, not when it was queued.
+package session
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"gururmm/internal/fault"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+const (
+	// DefaultWriteTimeout bounds one write: a peer that takes no byte for so long is gone.
+	DefaultWriteTimeout = 10 * time.Second
+	// DefaultMaxQueue bounds the bytes queued for a slow peer; beyond it Send says ErrQueueFull.
+	DefaultMaxQueue = 8 << 20
+	// maxDiscard bounds what is read and thrown away of one oversized message before the link ends.
+	maxDiscard = 16 << 20
+	// recheckMin and recheckMax space the pings that ask for the peer's ledger while
+	// something is suspected: four within the shortest grace, then ever rarer.
+	recheckMin = 250 * time.Millisecond
+	recheckMax = 30 * time.Second
+	// closeWait bounds the writing of the closing frame.
+	closeWait = time.Second
+)
+
+// Errors to branch on.
+var (
+	ErrQueueFull = errors.New("the link's send queue is full")
+	ErrClosed    = errors.New("the link is closed")
+)
+
+// Options of a Conn.
+type Options struct {
+	Link         wire.LinkID
+	WriteTimeout time.Duration // default DefaultWriteTimeout
+	MaxQueue     int           // bytes, default DefaultMaxQueue
+	// Owed gives the commands owed to the peer, for pings; nil: 0. Must not block.
+	Owed func() uint32
+	// Changed is called after new evidence (a ledger, pong or text) was taken in,
+	// from the reader; it must not block.
+	Changed func()
+	// WriteFault labels the seam before each text write; see internal/fault.
+	WriteFault string
+}
+
+// Conn is one link. All methods but Read are safe for concurrent use.
+type Conn struct {
+	ws   *websocket.Conn
+	opts Options
+
+	mu       sync.Mutex
+	ledgers  *selfcheck.Ledgers
+	queue    []item
+	queued   int // bytes
+	pong     []byte
+	havePong bool
+	writing  bool
+	busy     time.Time // a write is under way since; zero: none
+	reading  time.Time // the reader came back with something at; zero: it waits in Read
+	inbound  time.Time // last frame of any kind
+	seq      uint64
+	recheck  *time.Timer
+	wait     time.Duration // until the next recheck; 0: none is armed
+	asked    int
+	err      error // why it ended; nil while open
+	done     chan struct{}
+	writer   sync.WaitGroup
+}
+
+// item is a text to be written, or a ping.
+type item struct {
+	env     *wire.Envelope
+	compose func(wire.Ledger) (wire.Envelope, error)
+	answer  bool // of a ping
+	written func(n uint64, at time.Time, err error)
+	weight  int
+}
+
+// New takes over an upgraded WebSocket.
+func New(ws *websocket.Conn, opts Options) *Conn {
+	if opts.WriteTimeout == 0 {
+		opts.WriteTimeout = DefaultWriteTimeout
+	}
+	if opts.MaxQueue == 0 {
+		opts.MaxQueue = DefaultMaxQueue
+	}
+	now := time.Now()
+	c := &Conn{
+		ws: ws, opts: opts,
+		ledgers: selfcheck.NewLedgers(opts.Link),
+		inbound: now, reading: now,
+		done: make(chan struct{}),
+	}
+	ws.SetReadLimit(maxDiscard)
+	ws.SetPingHandler(c.onPing)
+	ws.SetPongHandler(c.onPong)
+	return c
+}
+
+// Link is the link's id.
+func (c *Conn) Link() wire.LinkID { return c.opts.Link }
+
+// Done is closed when the link has ended; Err then says why.
+func (c *Conn) Done() <-chan struct{} { return c.done }
+
+// Err says why the link ended; nil while it is open.
+func (c *Conn) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// Message is one text read.
+type Message struct {
+	// Text is the payload; nil if it was too large to be kept.
+	Text []byte
+	// Number on this link, from 1.
+	Number uint64
+	// CRCBefore is the digest of all texts read before this one.
+	CRCBefore uint32
+	At        time.Time
+	TooLarge  bool
+	// Binary: it was not a text at all.
+	Binary bool
+}
+
+// Read waits for the next data message. Pings are answered and ledgers taken
+// in on the way. An oversized message is thrown away but counted. An error is final.
+func (c *Conn) Read() (Message, error) {
+	c.mu.Lock()
+	c.reading = time.Time{}
+	crc := c.ledgers.ReadCRC()
+	c.mu.Unlock()
+
+	kind, r, err := c.ws.NextReader()
+	if err != nil {
+		c.fail(err)
+		return Message{}, err
+	}
+	m := Message{Binary: kind != websocket.TextMessage, CRCBefore: crc}
+	m.Text, err = io.ReadAll(io.LimitReader(r, wire.MaxMessage+1))
+	crc = wire.Chain(crc, m.Text)
+	if err == nil && len(m.Text) > wire.MaxMessage {
+		m.Text, m.TooLarge = nil, true
+		crc, err = discard(r, crc)
+	}
+	if err != nil {
+		c.fail(err)
+		return Message{}, err
+	}
+	m.At = time.Now()
+	c.mu.Lock()
+	c.ledgers.DidRead(crc, m.At)
+	m.Number = c.ledgers.ReadCount()
+	c.inbound, c.reading = m.At, m.At
+	c.mu.Unlock()
+	c.changed()
+	return m, nil
+}
+
+func discard(r io.Reader, crc uint32) (uint32, error) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		crc = wire.Chain(crc, buf[:n])
+		if err == io.EOF {
+			return crc, nil
+		}
+		if err != nil {
+			return crc, err
+		}
+	}
+}
+
+func (c *Conn) onPing(data string) error {
+	now := time.Now()
+	c.mu.Lock()
+	c.inbound = now
+	answer := c.ledgers.Ping([]byte(data), now)
+	// Only the latest ping needs its pong (RFC 6455 §5.5.3).
+	c.pong, c.havePong = []byte(data), true
+	if answer {
+		c.enqueuePing(false)
+	}
+	c.kick()
+	c.mu.Unlock()
+	c.changed()
+	return nil
+}
+
+func (c *Conn) onPong(data string) error {
+	now := time.Now()
+	c.mu.Lock()
+	c.inbound = now
+	c.ledgers.Pong([]byte(data), now)
+	c.mu.Unlock()
+	c.changed()
+	return nil
+}
+
+// changed arms the recheck while something is suspected, and tells the owner.
+func (c *Conn) changed() {
+	c.mu.Lock()
+	switch {
+	case c.err != nil:
+	case !c.ledgers.Suspicious():
+		if c.wait != 0 {
+			c.recheck.Stop()
+			c.wait = 0
+		}
+	case c.wait == 0:
+		c.wait, c.asked = recheckMin, 0
+		if c.recheck == nil {
+			c.recheck = time.AfterFunc(c.wait, c.ask)
+		} else {
+			c.recheck.Reset(c.wait)
+		}
+	}
+	c.mu.Unlock()
+	if c.opts.Changed != nil {
+		c.opts.Changed()
+	}
+}
+
+// ask sends a flush ping while something is suspected, ever more rarely.
+func (c *Conn) ask() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil || !c.ledgers.Suspicious() {
+		c.wait = 0
+		return
+	}
+	c.enqueuePing(true)
+	c.kick()
+	c.asked++
+	if c.asked >= 8 {
+		c.wait = min(2*c.wait, recheckMax)
+	}
+	c.recheck.Reset(c.wait)
+}
+
+// SendOptions of one text.
+type SendOptions struct {
+	// Flush sends a ledger ping behind the text that asks for the peer's ledger,
+	// so that a loss is proven about one round trip later.
+	Flush bool
+	// Compose makes the envelope when its turn to be written has come, from the
+	// ledger as of then (a heartbeat); it replaces the one given to Send. Must not block.
+	Compose func(wire.Ledger) (wire.Envelope, error)
+	// Written is told, once the last byte was taken, the text's number and when its
+	// writing began (the peer may read it before the write returns here), or the
+	// error. It is called by the writer and must not block.
+	Written func(n uint64, at time.Time, err error)
+}
+
+// Send queues a text; it never blocks. The error is [ErrQueueFull] or [ErrClosed].
+func (c *Conn) Send(env wire.Envelope, opts SendOptions) error {
+	weight := len(env.Payload) + len(env.Sig) + 128
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return ErrClosed
+	}
+	if c.queued+weight > c.opts.MaxQueue {
+		return ErrQueueFull
+	}
+	c.queue = append(c.queue, item{env: &env, compose: opts.Compose, written: opts.Written, weight: weight})
+	c.queued += weight
+	if opts.Flush {
+		c.enqueuePing(true)
+	}
+	c.kick()
+	return nil
+}
+
+// Ping queues a ledger ping; answer asks the peer for its ledger in return.
+func (c *Conn) Ping(answer bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.enqueuePing(answer)
+		c.kick()
+	}
+}
+
+// enqueuePing appends a ping, or lets the one that is last serve. Call with mu held.
+func (c *Conn) enqueuePing(answer bool) {
+	if n := len(c.queue); n > 0 && c.queue[n-1].env == nil {
+		c.queue[n-1].answer = c.queue[n-1].answer || answer
+		return
+	}
+	c.queue = append(c.queue, item{answer: answer})
+}
+
+// kick starts the writer if none runs. Call with mu held.
+func (c *Conn) kick() {
+	if !c.writing && c.err == nil {
+		c.writing = true
+		c.writer.Go(c.write)
+	}
+}
+
+// write drains the queue, pongs first, and ends when there is nothing left.
+func (c *Conn) write() {
+	for {
+		c.mu.Lock()
+		c.busy = time.Time{}
+		if c.err != nil || (len(c.queue) == 0 && !c.havePong) {
+			rest := c.queue
+			c.queue, c.queued, c.writing = nil, 0, false
+			c.mu.Unlock()
+			for _, it := range rest {
+				if it.written != nil {
+					it.written(0, time.Now(), ErrClosed)
+				}
+			}
+			return
+		}
+		c.busy = time.Now()
+		if c.havePong {
+			pong := c.pong
+			c.pong, c.havePong = nil, false
+			c.mu.Unlock()
+			c.control(websocket.PongMessage, pong)
+			continue
+		}
+		it := c.queue[0]
+		c.queue = c.queue[1:]
+		c.queued -= it.weight
+		if it.env == nil {
+			c.mu.Unlock()
+			ledger := c.outgoing(selfcheck.ViaPing, it.answer)
+			c.control(websocket.PingMessage, ledger.AppendTo(make([]byte, 0, wire.LedgerSize)))
+			continue
+		}
+		c.mu.Unlock()
+		c.text(it)
+	}
+}
+
+// text writes one envelope. Only the writer calls it, so seq needs no lock.
+func (c *Conn) text(it item) {
+	raw, err := c.encode(it)
+	if err != nil { // too large: this message is refused, the link goes on
+		if it.written != nil {
+			it.written(0, time.Now(), err)
+		}
+		return
+	}
+	c.seq++
+	if c.opts.WriteFault != "" {
+		fault.Stall(c.opts.WriteFault)
+	}
+	// Counted before it is written: the peer may have read it, and said so, before
+	// WriteMessage returns here. Pings are composed by this goroutine afterwards.
+	c.mu.Lock()
+	c.ledgers.Wrote(raw)
+	c.mu.Unlock()
+	began := time.Now()
+	c.ws.SetWriteDeadline(began.Add(c.opts.WriteTimeout))
+	err = c.ws.WriteMessage(websocket.TextMessage, raw)
+	if err != nil {
+		c.fail(fmt.Errorf("write: %w", err))
+	}
+	if it.written != nil {
+		it.written(it.env.Seq, began, err)
+	}
+}
+
+func (c *Conn) encode(it item) ([]byte, error) {
+	if it.compose != nil {
+		env, err := it.compose(c.outgoing(selfcheck.ViaText, false))
+		if err != nil {
+			return nil, err
+		}
+		*it.env = env
+	}
+	it.env.Seq = c.seq + 1
+	return it.env.Encode()
+}
+
+// outgoing composes the ledger of a frame about to be written, by the writer.
+func (c *Conn) outgoing(via string, answer bool) wire.Ledger {
+	var owed uint32
+	if c.opts.Owed != nil {
+		owed = c.opts.Owed()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ledgers.Outgoing(time.Now(), owed, answer, via)
+}
+
+func (c *Conn) control(kind int, data []byte) {
+	if err := c.ws.WriteControl(kind, data, time.Now().Add(c.opts.WriteTimeout)); err != nil {
+		c.fail(fmt.Errorf("write: %w", err))
+	}
+}
+
+// PeerLedger takes in a ledger that came in text m. acked is the number of the
+// text of ours that m answers (0: none): the peer has read that far.
+func (c *Conn) PeerLedger(p wire.Ledger, m Message, acked uint64) {
+	c.mu.Lock()
+	c.ledgers.PeerText(p, m.Number, m.CRCBefore, acked, time.Now())
+	c.mu.Unlock()
+	c.changed()
+}
+
+// Facts are the account and how busy both directions are.
+type Facts struct {
+	Ledger selfcheck.LedgerView
+	// Inbound is when the last frame of any kind came.
+	Inbound time.Time
+	// ReaderBusy and WriterBusy: since when the reader's owner has not come back
+	// for more, or a write has been under way; zero: not.
+	ReaderBusy, WriterBusy time.Time
+	// Queued messages not yet written.
+	Queued int
+}
+
+// Facts gives the link's facts as of now.
+func (c *Conn) Facts(now time.Time) Facts {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return Facts{
+		Ledger: c.ledgers.View(now), Inbound: c.inbound,
+		ReaderBusy: c.reading, WriterBusy: c.busy, Queued: len(c.queue),
+	}
+}
+
+// fail ends the link with err; the first one stands.
+func (c *Conn) fail(err error) {
+	c.mu.Lock()
+	first := c.err == nil
+	if first {
+		c.err = err
+		close(c.done)
+		if c.recheck != nil {
+			c.recheck.Stop()
+		}
+	}
+	rest := c.queue
+	if c.writing {
+		rest = nil // the writer tells them
+	} else {
+		c.queue, c.queued = nil, 0
+	}
+	c.mu.Unlock()
+	if first {
+		c.ws.Close()
+	}
+	for _, it := range rest {
+		if it.written != nil {
+			it.written(0, time.Now(), ErrClosed)
+		}
+	}
+}
+
+// Close ends the link with a closing frame (RFC 6455 §7.4 code) and waits for
+// the writer. cause is what Err then says.
+func (c *Conn) Close(code int, cause error) {
+	reason := cause.Error()
+	if len(reason) > 120 {
+		reason = strings.ToValidUTF8(reason[:120], "") // §5.5.1: UTF-8, or the peer takes it for a broken link
+	}
+	// Best effort: the peer may be the very thing that is gone.
+	err := c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, reason), time.Now().Add(closeWait))
+	if err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, websocket.ErrCloseSent) {
+		cause = fmt.Errorf("%w (closing frame: %v)", cause, err)
+	}
+	c.fail(cause)
+	c.writer.Wait()
+}
