@@ -1,0 +1,205 @@
+package guardian
+
+import (
+	"cmp"
+	"errors"
+	"time"
+
+	"gururmm/agent/pipe"
+	"gururmm/internal/endpoint"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+const (
+	// maxDirectives bounds the directives remembered; they are forgotten when they have expired.
+	maxDirectives = 256
+	// maxLife bounds how far ahead a directive may expire: longer ones could not
+	// be remembered as long as they could be replayed.
+	maxLife = 7 * 24 * time.Hour
+	// directiveSlack is how long an expired directive is still remembered: our
+	// idea of the server's clock may change.
+	directiveSlack = time.Hour
+	// deliverBatch bounds the payload bytes of one order, well below a pipe's line.
+	deliverBatch = 1 << 20
+)
+
+// errRefused carries the nack of a directive that is not carried out.
+type errRefused struct {
+	code   wire.Code
+	detail string
+}
+
+func (e *errRefused) Error() string { return string(e.code) + ": " + e.detail }
+
+func refuse(code wire.Code, detail string) error { return &errRefused{code, detail} }
+
+// receive takes in what a door sent down. Directives are ours; commands and
+// what belongs to them go to the worker, which checks them as if they had come by the link.
+func (g *Guardian) receive(messages []wire.Envelope) {
+	var batch []wire.Envelope
+	bytes := 0
+	deliver := func() {
+		if len(batch) > 0 && !g.order(pipe.Order{Deliver: batch}) {
+			// No loss: the server's claims run out and it offers them again.
+			g.log.Warn("no worker to hand messages to: the server will offer them again", "messages", len(batch))
+		}
+		batch, bytes = nil, 0
+	}
+	for _, m := range messages {
+		switch m.Type {
+		case wire.TypeDirective:
+			g.directive(m)
+		case wire.TypeCommand, wire.TypeProbe, wire.TypeCancelCommand, wire.TypeResultAck, wire.TypeConfigUpdate:
+			if n := size(m); bytes+n > deliverBatch {
+				deliver()
+			}
+			batch, bytes = append(batch, m), bytes+size(m)
+		default:
+			g.log.Warn("unknown message by the second door", "type", m.Type)
+			g.nack(wire.Nack{Code: wire.CodeUnsupported, Type: m.Type, Detail: "unknown message"})
+		}
+	}
+	deliver()
+}
+
+// orderedSteps are the steps that directives order: status and beacons tell of them.
+var orderedSteps = map[wire.DirectiveKind]selfcheck.StepKind{
+	wire.DirectiveReconnect:      selfcheck.StepReconnect,
+	wire.DirectiveUseEndpoint:    selfcheck.StepAlternative,
+	wire.DirectiveRestartWorker:  selfcheck.StepRestartWorker,
+	wire.DirectiveRestartService: selfcheck.StepRestartService,
+	wire.DirectivePoll:           selfcheck.StepOOB,
+	wire.DirectiveRelease:        selfcheck.StepRelease,
+}
+
+// directive carries out one directive, or answers why not.
+func (g *Guardian) directive(m wire.Envelope) {
+	d, err := g.admit(m)
+	if err == nil {
+		err = g.obey(d)
+	}
+	if err == nil {
+		g.log.Warn("directive carried out", "id", d.ID, "kind", d.Kind, "reason", d.Reason)
+		if step, ok := orderedSteps[d.Kind]; ok {
+			g.ladder.Ordered(step, g.judgement.Verdict.Code, cmp.Or(d.Reason, "ordered by the server"), time.Now())
+		}
+		if !g.stopping {
+			g.beacon(causeRequest)
+		}
+		return
+	}
+	refused, ok := errors.AsType[*errRefused](err)
+	if !ok {
+		refused = &errRefused{wire.CodeUnsupported, err.Error()}
+	}
+	g.log.Warn("directive refused", "id", d.ID, "kind", d.Kind, "code", refused.code, "detail", refused.detail)
+	g.nack(wire.Nack{Code: refused.code, ID: d.ID, Type: wire.TypeDirective, Detail: refused.detail})
+}
+
+// admit checks that m is a directive of our server, for us, in time and new.
+// From here on it counts as done: it runs at most once.
+func (g *Guardian) admit(m wire.Envelope) (wire.Directive, error) {
+	if err := g.keys.Verify(m); err != nil {
+		return wire.Directive{}, refuse(wire.CodeBadSignature, err.Error())
+	}
+	d, err := wire.DecodePayload[wire.Directive](m)
+	if err != nil {
+		return d, refuse(wire.CodeUnparseable, err.Error())
+	}
+	now := g.now()
+	_, known := g.memory.done[d.ID]
+	switch {
+	case d.ID == "" || len(d.ID) > 64:
+		return d, refuse(wire.CodeUnparseable, "directive without a usable id")
+	case d.Agent != g.cfg.Agent:
+		return d, refuse(wire.CodeWrongAgent, "directive for another agent")
+	case !now.Before(d.ExpiresAt):
+		return d, refuse(wire.CodeExpired, "expired at "+d.ExpiresAt.UTC().Format(time.RFC3339))
+	case d.ExpiresAt.Sub(now) > maxLife:
+		return d, refuse(wire.CodeUnsupported, "expires too far ahead to be remembered")
+	case known:
+		return d, refuse(wire.CodeDuplicate, "carried out already")
+	case len(g.memory.done) >= maxDirectives:
+		return d, refuse(wire.CodeBusy, "too many directives are still remembered")
+	}
+	g.memory.done[d.ID] = d.ExpiresAt
+	g.memory.dirty, g.memory.urgent = true, true
+	return d, nil
+}
+
+// obey does what d orders. The list is closed; what is not in it is refused, never ignored.
+func (g *Guardian) obey(d wire.Directive) error {
+	reason := d.Reason
+	if reason == "" {
+		reason = "ordered by the server"
+	}
+	switch d.Kind {
+	case wire.DirectiveReconnect:
+		return g.obeyReconnect(pipe.ReconnectOrder{Reason: reason})
+	case wire.DirectiveUseEndpoint:
+		if err := endpoint.Check(d.Endpoint, "wss", "ws"); err != nil {
+			return refuse(wire.CodeUnparseable, "endpoint: "+err.Error())
+		}
+		return g.obeyReconnect(pipe.ReconnectOrder{Reason: reason, URL: d.Endpoint})
+	case wire.DirectiveRestartWorker:
+		g.restartWorker(reason)
+	case wire.DirectiveRestartService:
+		// Its replay after the restart would be a loop: on disk first.
+		if err := g.rememberNow(); err != nil {
+			return refuse(wire.CodeJournal, "can't be remembered: "+err.Error())
+		}
+		g.restartService(reason)
+	case wire.DirectivePoll:
+		g.door.forced = true
+	case wire.DirectiveRelease:
+		g.door.forced = false
+		if g.ladder.Delivering() {
+			// The link was proven deaf: it is taken back when its probes have passed, not
+			// by word. So let it try now.
+			return g.obeyReconnect(pipe.ReconnectOrder{Reason: reason, Probe: true})
+		}
+	case wire.DirectiveSetPolicy:
+		if d.Policy == nil {
+			return refuse(wire.CodeUnparseable, "no policy")
+		}
+		if err := g.adopt(*d.Policy, nil); err != nil {
+			return refuse(wire.CodeUnparseable, err.Error())
+		}
+		g.tellPolicy()
+	default:
+		return refuse(wire.CodeUnsupported, "this version can't do "+string(d.Kind))
+	}
+	return nil
+}
+
+func (g *Guardian) obeyReconnect(r pipe.ReconnectOrder) error {
+	if !g.order(pipe.Order{Reconnect: &r}) {
+		return refuse(wire.CodeBusy, "there is no worker that takes orders now")
+	}
+	return nil
+}
+
+// tellPolicy gives the worker the policy of a directive: it is not stored where
+// the worker finds that of a config_update.
+func (g *Guardian) tellPolicy() {
+	if g.memory.policy == nil || g.worker.life == nil {
+		return
+	}
+	update, err := wire.Seal(wire.TypeConfigUpdate, wire.ConfigUpdate{Agent: g.cfg.Agent, Policy: *g.memory.policy})
+	if err != nil {
+		g.log.Error("policy can't be encoded", "error", err)
+		return
+	}
+	g.order(pipe.Order{Policy: &update})
+}
+
+// nack answers by the second door, with the next messages that go up.
+func (g *Guardian) nack(n wire.Nack) {
+	m, err := wire.Seal(wire.TypeNack, n)
+	if err != nil {
+		g.log.Error("nack can't be encoded", "error", err)
+		return
+	}
+	g.send(m)
+}

@@ -1,0 +1,158 @@
+package guardian_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gururmm/agent/pipe"
+	"gururmm/oob"
+	"gururmm/wire"
+)
+
+// refusing is a server that does not know us.
+type refusing struct {
+	*door
+	asked *int
+}
+
+func (r *refusing) refuse() (wire.PollResponse, error) {
+	r.set(func() { *r.asked++ })
+	return wire.PollResponse{}, &oob.DoorError{Door: "https://door.test", Phase: "application", Type: "http.error", Status: 401, Err: oob.ErrRejected}
+}
+
+func (r *refusing) Beacon(context.Context, oob.Report) (wire.PollResponse, error) { return r.refuse() }
+func (r *refusing) Poll(context.Context, wire.PollRequest) (wire.PollResponse, error) {
+	return r.refuse()
+}
+
+func TestDirectivesThatAreNotOursAreRefusedAndAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.run()
+		pass(2 * time.Second)
+		good := b.directive(wire.Directive{ID: "good", Kind: wire.DirectiveReconnect, ExpiresAt: time.Now().Add(5 * time.Hour)})
+		_, stranger, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		forged, err := wire.Sign(stranger, wire.TypeDirective, wire.Directive{ID: "forged", Agent: agentID, Kind: wire.DirectiveReconnect, ExpiresAt: time.Now().Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		altered := b.directive(wire.Directive{ID: "altered", Kind: wire.DirectiveReconnect})
+		altered.Payload = append(altered.Payload[:len(altered.Payload)-1:len(altered.Payload)-1], ' ', '}')
+		other, err := wire.Sign(b.key, wire.TypeCommand, wire.Directive{ID: "as-command", Agent: agentID, Kind: wire.DirectiveReconnect, ExpiresAt: time.Now().Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		other.Type = wire.TypeDirective // a signature of one type must not serve another
+		b.send(
+			good, forged, altered, other,
+			b.directive(wire.Directive{ID: "foreign", Agent: "somebody", Kind: wire.DirectiveReconnect, ExpiresAt: time.Now().Add(5 * time.Hour)}),
+			b.directive(wire.Directive{ID: "late", Kind: wire.DirectiveReconnect, ExpiresAt: time.Now().Add(-time.Second)}),
+			b.directive(wire.Directive{ID: "bundle", Kind: wire.DirectiveSendBundle, ExpiresAt: time.Now().Add(5 * time.Hour)}),
+			good,
+			wire.Envelope{Type: "novelty", Payload: []byte("{}")},
+		)
+		want := []struct {
+			id   string
+			code wire.Code
+		}{
+			{"", wire.CodeBadSignature}, {"", wire.CodeBadSignature}, {"", wire.CodeBadSignature},
+			{"foreign", wire.CodeWrongAgent}, {"late", wire.CodeExpired}, {"bundle", wire.CodeUnsupported},
+			{"good", wire.CodeDuplicate}, {"", wire.CodeUnsupported},
+		}
+		got := b.door.nacks(t)
+		if len(got) != len(want) {
+			t.Fatalf("nacks %+v, want %d", got, len(want))
+		}
+		for i, w := range want {
+			if got[i].ID != w.id || got[i].Code != w.code {
+				t.Errorf("nack %d: %s of %q, want %s of %q", i, got[i].Code, got[i].ID, w.code, w.id)
+			}
+		}
+		if n := orders(b.child(), func(o pipe.Order) bool { return o.Reconnect != nil }); n != 1 {
+			t.Fatalf("%d reconnects, want exactly the one that was ordered", n)
+		}
+		b.end()
+
+		// A replay after a restart is one, too.
+		b.run()
+		pass(2 * time.Second)
+		b.send(good)
+		if n := orders(b.child(), func(o pipe.Order) bool { return o.Reconnect != nil }); n != 0 {
+			t.Fatal("a directive ran again after a restart")
+		}
+		b.end()
+	})
+}
+
+func TestDirectivesAreCarriedOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		ask := b.status()
+		b.run()
+		pass(2 * time.Second)
+		later := func(d wire.Directive) wire.Envelope {
+			d.ExpiresAt = time.Now().Add(5 * time.Hour)
+			return b.directive(d)
+		}
+		b.send(later(wire.Directive{Kind: wire.DirectiveUseEndpoint, Endpoint: "wss://other.test/v1/link", Reason: "moving"}))
+		if orders(b.child(), func(o pipe.Order) bool {
+			return o.Reconnect != nil && o.Reconnect.URL == "wss://other.test/v1/link"
+		}) != 1 {
+			t.Fatal("use_endpoint was not carried out")
+		}
+		if got := b.door.last().Cause; got != "request" {
+			t.Fatalf("beacon after a directive: %s, want request", got)
+		}
+
+		b.send(later(wire.Directive{Kind: wire.DirectivePoll}))
+		pass(time.Minute)
+		st := ask()
+		if !st.Snapshot.OOB.Delivering || orders(b.child(), func(o pipe.Order) bool { return o.OOB != nil && *o.OOB }) != 1 {
+			t.Fatal("poll did not enter OOB delivery")
+		}
+		if !strings.Contains(st.Next.What, "gururmm direct AGENT release") {
+			t.Errorf("forced polling: next is %q, which does not end it", st.Next.What)
+		}
+		b.send(later(wire.Directive{Kind: wire.DirectiveRelease}))
+		pass(time.Second)
+		if ask().Snapshot.OOB.Delivering {
+			t.Fatal("release did not leave it")
+		}
+
+		p := wire.Policy{Version: 12, PollMS: 1000}
+		b.send(later(wire.Directive{Kind: wire.DirectiveSetPolicy, Policy: &p}))
+		if st = ask(); st.PolicyVersion != 12 || st.Policy.PollMS != 1000 || st.Policy.DeadMS == 0 {
+			t.Fatalf("policy %+v, want the directive's, filled with defaults", st.Policy)
+		}
+		bad := wire.Policy{Version: 13, DeadMS: 1}
+		b.send(later(wire.Directive{ID: "bad", Kind: wire.DirectiveSetPolicy, Policy: &bad}))
+		if n := b.door.nacks(t); len(n) != 1 || n[0].ID != "bad" || ask().PolicyVersion != 12 {
+			t.Fatalf("a policy that cuts us off: nacks %+v, version %d", n, ask().PolicyVersion)
+		}
+
+		b.send(later(wire.Directive{Kind: wire.DirectiveRestartWorker}))
+		pass(time.Second)
+		if b.spawned() != 2 {
+			t.Fatalf("%d workers, want a fresh one", b.spawned())
+		}
+		if orders(b.child(), func(o pipe.Order) bool { return o.Policy != nil }) != 1 {
+			t.Fatal("the fresh worker was not given the directive's policy")
+		}
+		b.end()
+
+		ask = b.status()
+		b.run()
+		pass(2 * time.Second)
+		if ask().PolicyVersion != 12 {
+			t.Fatal("the directive's policy did not survive a restart")
+		}
+		b.end()
+	})
+}

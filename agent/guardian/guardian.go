@@ -1,0 +1,443 @@
+// Package guardian is the endpoint's parent process: it keeps the worker alive,
+// judges it, takes the steps of the ladder, holds the second door and answers
+// for the local status. It never opens the link.
+//
+// Rules that hold here:
+//   - one goroutine, [Guardian.Run]'s loop, owns all state; whatever can block
+//     (pipe, process, disk, network) runs in goroutines that it owns and waits
+//     for, and that talk to it over channels;
+//   - the loop never waits for the worker: a frozen child can't freeze the guardian;
+//   - it never ends stopped: a worker that dies is started again, spread ever
+//     wider, and the second door stays open meanwhile;
+//   - a directive runs only if it is signed by the server, names this agent, has
+//     not expired and has not run before; one that does not run is answered.
+package guardian
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"gururmm/agent/pipe"
+	"gururmm/internal/serial"
+	"gururmm/oob"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+// ErrRestartService says that only a fresh start of the whole service may help:
+// the process must end uncleanly, so that the service manager starts it again.
+var ErrRestartService = errors.New("the service must be restarted")
+
+// Door is the second door; [oob.Client] is the real one. Calls obey their context.
+type Door interface {
+	Beacon(ctx context.Context, r oob.Report) (wire.PollResponse, error)
+	Poll(ctx context.Context, r wire.PollRequest) (wire.PollResponse, error)
+	// Offset is the server's clock minus ours; false before the first answer.
+	Offset() (time.Duration, bool)
+	// Door names the one that answered last, "" if none did.
+	Door() string
+}
+
+// Spool keeps reports until a door took them; [oob.Spool] is the real one. It
+// is safe for concurrent use.
+type Spool interface {
+	Put(r oob.Report) error // an error says that r is kept in memory only, and why
+	Next() (id string, r oob.Report, ok bool)
+	Done(id string) error
+	Len() int
+	Dropped() int
+}
+
+// Config of a Guardian. Fields without a default in their comment are needed.
+type Config struct {
+	Agent    string
+	Server   string
+	Presence wire.Presence // Instance fresh for each start
+	Keys     []ed25519.PublicKey
+	Policy   wire.Policy // in force at the start
+	// SavePolicy makes a config_update last; nil: none does.
+	SavePolicy func(signed wire.Envelope) error
+	// StateFile keeps the ladder's state and the directives already run; "": nothing does.
+	StateFile string
+
+	Spawn func(ctx context.Context) (Child, error)
+	// WorkerLog takes each line of the worker's standard error; nil: they go to Log.
+	WorkerLog io.Writer
+
+	Door  Door  // nil: no second door is configured
+	Spool Spool // needed with a Door
+
+	// Status is where [Client] asks; nil: nowhere. Run closes it.
+	Status net.Listener
+
+	// Findings stand beside each verdict: what was found wrong while all this was put together.
+	Findings []selfcheck.Finding
+
+	// Service: a service manager will start us again if we end uncleanly.
+	Service bool
+	// Gate is passed at each turn of the loop: a test blocks it while its machine
+	// is suspended. Default: open.
+	Gate func()
+	Log  *slog.Logger // nil: discarded
+	Rand *rand.Rand   // of the jitter; nil: seeded by chance
+}
+
+const (
+	// drainGrace is what running jobs and the link get to end well at a stop.
+	drainGrace = 5 * time.Second
+	// farewell bounds the beacon at a stop: a machine that shuts down does not wait for us.
+	farewell = 2 * time.Second
+	// dismissLimit bounds the wait for helpers at the end: a process that the
+	// kernel holds, or a disk that hangs, must not hold up a stop.
+	dismissLimit = 5 * time.Second
+	// maxIdle is the longest the loop goes without judging: facts may age in
+	// ways that Judge did not announce.
+	maxIdle = 5 * time.Second
+	// pauseSlack: a loop that turns so much later than it set its alarm did not run
+	// meanwhile, and most likely nothing else here did.
+	pauseSlack = 5 * time.Second
+	// minTurn keeps a recheck of next to nothing from turning the loop hot.
+	minTurn = 5 * time.Millisecond
+	// pingGap spaces the pings that settle a suspicion.
+	pingGap = time.Second
+	// crashWindow is how far back exits are counted.
+	crashWindow = 10 * time.Minute
+	// respawnMin and respawnMax bound the wait before a worker that died by
+	// itself is started again; respawnStable is how long it must have lived for
+	// the wait to begin small again.
+	respawnMin, respawnMax = 500 * time.Millisecond, 60 * time.Second
+	respawnStable          = time.Minute
+)
+
+// Guardian is one run of the parent process.
+type Guardian struct {
+	cfg   Config
+	log   *slog.Logger
+	rng   *rand.Rand
+	keys  wire.Keyring
+	start time.Time
+
+	facts   chan lifeFact
+	exits   chan lifeExit
+	answers chan answer
+	kept    chan kept
+	asks    chan ask
+	keeper  *serial.Queue[job]
+	wg      sync.WaitGroup // of the helpers
+
+	// All below belongs to the loop.
+	policy    wire.Policy
+	ladder    *selfcheck.Ladder
+	judgement selfcheck.Judgement
+	snapshot  selfcheck.Snapshot // as last judged
+	worker    workerState
+	door      doorState
+	beacons   beaconState
+	memory    memoryState
+	framesFor []ask     // status requests that wait for the worker's frames
+	framesBy  time.Time // when they are told that none came
+	turnedAt  time.Time // last turn of the loop
+	judgeAt   time.Time
+	pinged    time.Time // a ledger was last asked for to settle a suspicion
+	ladderAt  time.Time
+	stopping  bool
+	restart   bool // end with ErrRestartService
+}
+
+// New checks cfg; [Guardian.Run] does the rest.
+func New(cfg Config) (*Guardian, error) {
+	switch {
+	case cfg.Agent == "":
+		return nil, errors.New("guardian: no agent id")
+	case cfg.Spawn == nil:
+		return nil, errors.New("guardian: no way to start the worker")
+	case cfg.Presence.Instance == "":
+		return nil, errors.New("guardian: no instance id")
+	case cfg.Door != nil && cfg.Spool == nil:
+		return nil, errors.New("guardian: a second door without a spool")
+	}
+	keys, err := wire.NewKeyring(cfg.Keys...)
+	if err != nil {
+		return nil, fmt.Errorf("guardian: %w", err)
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+	}
+	cfg.Policy = cfg.Policy.WithDefaults()
+	g := &Guardian{
+		cfg: cfg, log: cfg.Log, rng: cfg.Rand, keys: keys,
+		facts: make(chan lifeFact), exits: make(chan lifeExit),
+		answers: make(chan answer), kept: make(chan kept), asks: make(chan ask),
+		policy: cfg.Policy,
+		ladder: selfcheck.NewLadder(cfg.Policy, cfg.Rand),
+	}
+	return g, nil
+}
+
+// Run guards until ctx ends, then stops in order and returns nil; or returns
+// [ErrRestartService]. It returns only after all it started has ended.
+func (g *Guardian) Run(ctx context.Context) error {
+	g.start = time.Now()
+	g.recall()
+	helpers, release := context.WithCancel(context.WithoutCancel(ctx))
+	g.keeper = serial.New(maxJobs, func(j job) { g.work(helpers, j) })
+	g.serveStatus(helpers)
+	g.startWorker(helpers)
+	g.beacon(causeStart)
+
+	alarm := time.NewTimer(0)
+	defer alarm.Stop()
+	stop := ctx.Done()
+	var over time.Time // when a stop no longer waits
+	for !g.stopped(over) {
+		var asked []ask // answered once this moment is judged
+		select {
+		case f := <-g.facts:
+			g.take(f)
+		case e := <-g.exits:
+			g.workerEnded(e)
+		case a := <-g.answers:
+			g.answered(a)
+		case k := <-g.kept:
+			g.keeperDid(k)
+		case q := <-g.asks:
+			asked = append(asked, q)
+		case <-alarm.C:
+		case <-stop:
+			stop = nil
+			over = g.beginStop("the service stops")
+		}
+		if g.cfg.Gate != nil {
+			g.cfg.Gate()
+		}
+		now := time.Now()
+		g.noticePause(now)
+		if g.stopping && over.IsZero() {
+			stop, over = nil, g.beginStop("the service restarts")
+		}
+		g.judge(now)
+		for _, q := range asked {
+			g.reply(q, now)
+		}
+		g.due(helpers, now)
+		alarm.Reset(time.Until(g.nextDue(now, over)))
+	}
+	g.killWorker("the guardian ends")
+	g.dismiss(release)
+	if err := g.rememberNow(); err != nil {
+		g.log.Error("state can't be written", "error", err)
+	}
+	g.log.Info("guardian ended", "restart", g.restart)
+	if g.restart {
+		return ErrRestartService
+	}
+	return nil
+}
+
+// noticePause recognises that this process did not run for a while (a suspended
+// machine, a paused virtual one): the worker's silence is counted from now, since
+// it could not report either.
+func (g *Guardian) noticePause(now time.Time) {
+	last := g.turnedAt
+	g.turnedAt = now
+	if last.IsZero() || now.Sub(last) < maxIdle+pauseSlack {
+		return
+	}
+	g.log.Warn("this process did not run for a while: the machine was suspended or starved", "for", now.Sub(last))
+	if l := g.worker.life; l != nil {
+		l.began = now
+		if !l.reported.IsZero() {
+			// Nothing in its last report grew older meanwhile either.
+			l.reported, g.worker.said.Taken = now, now
+		}
+	}
+}
+
+// beginStop sends the last beacon, drains the worker, and gives the moment from
+// which neither is waited for.
+func (g *Guardian) beginStop(reason string) time.Time {
+	g.stopping = true
+	g.log.Info("guardian stops", "reason", reason)
+	g.beacon(causeStop)
+	if g.worker.life != nil {
+		g.worker.life.orders.put(pipe.Order{Drain: &pipe.DrainOrder{GraceMS: drainGrace.Milliseconds() * 4 / 5, Reason: reason}})
+	}
+	return time.Now().Add(drainGrace)
+}
+
+// stopped reports whether a stop, once begun, has nothing more to wait for.
+func (g *Guardian) stopped(over time.Time) bool {
+	if !g.stopping || over.IsZero() {
+		return false
+	}
+	now := time.Now()
+	if !now.Before(over) {
+		return true
+	}
+	said := !now.Before(over.Add(farewell-drainGrace)) || g.farewellSaid()
+	return said && g.worker.life == nil
+}
+
+// dismiss ends the helpers and waits for them, as long as that makes sense;
+// what they still say is thrown away.
+func (g *Guardian) dismiss(release context.CancelFunc) {
+	gone := make(chan struct{})
+	go func() {
+		g.wg.Wait()
+		g.keeper.Close()
+		g.keeper.Wait()
+		close(gone)
+	}()
+	release()
+	limit := time.NewTimer(dismissLimit)
+	defer limit.Stop()
+	for {
+		select {
+		case <-gone:
+			return
+		case <-limit.C:
+			g.log.Error("helpers of the guardian do not end: left behind")
+			return
+		case <-g.facts:
+		case <-g.exits:
+		case <-g.answers:
+		case <-g.kept:
+		case q := <-g.asks:
+			close(q.reply)
+		}
+	}
+}
+
+// judge takes the facts of this moment, and the steps that follow from them.
+func (g *Guardian) judge(now time.Time) {
+	if g.stopping {
+		return
+	}
+	g.snapshot = g.assess(now)
+	j := selfcheck.Judge(g.snapshot, now, g.policy)
+	changed := j.Verdict.Code != g.judgement.Verdict.Code || j.Verdict.Suspected != g.judgement.Verdict.Suspected
+	j.Findings = append(j.Findings, g.ownFindings()...)
+	g.judgement = j
+	if changed {
+		g.log.Info("verdict", "code", j.Verdict.Code, "suspected", j.Verdict.Suspected, "sentence", j.Verdict.Sentence)
+		g.tellVerdict()
+	}
+	if j.Ping && now.Sub(g.pinged) >= pingGap && g.order(pipe.Order{Ping: true}) {
+		g.pinged = now
+	}
+	steps, recheck := g.ladder.Next(j, g.snapshot, now)
+	for _, step := range steps {
+		g.log.Info("step", "kind", step.Kind, "verdict", step.Verdict, "reason", step.Reason, "expected", step.Expected)
+		g.climb(step)
+	}
+	g.memory.dirty = g.memory.dirty || len(steps) > 0 || changed
+	g.memory.urgent = g.memory.urgent || len(steps) > 0
+	g.syncDelivery()
+	g.announce(now)
+	g.judgeAt, g.ladderAt = after(now, j.Recheck), after(now, recheck)
+}
+
+// ownFindings are what stands beside any verdict because of this process.
+func (g *Guardian) ownFindings() []selfcheck.Finding {
+	found := slices.Clone(g.cfg.Findings)
+	if g.memory.lost != nil {
+		found = append(found, *g.memory.lost)
+	}
+	if g.memory.broken != nil {
+		found = append(found, selfcheck.Finding{Code: selfcheck.FindJournal,
+			Sentence: "The guardian can't write its state: " + g.memory.broken.Error() + "."})
+	}
+	return found
+}
+
+// after is now+d, or zero ("never") for a d of zero.
+func after(now time.Time, d time.Duration) time.Time {
+	if d <= 0 {
+		return time.Time{}
+	}
+	return now.Add(max(d, minTurn))
+}
+
+// proof is a step's reason behind its verdict's code: as the reason of a closing
+// frame it tells the server what the link is left for.
+func proof(step selfcheck.StepRecord) string { return string(step.Verdict) + ": " + step.Reason }
+
+// climb takes one step of the ladder.
+func (g *Guardian) climb(step selfcheck.StepRecord) {
+	switch step.Kind {
+	case selfcheck.StepReconnect:
+		g.order(pipe.Order{Reconnect: &pipe.ReconnectOrder{Reason: proof(step), Link: g.snapshot.Link.ID}})
+	case selfcheck.StepAlternative:
+		g.order(pipe.Order{Reconnect: &pipe.ReconnectOrder{Reason: proof(step), Alternative: true, Link: g.snapshot.Link.ID}})
+	case selfcheck.StepRetryLink:
+		g.order(pipe.Order{Reconnect: &pipe.ReconnectOrder{Reason: step.Reason, Probe: true}})
+	case selfcheck.StepRestartWorker:
+		g.restartWorker(step.Reason)
+	case selfcheck.StepRestartService:
+		g.restartService(step.Reason)
+	case selfcheck.StepOOB, selfcheck.StepRelease, selfcheck.StepHold:
+		// The door follows Ladder.Delivering; holding is to do nothing and say so.
+	}
+}
+
+// restartService ends the guardian uncleanly if somebody will start it again;
+// else the worker is as much as can be started afresh.
+func (g *Guardian) restartService(reason string) {
+	if !g.cfg.Service {
+		g.restartWorker(reason)
+		return
+	}
+	g.log.Warn("service restarts", "reason", reason)
+	g.restart, g.stopping = true, true
+}
+
+// due does what its time has come for.
+func (g *Guardian) due(helpers context.Context, now time.Time) {
+	g.abandon(now)
+	if g.worker.life == nil && !g.stopping && !now.Before(g.worker.startAt) {
+		g.startWorker(helpers)
+	}
+	if len(g.framesFor) > 0 && !now.Before(g.framesBy) {
+		g.answerFrames(nil)
+	}
+	g.doorDue(helpers, now)
+	g.rememberDue(now)
+}
+
+// nextDue is when the loop must turn again even if nothing happens.
+func (g *Guardian) nextDue(now, over time.Time) time.Time {
+	next := now.Add(maxIdle)
+	sooner := func(t time.Time) { // what was due by now has just been done
+		if t.After(now) && t.Before(next) {
+			next = t
+		}
+	}
+	sooner(g.judgeAt)
+	sooner(g.ladderAt)
+	sooner(over)
+	if !over.IsZero() {
+		sooner(over.Add(farewell - drainGrace))
+	}
+	if g.worker.life == nil && !g.stopping {
+		sooner(g.worker.startAt)
+	}
+	if len(g.framesFor) > 0 {
+		sooner(g.framesBy)
+	}
+	sooner(g.beacons.next)
+	sooner(g.door.nextDue(now))
+	sooner(g.memory.saveAt)
+	return next
+}

@@ -1,0 +1,366 @@
+package guardian_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gururmm/agent/guardian"
+	"gururmm/agent/pipe"
+	"gururmm/oob"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// orders counts the orders that fit.
+func orders(c *child, fit func(pipe.Order) bool) int {
+	n := 0
+	for _, o := range c.got() {
+		if fit(o) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestBeaconsOnChangeOfVerdictAndOnSchedule(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.run()
+		pass(time.Minute)
+		if got := b.door.causes(); !slices.Equal(got, []string{"start"}) {
+			t.Fatalf("a minute after a good start: beacons %q, want the one of the start", got)
+		}
+		pass(17 * time.Minute)
+		if got := b.door.causes(); !slices.Equal(got, []string{"start", "schedule"}) {
+			t.Fatalf("well for 18 minutes: beacons %q, want one on schedule", got)
+		}
+
+		b.child().be(deaf(10 * time.Second))
+		pass(3 * time.Second)
+		if r := b.door.last(); r.Cause != "verdict" || r.Verdict.Code != selfcheck.CodeLinkTextLost {
+			t.Fatalf("after the loss: beacon %s with %s, want verdict link.text.lost", r.Cause, r.Verdict.Code)
+		}
+		n := len(b.door.causes())
+		pass(2 * time.Minute)
+		if got := b.door.causes()[n:]; len(got) < 3 || len(got) > 6 {
+			t.Fatalf("ill for two minutes: beacons %q, want about four", got)
+		}
+
+		s := well()
+		s.Link.ID, s.Link.Ledger.Local.Link, s.Link.Ledger.Peer.Link = 8, 8, 8
+		b.child().be(s)
+		pass(3 * time.Second)
+		if r := b.door.last(); r.Cause != "verdict" || r.Verdict.Severity != selfcheck.SeverityWell {
+			t.Fatalf("after recovery: beacon %s with %s, want verdict ok", r.Cause, r.Verdict.Code)
+		}
+		if err := b.end(); err != nil {
+			t.Fatal(err)
+		}
+		if r := b.door.last(); r.Cause != "stop" {
+			t.Fatalf("last beacon %s, want stop", r.Cause)
+		}
+	})
+}
+
+func TestReportsWaitInTheSpoolUntilADoorAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.door.down = &oob.DoorError{Door: "https://door.test", Phase: "connection", Type: "tcp.refused", Err: errors.New("connection refused")}
+		b.start = deaf(10 * time.Second)
+		b.run()
+		pass(2 * time.Minute)
+		waiting := b.spool.Len()
+		if waiting < 4 {
+			t.Fatalf("%d reports wait after two minutes of trouble, want at least 4", waiting)
+		}
+		b.door.set(func() { b.door.down = nil })
+		pass(time.Minute)
+		if b.spool.Len() != 0 {
+			t.Fatalf("%d reports still wait, the door answers", b.spool.Len())
+		}
+		for i, r := range b.door.reports[1:] {
+			if r.At.Before(b.door.reports[i].At) {
+				t.Fatal("reports did not arrive oldest first")
+			}
+		}
+		b.end()
+	})
+}
+
+func TestOutOfBandDeliveryIsEnteredServedAndLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.run()
+		pass(2 * time.Second)
+		b.child().be(deaf(10 * time.Second))
+		pass(30 * time.Second)
+		c := b.child()
+		if orders(c, func(o pipe.Order) bool { return o.Reconnect != nil }) == 0 {
+			t.Fatal("a proven loss was not answered by a reconnect")
+		}
+		if orders(c, func(o pipe.Order) bool { return o.OOB != nil && *o.OOB }) != 1 {
+			t.Fatal("the worker was not told once that its link is not trusted")
+		}
+		delivering := 0
+		for _, p := range b.door.polled() {
+			if p.Deliver && p.WaitMS == b.cfg.Policy.PollMS {
+				delivering++
+			}
+		}
+		if delivering == 0 {
+			t.Fatal("nobody polls for commands")
+		}
+
+		command := wire.Envelope{Type: wire.TypeCommand, Payload: []byte(`{"id":"c1"}`)}
+		b.send(command)
+		if orders(c, func(o pipe.Order) bool { return len(o.Deliver) == 1 && o.Deliver[0].Type == wire.TypeCommand }) != 1 {
+			t.Fatal("the command did not reach the worker")
+		}
+		ack, err := wire.Seal(wire.TypeCommandAck, wire.CommandAck{ID: "c1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.say(pipe.Fact{Upstream: []wire.Envelope{ack}})
+		pass(100 * time.Millisecond)
+		if len(b.door.up) != 1 || b.door.up[0].Type != wire.TypeCommandAck {
+			t.Fatalf("upstream %+v, want the ack, while the long poll hangs", b.door.up)
+		}
+
+		s := well()
+		s.Link.ID, s.Link.Ledger.Local.Link, s.Link.Ledger.Peer.Link = 9, 9, 9
+		c.be(s)
+		pass(3 * time.Minute)
+		if orders(c, func(o pipe.Order) bool { return o.OOB != nil && !*o.OOB }) != 1 {
+			t.Fatal("the worker was not told that its link is trusted again")
+		}
+		n := len(b.door.polled())
+		pass(10 * time.Minute)
+		if len(b.door.polled()) > n {
+			t.Fatal("polling went on after the release")
+		}
+		b.end()
+	})
+}
+
+func TestFrozenWorkerIsJudgedHungAndStatusAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		ask := b.status()
+		b.run()
+		pass(2 * time.Second)
+		first := b.child()
+		close(first.frozen)
+		// More orders than its pipe or the queue would take: nothing may wait for it.
+		b.door.set(func() {
+			for range 2000 {
+				b.door.next = append(b.door.next, wire.Envelope{Type: wire.TypeCommand, Payload: bytes.Repeat([]byte("1"), 9000)})
+			}
+		})
+		pass(4 * time.Second)
+		if st := ask(); st.Verdict.Code == selfcheck.CodeAgentHung || st.Snapshot.Worker.PID != first.pid {
+			t.Fatalf("status after 4 s: %s of worker %d", st.Verdict.Code, st.Snapshot.Worker.PID)
+		}
+		pass(1500 * time.Millisecond)
+		if got := b.spawned(); got != 2 {
+			t.Fatalf("%d workers were started, want a second one at once", got)
+		}
+		if !errors.Is(first.err, errKilled) {
+			t.Fatalf("the frozen worker ended by %v, want killed", first.err)
+		}
+		pass(2 * time.Second)
+		st := ask()
+		if st.Verdict.Severity != selfcheck.SeverityWell || len(st.Steps) == 0 || st.Steps[0].Kind != selfcheck.StepRestartWorker {
+			t.Fatalf("after the restart: %s, steps %+v", st.Verdict.Code, st.Steps)
+		}
+		if st.Snapshot.Worker.Exits != 0 {
+			t.Fatal("an ordered end was counted as a crash")
+		}
+		b.end()
+	})
+}
+
+// The sentence and the table below it are of one moment.
+func TestStatusIsJudgedAsOfNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		ask := b.status()
+		b.run()
+		pass(2*time.Second + 700*time.Millisecond)
+		s := ask()
+		want := fmt.Sprintf("the last text came %.1f s ago", s.Snapshot.Link.In.TextAge.Seconds())
+		if !strings.Contains(s.Verdict.Sentence, want) {
+			t.Errorf("%q beside a table that says: %s", s.Verdict.Sentence, want)
+		}
+		b.end()
+	})
+}
+
+func TestCrashLoopIsSpreadJudgedAndNeverGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		boom := errors.New("exit status 2")
+		b.dies = func(int) error { return boom }
+		b.run()
+		pass(10 * time.Minute)
+		n := b.spawned()
+		if n < 10 || n > 60 {
+			t.Fatalf("%d starts in ten minutes, want them spread up to a minute", n)
+		}
+		if r := b.door.last(); r.Verdict.Code != selfcheck.CodeAgentCrashloop {
+			t.Fatalf("beaconed %s, want agent.crashloop", r.Verdict.Code)
+		}
+		polls := 0
+		for _, p := range b.door.polled() {
+			if p.Deliver {
+				t.Fatal("commands were asked for without a worker")
+			}
+			polls++
+		}
+		if polls == 0 {
+			t.Fatal("the second door was not asked for directives")
+		}
+		pass(time.Hour)
+		if b.spawned() <= n {
+			t.Fatal("the worker was given up")
+		}
+		b.mu.Lock()
+		b.dies = nil
+		b.mu.Unlock()
+		pass(3 * time.Minute)
+		if b.child().err != nil {
+			t.Fatal("the worker that can live does not run")
+		}
+		b.end()
+	})
+}
+
+func TestServiceIsRestartedOnlyUnderAServiceManager(t *testing.T) {
+	for _, service := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			b.cfg.Service = service
+			b.run()
+			pass(2 * time.Second)
+			b.door.set(func() {
+				b.door.next = []wire.Envelope{b.directive(wire.Directive{Kind: wire.DirectiveRestartService, ExpiresAt: time.Now().Add(time.Hour)})}
+			})
+			pass(18 * time.Minute)
+			if !service {
+				if b.spawned() != 2 {
+					t.Fatalf("%d workers, want a fresh one in place of the service", b.spawned())
+				}
+				if err := b.end(); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if err := <-b.done; !errors.Is(err, guardian.ErrRestartService) {
+				t.Fatalf("Run gave %v, want ErrRestartService", err)
+			}
+			if !strings.Contains(string(b.stateFile()["directives"]), "-") {
+				t.Fatal("the directive is not remembered: its replay would restart for ever")
+			}
+		})
+	}
+}
+
+func TestLadderStateSurvivesARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.start = deaf(10 * time.Second)
+		ask := b.status()
+		b.run()
+		pass(time.Minute)
+		before := ask()
+		if before.Budgets.Reconnects >= b.cfg.Policy.ReconnectsPerHour {
+			t.Fatalf("budget %+v: nothing was spent", before.Budgets)
+		}
+		if !before.Snapshot.OOB.Delivering {
+			t.Fatal("not delivering out of band after a minute of deafness")
+		}
+		b.end()
+
+		ask = b.status()
+		b.run()
+		pass(5 * time.Second)
+		after := ask()
+		if after.Budgets.Reconnects > before.Budgets.Reconnects {
+			t.Fatalf("budget %d after the restart, %d before: a restart must not refill it", after.Budgets.Reconnects, before.Budgets.Reconnects)
+		}
+		b.end()
+	})
+}
+
+func TestUnusableStateIsSetAsideAndSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		if err := os.WriteFile(b.cfg.StateFile, []byte(`{"ladder":`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		ask := b.status()
+		b.run()
+		pass(2 * time.Second)
+		st := ask()
+		if len(st.Findings) == 0 || st.Findings[0].Code != selfcheck.FindQuarantined {
+			t.Fatalf("findings %+v, want state.quarantined", st.Findings)
+		}
+		b.end()
+		kept, err := os.ReadDir(strings.TrimSuffix(b.cfg.StateFile, "/guardian.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range kept {
+			if strings.Contains(f.Name(), ".corrupt-") {
+				return
+			}
+		}
+		t.Fatal("the unusable file was not kept")
+	})
+}
+
+func TestRejectedEndpointLeavesTheServerAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		asked := 0
+		b.cfg.Door = &refusing{door: b.door, asked: &asked}
+		ask := b.status()
+		b.start = deaf(10 * time.Second)
+		b.run()
+		pass(10 * time.Minute)
+		if asked > 6 {
+			t.Fatalf("asked %d times in ten minutes after a 401", asked)
+		}
+		if st := ask(); !strings.Contains(st.Next.What, "does not accept") {
+			t.Fatalf("next step %q does not say that the server refuses us", st.Next.What)
+		}
+		b.end()
+	})
+}
+
+func TestClockOffsetIsToldToTheWorker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.door.offset = new(90 * time.Minute)
+		b.run()
+		pass(2 * time.Second)
+		if orders(b.child(), func(o pipe.Order) bool { return o.OffsetNS != nil && *o.OffsetNS == (90*time.Minute).Nanoseconds() }) != 1 {
+			t.Fatal("the worker was not told the server's clock once")
+		}
+		if at := b.door.last().At; time.Until(at) < 89*time.Minute {
+			t.Fatalf("beacon at %v: not corrected to the server's clock", at)
+		}
+		b.end()
+	})
+}

@@ -1,0 +1,217 @@
+package guardian
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"gururmm/internal/atomicfile"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+const (
+	// saveEvery spaces the writing of what changes all the time; a step is written at once.
+	saveEvery = 10 * time.Second
+	// maxMemory bounds the state file, in bytes, before it is parsed.
+	maxMemory = 1 << 20
+	// maxJobs bounds what waits for the disk; beyond it the disk is not working.
+	maxJobs = 1024
+)
+
+// memoryState is what must outlive this process.
+type memoryState struct {
+	done   map[string]time.Time // directives carried out, until they have expired
+	policy *wire.Policy         // of a directive; nil: the last config_update holds
+
+	dirty  bool // something changed
+	urgent bool // ... that must not wait
+	saved  time.Time
+	saveAt time.Time
+	lost   *selfcheck.Finding // the file of the last run could not be used
+	broken error              // why the last write failed
+}
+
+// memoryFile is the state file.
+type memoryFile struct {
+	Ladder     json.RawMessage      `json:"ladder"`
+	Directives map[string]time.Time `json:"directives,omitempty"`
+	Policy     *wire.Policy         `json:"policy,omitempty"`
+	ForcedOOB  bool                 `json:"forced_oob,omitempty"`
+}
+
+// errUnread: the file could not be read, which says nothing of what is in it.
+var errUnread = errors.New("could not be read")
+
+// recall takes up what the last run knew. A file that can't be used is set
+// aside, and the run begins without it: budgets are worth less than a guardian.
+func (g *Guardian) recall() {
+	g.memory.done = map[string]time.Time{}
+	if g.cfg.StateFile == "" {
+		return
+	}
+	err := g.load()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, errUnread): // out of descriptors, say: nothing shows that the file is bad
+		g.log.Warn("state of the last run can't be read", "error", err)
+		g.memory.lost = &selfcheck.Finding{Code: selfcheck.FindJournal, Sentence: "The guardian's state of the last run: " + err.Error() + "."}
+	case err != nil:
+		kept, qerr := atomicfile.Quarantine(g.cfg.StateFile, time.Now())
+		g.log.Warn("state of the last run can't be used", "error", err, "kept_as", kept, "quarantine", qerr)
+		sentence := "The guardian's state of the last run could not be used (" + err.Error() + ")"
+		if qerr == nil {
+			sentence += " and was kept as " + kept
+		}
+		g.memory.lost = &selfcheck.Finding{Code: selfcheck.FindQuarantined, Sentence: sentence + "."}
+	}
+}
+
+func (g *Guardian) load() error {
+	info, err := os.Stat(g.cfg.StateFile)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnread, err)
+	}
+	if info.Size() > maxMemory {
+		return errors.New("the file is too large")
+	}
+	raw, err := os.ReadFile(g.cfg.StateFile)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnread, err)
+	}
+	var f memoryFile
+	if err := json.Unmarshal(raw, &f); err != nil {
+		return err
+	}
+	if f.Policy != nil {
+		if err := f.Policy.WithDefaults().Validate(); err != nil {
+			return err
+		}
+	}
+	if len(f.Ladder) > 0 {
+		if err := g.ladder.Restore(f.Ladder, time.Now()); err != nil {
+			return err
+		}
+	}
+	for id, until := range f.Directives {
+		g.memory.done[id] = until
+	}
+	g.door.forced = f.ForcedOOB
+	if f.Policy != nil {
+		p := f.Policy.WithDefaults()
+		g.policy, g.memory.policy = p, &p
+		g.ladder.SetPolicy(p)
+	}
+	return nil
+}
+
+// encode gives the bytes of the state file.
+func (g *Guardian) encode() ([]byte, error) {
+	ladder, err := g.ladder.State()
+	if err != nil {
+		return nil, err
+	}
+	now := g.now()
+	for id, until := range g.memory.done {
+		if now.After(until.Add(directiveSlack)) {
+			delete(g.memory.done, id)
+		}
+	}
+	return json.Marshal(memoryFile{
+		Ladder: ladder, Directives: g.memory.done, Policy: g.memory.policy, ForcedOOB: g.door.forced,
+	})
+}
+
+// rememberDue writes the state file when it is time.
+func (g *Guardian) rememberDue(now time.Time) {
+	m := &g.memory
+	m.saveAt = time.Time{}
+	if g.cfg.StateFile == "" || !m.dirty {
+		return
+	}
+	if due := m.saved.Add(saveEvery); !m.urgent && now.Before(due) {
+		m.saveAt = due
+		return
+	}
+	raw, err := g.encode()
+	m.dirty, m.urgent, m.saved = false, false, now
+	if err != nil {
+		g.log.Error("state can't be encoded", "error", err)
+		return
+	}
+	g.keep(job{what: jobState, do: func() error { return atomicfile.Write(g.cfg.StateFile, raw, 0o600) }})
+}
+
+// rememberNow writes the state file before it returns: for what must not happen
+// again after a restart, and at the end.
+func (g *Guardian) rememberNow() error {
+	if g.cfg.StateFile == "" {
+		return nil
+	}
+	raw, err := g.encode()
+	if err == nil {
+		err = atomicfile.Write(g.cfg.StateFile, raw, 0o600)
+	}
+	g.memory.broken = err
+	return err
+}
+
+// What the keeper is asked to write.
+const (
+	jobReport = "report"
+	jobState  = "state"
+	jobPolicy = "policy"
+)
+
+// job is one piece of work for the keeper, which alone waits for the disk.
+type job struct {
+	what string
+	do   func() error
+}
+
+// kept is what became of a job.
+type kept struct {
+	what             string
+	err              error
+	spooled, dropped int
+}
+
+// keep hands j to the keeper; it returns at once.
+func (g *Guardian) keep(j job) {
+	if err := g.keeper.Push(j, 1); err != nil {
+		g.log.Error("disk does not keep up: not written", "what", j.what, "error", err)
+		if j.what == jobReport {
+			g.beacons.putting--
+		}
+	}
+}
+
+// work does one job, in the keeper's goroutine.
+func (g *Guardian) work(ctx context.Context, j job) {
+	k := kept{what: j.what, err: j.do()}
+	if g.cfg.Spool != nil {
+		k.spooled, k.dropped = g.cfg.Spool.Len(), g.cfg.Spool.Dropped()
+	}
+	select {
+	case g.kept <- k:
+	case <-ctx.Done():
+	}
+}
+
+// keeperDid takes note of what became of a job.
+func (g *Guardian) keeperDid(k kept) {
+	if k.err != nil {
+		g.log.Error("could not be written to disk", "what", k.what, "error", k.err)
+	}
+	switch k.what {
+	case jobReport:
+		g.beacons.putting--
+	case jobState:
+		g.memory.broken = k.err
+	}
+	g.beacons.waiting, g.beacons.dropped = k.spooled, k.dropped
+}

@@ -1,0 +1,106 @@
+package guardian
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gururmm/agent/pipe"
+	"gururmm/oob"
+	"gururmm/wire"
+)
+
+func TestOutboxNeverBlocksAndIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newOutbox()
+		r, w := io.Pipe()
+		done := make(chan struct{})
+		ended := make(chan struct{})
+		go func() { b.write(w, done); close(ended) }()
+		taken := 0
+		for range 10 * maxOrders {
+			if b.put(pipe.Order{Ping: true}) {
+				taken++
+			}
+		}
+		if taken > maxOrders+1 || b.lost.Load() != int64(10*maxOrders-taken) {
+			t.Fatalf("%d orders taken for a worker that reads none, %d counted as lost", taken, b.lost.Load())
+		}
+		time.Sleep(7 * time.Second)
+		synctest.Wait()
+		if p := b.pending(time.Now()); p == nil || *p != 7*time.Second {
+			t.Fatalf("pending %v, want 7 s", p)
+		}
+		r.Close()
+		<-ended
+		big := newOutbox()
+		payload := make([]byte, maxOrderBytes/2+1)
+		if !big.put(pipe.Order{Deliver: []wire.Envelope{{Payload: payload}}}) || big.put(pipe.Order{Deliver: []wire.Envelope{{Payload: payload}}}) {
+			t.Fatal("orders are not bounded by bytes")
+		}
+	})
+}
+
+func TestLastWordsKeepTheStacksOfACrash(t *testing.T) {
+	var r ring
+	for i := range 5000 {
+		fmt.Fprintf(&r, "goroutine %d [running]: somewhere in the program\n", i)
+	}
+	words := r.String()
+	if len(words) > stderrRing || !strings.HasSuffix(words, "goroutine 4999 [running]: somewhere in the program\n") {
+		t.Fatalf("%d bytes ending in %q", len(words), words[len(words)-60:])
+	}
+	exit := lifeExit{err: errors.New("exit status 2"), words: "note\npanic: out of luck\n\ngoroutine 1 [running]:\n"}
+	if got := describeExit(exit, ""); got != "exit status 2: panic: out of luck" {
+		t.Fatalf("described as %q", got)
+	}
+	if got := describeExit(exit, "journal: "+strings.Repeat("x", 1000)); len(got) > lastExitLen+40 || !strings.HasPrefix(got, "exit status 2: journal: x") {
+		t.Fatalf("described as %q", got)
+	}
+}
+
+type otherDoor Door
+
+// nilDoor is configured and never asked.
+type nilDoor struct{ otherDoor }
+
+func (nilDoor) Door() string { return "" }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func TestUploadIsolatesTheMessageThatIsRefused(t *testing.T) {
+	g := &Guardian{cfg: Config{Door: nilDoor{}}, log: discard()}
+	bad := &oob.DoorError{Door: "d", Status: 400, Err: errors.New("bad request")}
+	for i := range 3 {
+		g.send(wire.Envelope{Type: wire.TypeCommandAck, Payload: fmt.Appendf(nil, `{"id":"%d"}`, i)})
+	}
+	d := &g.door
+	d.upTaken = 3
+	if !g.uploadRefused(bad) || len(d.up) != 3 || !d.upSingly {
+		t.Fatalf("a refused batch: %d messages left, one by one %t", len(d.up), d.upSingly)
+	}
+	d.upTaken = 1
+	if !g.uploadRefused(bad) || len(d.up) != 2 {
+		t.Fatalf("a refused message: %d left, want 2", len(d.up))
+	}
+	d.upTaken = 1
+	if g.uploadRefused(&oob.DoorError{Door: "d", Status: 503, Err: errors.New("draining")}) || len(d.up) != 2 {
+		t.Fatal("a server that drains is no reason to drop messages")
+	}
+}
+
+func TestUpstreamIsBoundedOldestFirst(t *testing.T) {
+	g := &Guardian{cfg: Config{Door: nilDoor{}}, log: discard()}
+	chunk := make([]byte, 1<<20)
+	for i := range 40 {
+		g.send(wire.Envelope{Type: wire.TypeCommandOutput, Seq: uint64(i), Payload: chunk})
+	}
+	if g.door.upBytes > maxUp || g.door.up[len(g.door.up)-1].Seq != 39 {
+		t.Fatalf("%d bytes wait, the last is %d", g.door.upBytes, g.door.up[len(g.door.up)-1].Seq)
+	}
+}

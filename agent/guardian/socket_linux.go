@@ -1,0 +1,4 @@
+package guardian
+
+// runDir is where the guardian of the default state directory answers.
+const runDir = "/run/gururmm-agent"

@@ -1,0 +1,273 @@
+package guardian
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"gururmm/agent/pipe"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+// Mode says what the answering process is about.
+type Mode string
+
+// The modes.
+const (
+	ModeGuarding    Mode = "guarding"
+	ModeStopping    Mode = "stopping"
+	ModeNotEnrolled Mode = "not_enrolled" // waits for `enroll`; all but the process facts is unknown
+)
+
+// Status is what GET /status answers. It comes from the guardian, so it comes
+// whatever the worker does. All ages are as of At.
+type Status struct {
+	At      time.Time `json:"at"`
+	Mode    Mode      `json:"mode"`
+	Detail  string    `json:"detail,omitempty"` // of the mode, for people
+	Agent   string    `json:"agent,omitempty"`
+	Server  string    `json:"server,omitempty"`
+	Version string    `json:"version"`
+
+	Verdict  selfcheck.Verdict   `json:"verdict"`
+	Findings []selfcheck.Finding `json:"findings,omitempty"`
+	Snapshot selfcheck.Snapshot  `json:"snapshot"`
+
+	PolicyVersion int64                  `json:"policy_version"`
+	Policy        wire.Policy            `json:"policy"`
+	Budgets       selfcheck.Budgets      `json:"budgets"`
+	Steps         []selfcheck.StepRecord `json:"steps,omitempty"`
+	Next          NextStep               `json:"next"`
+	LastBeacon    *BeaconStatus          `json:"last_beacon,omitempty"`
+	NextBeacon    *time.Duration         `json:"next_beacon_ns,omitempty"` // from At; absent: no second door
+
+	Guardian ProcessStatus `json:"guardian"`
+	Worker   ProcessStatus `json:"worker"`
+	// OrdersDropped counts orders that this worker did not read.
+	OrdersDropped int64 `json:"orders_dropped,omitempty"`
+}
+
+// NextStep is what the guardian will do next if nothing happens.
+type NextStep struct {
+	What string         `json:"what"`
+	In   *time.Duration `json:"in_ns,omitempty"`
+}
+
+// BeaconStatus tells of the last report that was sent, or tried.
+type BeaconStatus struct {
+	At       time.Time `json:"at"`
+	ReportID string    `json:"report_id"`
+	Cause    string    `json:"cause"`
+	Door     string    `json:"door,omitempty"` // that answered or failed, where known
+	OK       bool      `json:"ok"`
+	Error    string    `json:"error,omitempty"`
+}
+
+// ProcessStatus tells of guardian or worker.
+type ProcessStatus struct {
+	PID   int       `json:"pid,omitempty"` // 0: not running
+	Since time.Time `json:"since,omitzero"`
+	// Instance is fresh for each start of the guardian, Generation counts its workers.
+	Instance   string `json:"instance,omitempty"`
+	Generation int    `json:"generation,omitempty"`
+}
+
+// Frames is what GET /frames answers.
+type Frames struct {
+	Frames []selfcheck.FrameHeader `json:"frames"`
+	// Stale: the worker did not answer; these are from its last report.
+	Stale bool `json:"stale,omitempty"`
+}
+
+const (
+	// framesWait is what the worker gets to hand over its ring.
+	framesWait = 2 * time.Second
+	// askWait bounds a request's wait for the loop, which never blocks: beyond it something is badly wrong.
+	askWait = 5 * time.Second
+)
+
+// ask is a question to the loop; reply is closed without an answer when it ends.
+type ask struct {
+	frames bool
+	reply  chan any // Status or Frames; holds one
+}
+
+// reply answers q from the loop's state, judged as of now.
+func (g *Guardian) reply(q ask, now time.Time) {
+	if !q.frames {
+		q.reply <- g.status(now)
+		return
+	}
+	g.framesFor = append(g.framesFor, q)
+	if len(g.framesFor) > 1 {
+		return // the answer under way serves all
+	}
+	g.framesBy = now.Add(framesWait)
+	if !g.order(pipe.Order{Frames: true}) {
+		g.answerFrames(nil)
+	}
+}
+
+// answerFrames serves those who wait for frames; nil: the worker gave none.
+func (g *Guardian) answerFrames(frames []selfcheck.FrameHeader) {
+	a := Frames{Frames: frames}
+	if frames == nil {
+		a = Frames{Frames: g.picture(time.Now()).Link.Recent, Stale: true}
+	}
+	for _, q := range g.framesFor {
+		q.reply <- a
+	}
+	g.framesFor = nil
+}
+
+// status sums up the loop's state.
+func (g *Guardian) status(now time.Time) Status {
+	s := Status{
+		At: now, Mode: ModeGuarding, Agent: g.cfg.Agent, Server: g.cfg.Server, Version: g.cfg.Presence.Version,
+		Verdict: g.judgement.Verdict, Findings: g.judgement.Findings, Snapshot: g.picture(now),
+		PolicyVersion: g.policy.Version, Policy: g.policy,
+		Budgets: g.ladder.Budgets(now), Steps: g.ladder.Recent(),
+		LastBeacon: g.beacons.last,
+		Guardian:   ProcessStatus{PID: os.Getpid(), Since: g.start, Instance: g.cfg.Presence.Instance},
+		Worker:     ProcessStatus{Generation: g.worker.gen},
+	}
+	s.Next = g.nextStep(s.Snapshot, now)
+	if g.stopping {
+		s.Mode = ModeStopping
+	}
+	if g.cfg.Door != nil {
+		in := max(0, g.beacons.next.Sub(now))
+		s.NextBeacon = &in
+	}
+	if l := g.worker.life; l != nil {
+		s.Worker.PID, s.Worker.Since, s.OrdersDropped = l.pid, l.began, l.orders.lost.Load()
+	}
+	return s
+}
+
+// forcedPolling is what goes on until an operator ends it, however well the link is.
+const forcedPolling = "polls on an operator's order (gururmm direct AGENT release ends it)"
+
+// nextStep says what follows if nothing happens.
+func (g *Guardian) nextStep(s selfcheck.Snapshot, now time.Time) NextStep {
+	in := func(t time.Time) *time.Duration {
+		d := max(0, t.Sub(now))
+		return &d
+	}
+	v, d := g.judgement.Verdict, &g.door
+	steps := g.ladder.Recent()
+	switch {
+	case g.stopping:
+		return NextStep{What: "stop"}
+	case g.worker.life == nil:
+		return NextStep{What: "start the worker again", In: in(g.worker.startAt)}
+	case g.worker.life.killed != "":
+		return NextStep{What: "start the worker again once the old one is gone"}
+	case d.closed.After(now):
+		return NextStep{What: "ask the server again: it does not accept this endpoint (enroll it anew?)", In: in(d.closed)}
+	case v.Severity == selfcheck.SeverityWell && !g.delivering():
+		return NextStep{What: "none needed"}
+	case v.Severity == selfcheck.SeverityWell && d.forced:
+		return NextStep{What: forcedPolling}
+	case len(steps) > 0 && steps[len(steps)-1].Kind == selfcheck.StepHold && g.ladderAt.After(now):
+		return NextStep{What: "hold: the budget is spent; look again", In: in(g.ladderAt)}
+	case s.Link.NextDial != nil:
+		return NextStep{What: "dial the link", In: s.Link.NextDial}
+	case g.ladderAt.After(now):
+		return NextStep{What: "next step of the ladder, if nothing is better", In: in(g.ladderAt)}
+	case d.forced:
+		return NextStep{What: forcedPolling}
+	case g.delivering():
+		return NextStep{What: "deliver out of band until the link is trusted again"}
+	}
+	return NextStep{What: "wait for facts"}
+}
+
+// Handler answers for the local status; state gives the answers, frames may be nil.
+func Handler(state func(context.Context) (Status, error), frames func(context.Context) (Frames, error)) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		s, err := state(r.Context())
+		answerJSON(w, s, err)
+	})
+	mux.HandleFunc("GET /frames", func(w http.ResponseWriter, r *http.Request) {
+		if frames == nil {
+			answerJSON(w, Frames{Stale: true}, nil)
+			return
+		}
+		f, err := frames(r.Context())
+		answerJSON(w, f, err)
+	})
+	return mux
+}
+
+func answerJSON(w http.ResponseWriter, v any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		v = wire.Problem{Type: "urn:gururmm:problem:" + wire.ProblemDraining, Title: "the guardian does not answer",
+			Status: http.StatusServiceUnavailable, Detail: err.Error(), Code: wire.ProblemDraining}
+	}
+	json.NewEncoder(w).Encode(v)
+}
+
+// errEnding says that the loop has ended.
+var errEnding = errors.New("the guardian is about to end")
+
+// askLoop puts one question to the loop.
+func askLoop[T any](ctx context.Context, g *Guardian, frames bool) (T, error) {
+	var none T
+	ctx, cancel := context.WithTimeout(ctx, askWait)
+	defer cancel()
+	q := ask{frames: frames, reply: make(chan any, 1)}
+	select {
+	case g.asks <- q:
+	case <-ctx.Done():
+		return none, ctx.Err()
+	}
+	select {
+	case a, ok := <-q.reply:
+		if !ok {
+			return none, errEnding
+		}
+		return a.(T), nil
+	case <-ctx.Done():
+		return none, ctx.Err()
+	}
+}
+
+// serveStatus answers on the status listener until helpers ends.
+func (g *Guardian) serveStatus(helpers context.Context) {
+	if g.cfg.Status == nil {
+		return
+	}
+	ServeStatus(helpers, &g.wg, g.cfg.Status, Handler(
+		func(ctx context.Context) (Status, error) { return askLoop[Status](ctx, g, false) },
+		func(ctx context.Context) (Frames, error) { return askLoop[Frames](ctx, g, true) },
+	))
+}
+
+// waitGroup is what ServeStatus needs of a sync.WaitGroup.
+type waitGroup interface{ Go(f func()) }
+
+// ServeStatus answers local requests with h in goroutines of wg, until ctx ends; it closes l.
+func ServeStatus(ctx context.Context, wg waitGroup, l net.Listener, h http.Handler) {
+	server := &http.Server{
+		Handler: h,
+		// Local and small: whoever is slower than this holds a connection for nothing.
+		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second,
+		MaxHeaderBytes: 8 << 10,
+		BaseContext:    func(net.Listener) context.Context { return ctx },
+	}
+	wg.Go(func() { server.Serve(l) })
+	wg.Go(func() {
+		<-ctx.Done()
+		server.Close()
+	})
+}

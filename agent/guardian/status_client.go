@@ -1,0 +1,79 @@
+package guardian
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"gururmm/wire"
+)
+
+// ErrNotRunning says that nobody answers at the status socket.
+var ErrNotRunning = errors.New("the agent is not running")
+
+// maxStatus bounds an answer, in bytes, before it is parsed.
+const maxStatus = 8 << 20
+
+// clientWait bounds one question; the guardian answers in milliseconds, frames in two seconds.
+const clientWait = 8 * time.Second
+
+// Client asks a running guardian over its socket. It keeps no connection.
+type Client struct {
+	path string
+	http http.Client
+}
+
+// NewClient asks at path; see [SocketPath].
+func NewClient(path string) *Client {
+	c := &Client{path: path}
+	c.http = http.Client{Timeout: clientWait, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dialStatus(ctx, path) },
+	}}
+	return c
+}
+
+// Status asks for the state of this moment.
+func (c *Client) Status(ctx context.Context) (Status, error) { return get[Status](ctx, c, "/status") }
+
+// Frames asks for the headers of the last frames.
+func (c *Client) Frames(ctx context.Context) (Frames, error) { return get[Frames](ctx, c, "/frames") }
+
+func get[T any](ctx context.Context, c *Client, path string) (T, error) {
+	var v T
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://guardian"+path, nil)
+	if err != nil {
+		return v, err
+	}
+	resp, err := c.http.Do(req)
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return v, fmt.Errorf("no right to ask at %s (root, or the group %s): %w", c.path, StatusGroup, os.ErrPermission)
+	case err != nil && notListening(err):
+		return v, fmt.Errorf("%w: nobody answers at %s", ErrNotRunning, c.path)
+	case err != nil:
+		return v, fmt.Errorf("ask at %s: %w", c.path, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxStatus))
+	if err != nil {
+		return v, fmt.Errorf("ask at %s: %w", c.path, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		var p wire.Problem
+		if json.Unmarshal(body, &p) == nil && p.Title != "" {
+			return v, p
+		}
+		return v, fmt.Errorf("ask at %s: HTTP status %d", c.path, resp.StatusCode)
+	}
+	if err := json.Unmarshal(body, &v); err != nil {
+		return v, fmt.Errorf("answer from %s: %w", c.path, err)
+	}
+	return v, nil
+}

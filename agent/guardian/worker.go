@@ -1,0 +1,289 @@
+package guardian
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"gururmm/agent/pipe"
+	"gururmm/internal/backoff"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+// unkillable is how long a killed worker may take to be gone (it may hang in
+// the kernel) before another is started beside its remains.
+const unkillable = 30 * time.Second
+
+// lastExitLen bounds what of a worker's last words goes into status and beacons, in bytes.
+const lastExitLen = 400
+
+// workerState is what the loop knows of the worker.
+type workerState struct {
+	gen      int
+	life     *life // nil between an end and the next start
+	startAt  time.Time
+	attempt  int         // starts in a row that did not last
+	exits    []time.Time // ends that we did not order, within crashWindow
+	lastExit string
+	said     selfcheck.Snapshot // its last report
+	fatal    string             // why it said it can't go on
+
+	toldOOB    bool
+	toldOffset time.Duration
+	toldCode   selfcheck.Code
+}
+
+// startWorker begins the next generation.
+func (g *Guardian) startWorker(helpers context.Context) {
+	w := &g.worker
+	w.gen++
+	l := &life{gen: w.gen, began: time.Now(), orders: newOutbox(), kill: make(chan struct{})}
+	w.life, w.said, w.fatal = l, selfcheck.Snapshot{}, ""
+	w.toldOOB, w.toldOffset, w.toldCode = false, 0, selfcheck.CodeUnknown
+	g.wg.Go(func() { g.live(helpers, l) })
+}
+
+// take takes in what a worker said. What an older generation still says of
+// commands counts; what it says of itself does not.
+func (g *Guardian) take(f lifeFact) {
+	if len(f.fact.Upstream) > 0 {
+		g.send(f.fact.Upstream...)
+	}
+	l := g.worker.life
+	if l == nil || l.gen != f.gen {
+		return
+	}
+	now := time.Now()
+	switch {
+	case f.pid > 0:
+		l.pid = f.pid
+		g.log.Info("worker started", "pid", f.pid, "generation", f.gen)
+		g.tellPolicy()
+		g.tellVerdict()
+		g.syncOffset()
+	case f.fact.Snapshot != nil:
+		s := *f.fact.Snapshot
+		s.Taken = now
+		g.worker.said, l.reported = s, now
+	case f.fact.Same:
+		if said := g.worker.said; !said.Taken.IsZero() {
+			g.worker.said, l.reported = said.Aged(now.Sub(said.Taken)), now
+		}
+	case f.fact.Policy != nil:
+		g.adoptUpdate(*f.fact.Policy)
+	case f.fact.Frames != nil:
+		g.answerFrames(f.fact.Frames)
+	case f.fact.Stacks != "":
+		g.log.Warn("worker's stacks", "stacks", f.fact.Stacks)
+	case f.fact.Fatal != "":
+		g.worker.fatal = f.fact.Fatal
+		g.log.Error("worker can't go on", "reason", f.fact.Fatal)
+	case len(f.fact.Upstream) == 0:
+		g.answerFrames([]selfcheck.FrameHeader{}) // an empty line: a ring without frames
+	}
+}
+
+// workerEnded takes note of the end of a generation and plans the next.
+func (g *Guardian) workerEnded(e lifeExit) {
+	w := &g.worker
+	if w.life == nil || w.life.gen != e.gen {
+		return
+	}
+	l, now := w.life, time.Now()
+	w.life, w.said = nil, selfcheck.Snapshot{Taken: now} // known: there is none
+	switch {
+	case g.stopping:
+		g.log.Info("worker ended", "pid", l.pid)
+		return
+	case l.killed != "":
+		// Our own doing, bounded by the ladder's budget: no crash, no wait.
+		w.startAt, w.attempt = now, 0
+		w.lastExit = "ended by the guardian: " + l.killed
+		g.log.Warn("worker was ended", "pid", l.pid, "reason", l.killed, "last_words", e.words)
+		return
+	}
+	if now.Sub(l.began) >= respawnStable {
+		w.attempt = 0
+	}
+	wait := backoff.Full(g.rng, respawnMin, respawnMax, w.attempt)
+	w.attempt++
+	w.startAt = now.Add(wait)
+	w.exits = append(w.exits, now)
+	w.lastExit = describeExit(e, w.fatal)
+	g.log.Error("worker ended by itself", "pid", l.pid, "how", w.lastExit, "again_in", wait, "last_words", e.words)
+}
+
+// tellVerdict lets the worker's heartbeats carry the verdict.
+func (g *Guardian) tellVerdict() {
+	code := g.judgement.Verdict.Code
+	if g.worker.life == nil || g.worker.toldCode == code {
+		return
+	}
+	text := string(code)
+	if g.order(pipe.Order{Verdict: &text}) {
+		g.worker.toldCode = code
+	}
+}
+
+// describeExit says in one line how a worker ended.
+func describeExit(e lifeExit, fatal string) string {
+	how := "exit status 0"
+	if e.err != nil {
+		how = e.err.Error()
+	}
+	words := fatal
+	if words == "" {
+		words = crashLine(e.words)
+	}
+	if words == "" {
+		return how
+	}
+	if len(words) > lastExitLen {
+		words = strings.ToValidUTF8(words[:lastExitLen], "") + " …"
+	}
+	return how + ": " + words
+}
+
+// crashLine picks the line of a Go crash that says why; "" if there is none.
+func crashLine(words string) string {
+	for line := range strings.Lines(words) {
+		for _, sign := range []string{"panic: ", "fatal error: ", "SIGQUIT: "} {
+			if strings.HasPrefix(line, sign) {
+				return strings.TrimSpace(line)
+			}
+		}
+	}
+	return ""
+}
+
+// restartWorker ends the worker; its end starts the next at once. One that is
+// not there is only started sooner.
+func (g *Guardian) restartWorker(reason string) {
+	if g.worker.life == nil {
+		g.worker.startAt = time.Now()
+		return
+	}
+	l := g.worker.life
+	if l.killed == "" {
+		l.killed, l.killedAt = reason, time.Now()
+	}
+	l.orders.put(pipe.Order{Stacks: true}) // for platforms where no signal asks for them
+	l.end(true)
+}
+
+// killWorker ends a worker for good, without asking it anything.
+func (g *Guardian) killWorker(reason string) {
+	if l := g.worker.life; l != nil {
+		l.killed = reason
+		l.end(false)
+	}
+}
+
+// abandon gives up waiting for a killed worker that the kernel holds.
+func (g *Guardian) abandon(now time.Time) {
+	l := g.worker.life
+	if l == nil || l.killed == "" || now.Sub(l.killedAt) < unkillable {
+		return
+	}
+	g.log.Error("killed worker is still there: another is started beside it", "pid", l.pid)
+	g.worker.life, g.worker.said = nil, selfcheck.Snapshot{Taken: now}
+	g.worker.startAt, g.worker.lastExit = now, fmt.Sprintf("process %d could not be killed", l.pid)
+}
+
+// firstReport is how long a fresh worker may take to report: it reads its
+// journal first, perhaps on a machine that boots. From then on silence counts.
+const firstReport = 25 * time.Second
+
+// assess completes the worker's last report with what only the guardian knows.
+// Ages of the report stay as of Taken: how far they may be carried on is the judge's to say.
+func (g *Guardian) assess(now time.Time) selfcheck.Snapshot {
+	w := &g.worker
+	s := w.said
+	at := s.Taken // what the guardian adds is as of the same moment
+	if at.IsZero() {
+		at = now
+	}
+	for len(w.exits) > 0 && now.Sub(w.exits[0]) > crashWindow {
+		w.exits = w.exits[1:]
+	}
+	s.Worker.Running = w.life != nil
+	s.Worker.Instance = g.cfg.Presence.Instance
+	s.Worker.Exits, s.Worker.LastExit, s.Worker.Silent = len(w.exits), w.lastExit, nil
+	if l := w.life; l != nil {
+		s.Worker.PID = l.pid
+		s.Worker.Version = cmp.Or(s.Worker.Version, g.cfg.Presence.Version)
+		switch {
+		case !l.reported.IsZero():
+			s.Worker.Silent = new(now.Sub(l.reported))
+		case now.Sub(l.began) > firstReport:
+			s.Worker.Silent = new(now.Sub(l.began))
+		}
+		if p := l.orders.pending(at); p != nil {
+			s.Loops = maps.Clone(s.Loops)
+			if s.Loops == nil {
+				s.Loops = map[string]selfcheck.LoopFacts{}
+			}
+			s.Loops[loopOrders] = selfcheck.LoopFacts{Pending: p}
+		}
+	}
+	if s.Clock.Offset == nil && g.cfg.Door != nil {
+		if off, known := g.cfg.Door.Offset(); known {
+			s.Clock.Offset = &off
+		}
+	}
+	s.OOB = g.doorFacts(now)
+	return s
+}
+
+// picture is assess for people and reports: all ages are as of now.
+func (g *Guardian) picture(now time.Time) selfcheck.Snapshot {
+	s := g.assess(now)
+	if s.Taken.IsZero() {
+		return s
+	}
+	return s.Aged(now.Sub(s.Taken))
+}
+
+// loopOrders is the worker's reading of its orders, as the guardian sees it from outside.
+const loopOrders = "orders"
+
+// adoptUpdate puts a config_update in force that the worker took from the link.
+// It is checked once more: the worker is the observed one.
+func (g *Guardian) adoptUpdate(signed wire.Envelope) {
+	if err := g.keys.Verify(signed); err != nil || signed.Type != wire.TypeConfigUpdate {
+		g.log.Warn("worker passed on a policy that is not the server's", "error", err)
+		return
+	}
+	update, err := wire.DecodePayload[wire.ConfigUpdate](signed)
+	if err != nil || update.Agent != g.cfg.Agent {
+		g.log.Warn("worker passed on a policy that is not ours", "error", err)
+		return
+	}
+	if err := g.adopt(update.Policy, &signed); err != nil {
+		g.log.Warn("policy is not adopted", "version", update.Policy.Version, "error", err)
+	}
+}
+
+// adopt puts p in force here and makes it last; signed is the config_update
+// that brought it, nil for a directive's.
+func (g *Guardian) adopt(p wire.Policy, signed *wire.Envelope) error {
+	p = p.WithDefaults()
+	if err := p.Validate(); err != nil {
+		return err
+	}
+	g.policy = p
+	g.ladder.SetPolicy(p)
+	if signed == nil {
+		g.memory.policy, g.memory.dirty, g.memory.urgent = &p, true, true
+		return nil
+	}
+	g.memory.policy, g.memory.dirty = nil, true
+	if g.cfg.SavePolicy != nil {
+		g.keep(job{what: jobPolicy, do: func() error { return g.cfg.SavePolicy(*signed) }})
+	}
+	return nil
+}

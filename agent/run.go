@@ -1,0 +1,199 @@
+package agent
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"gururmm/agent/guardian"
+	"gururmm/agent/state"
+	"gururmm/internal/version"
+	"gururmm/oob"
+	"gururmm/selfcheck"
+)
+
+// enrollPoll is how often a service that is not enrolled looks for an identity.
+const enrollPoll = 5 * time.Second
+
+// Names in the state directory.
+const (
+	lockFile     = "guardian.lock"
+	guardianFile = "guardian.json"
+	spoolDir     = "spool"
+)
+
+// HintEnroll is what a person does about [state.ErrNotEnrolled].
+const HintEnroll = "gururmm-agent enroll --server https://HOST:8443 --token-file FILE --pin sha256/…"
+
+// Run guards this endpoint until ctx ends. Log is the guardian's, workerLog
+// takes the lines of the worker's. The error wraps [state.ErrNotEnrolled],
+// [guardian.ErrInUse] or [guardian.ErrRestartService] where a caller acts on it.
+func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) error {
+	unlock, err := guardian.Lock(s.Dir.Path(lockFile))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	began := time.Now()
+	identity, err := s.Dir.Identity()
+	if err != nil {
+		if !s.Service {
+			return err
+		}
+		if identity, err = await(ctx, s, log, began); err != nil {
+			return nil // stopped while waiting
+		}
+	}
+	config, err := s.guardianConfig(identity, log)
+	if err != nil {
+		return err
+	}
+	config.WorkerLog = workerLog
+	config.Status = s.listen(log)
+	g, err := guardian.New(config)
+	if err != nil {
+		if config.Status != nil {
+			config.Status.Close()
+		}
+		return err
+	}
+	log.Info("guardian starts", "agent", identity.Agent, "server", identity.Server, "version", version.Version,
+		"instance", config.Presence.Instance, "state_dir", s.Path, "status_socket", s.Socket)
+	return g.Run(ctx)
+}
+
+// listen opens the status socket. An agent nobody can ask still does its work:
+// a failure is said, and no more.
+func (s *Setup) listen(log *slog.Logger) net.Listener {
+	l, err := guardian.ListenStatus(s.Socket, s.Group)
+	if err != nil {
+		log.Error("nobody can ask for the status", "error", err)
+		return nil
+	}
+	return l
+}
+
+// await waits for an identity, and meanwhile says so to whoever asks for the
+// status. The error is ctx's.
+func await(ctx context.Context, s *Setup, log *slog.Logger, began time.Time) (state.Identity, error) {
+	waiting, done := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer done()
+	_, err := s.Dir.Identity()
+	var mu sync.Mutex // of why
+	why := err
+	if l := s.listen(log); l != nil {
+		guardian.ServeStatus(waiting, &wg, l, guardian.Handler(func(context.Context) (guardian.Status, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return notEnrolled(why, began), nil
+		}, nil))
+	}
+	log.Warn("waiting for an identity", "reason", err, "do", HintEnroll)
+	tick := time.NewTicker(enrollPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return state.Identity{}, ctx.Err()
+		case <-tick.C:
+		}
+		identity, err := s.Dir.Identity()
+		if err == nil {
+			return identity, nil
+		}
+		mu.Lock()
+		if why.Error() != err.Error() {
+			log.Warn("still waiting for an identity", "reason", err)
+		}
+		why = err
+		mu.Unlock()
+	}
+}
+
+// notEnrolled is the status of an endpoint without a usable identity.
+func notEnrolled(why error, began time.Time) guardian.Status {
+	return guardian.Status{
+		At: time.Now(), Mode: guardian.ModeNotEnrolled, Detail: why.Error(), Version: version.Version,
+		Verdict:  selfcheck.Verdict{Title: "Not enrolled", Sentence: "Not enrolled: " + why.Error() + ".", Action: HintEnroll},
+		Next:     guardian.NextStep{What: "look for an identity again"},
+		Guardian: guardian.ProcessStatus{PID: os.Getpid(), Since: began},
+	}
+}
+
+// guardianConfig puts together what a guardian needs; what is not well but can
+// be lived with becomes a finding.
+func (s *Setup) guardianConfig(id state.Identity, log *slog.Logger) (guardian.Config, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return guardian.Config{}, fmt.Errorf("find the own program: %w", err)
+	}
+	presence, err := state.MachinePresence(version.Version)
+	if err != nil {
+		log.Warn("this machine is not fully known", "error", err)
+	}
+	c := guardian.Config{
+		Agent: id.Agent, Server: id.Server, Presence: presence,
+		SavePolicy: s.Dir.SavePolicy, StateFile: s.Dir.Path(guardianFile),
+		Service: s.Service, Log: log,
+	}
+	for _, k := range id.CommandKeys {
+		c.Keys = append(c.Keys, ed25519.PublicKey(k))
+	}
+	c.Policy, _, err = s.Dir.Policy()
+	if err != nil {
+		log.Warn("policy", "error", err)
+		code := selfcheck.FindJournal
+		if _, ok := errors.AsType[*state.QuarantinedError](err); ok {
+			code = selfcheck.FindQuarantined
+		}
+		c.Findings = append(c.Findings, selfcheck.Finding{Code: code, Sentence: "Policy: " + err.Error() + "."})
+	}
+	if err := s.addDoor(&c, id, log); err != nil {
+		return c, err
+	}
+	args := []string{"worker", "--state-dir", s.Path, "--log-level", s.Level}
+	c.Spawn = guardian.ProcessSpawner(program, args, []string{EnvInstance + "=" + presence.Instance}, "worker-"+presence.Instance)
+	return c, nil
+}
+
+// addDoor opens the second door and its spool.
+func (s *Setup) addDoor(c *guardian.Config, id state.Identity, log *slog.Logger) error {
+	doors := s.Config.Doors()
+	if len(doors) == 0 {
+		doors = id.OOB
+	}
+	if len(doors) == 0 {
+		log.Warn("no second door is configured: nothing can be rescued out of band")
+		return nil
+	}
+	proxy, err := s.Config.OOBProxy()
+	if err != nil {
+		return err
+	}
+	var roots *x509.CertPool
+	if id.LinkCA != "" {
+		roots = x509.NewCertPool()
+		roots.AppendCertsFromPEM([]byte(id.LinkCA))
+	}
+	client, err := oob.NewClient(oob.ClientOptions{Doors: doors, Token: id.Token, Proxy: proxy, RootCAs: roots, Log: log})
+	if err != nil {
+		return fmt.Errorf("second door: %w", err)
+	}
+	spool, err := oob.OpenSpool(s.Dir.Path(spoolDir), 0, 0)
+	if err != nil {
+		log.Warn("spool", "error", err)
+		c.Findings = append(c.Findings, selfcheck.Finding{Code: selfcheck.FindJournal, Sentence: "Spool of reports: " + err.Error() + "."})
+	}
+	c.Door, c.Spool = client, spool
+	return nil
+}

@@ -1,0 +1,130 @@
+// Package agent puts the endpoint's parts together: state, second door, guardian
+// and worker, the service manager, and the words that people read.
+//
+// Rules that hold here:
+//   - everything that can fail is done before the guardian starts;
+//   - an endpoint that is not enrolled is not an error under a service manager: it waits;
+//   - flags outrank the environment, which outranks agent.yaml.
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"gururmm/agent/guardian"
+	"gururmm/agent/state"
+)
+
+// Options are what the command line and the environment say; empty fields are left to
+// agent.yaml, then to the defaults.
+type Options struct {
+	StateDir     string
+	StatusSocket string
+	StatusGroup  string
+	LogLevel     string
+	Service      bool // run by a service manager
+}
+
+// Setup is Options made definite.
+type Setup struct {
+	Dir     *state.Dir
+	Path    string // of Dir, absolute
+	Config  state.Config
+	Socket  string
+	Group   string
+	Level   string // debug, info, warn or error
+	Service bool
+}
+
+// Prepare opens the state directory and reads agent.yaml.
+func Prepare(o Options) (*Setup, error) {
+	path, isDefault, err := stateDir(o.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := state.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	config, err := dir.Config()
+	if err != nil {
+		return nil, err
+	}
+	s := &Setup{Dir: dir, Path: path, Config: config, Service: o.Service}
+	s.Socket = cmp.Or(o.StatusSocket, config.StatusSocket, guardian.SocketPath(path, isDefault))
+	s.Group = cmp.Or(o.StatusGroup, config.StatusGroup, guardian.StatusGroup)
+	s.Level = cmp.Or(o.LogLevel, config.LogLevel, "info")
+	return s, nil
+}
+
+// FindSocket gives where to ask for the status. Unlike Prepare it does not need the right
+// to read the state directory: that is the point of the socket's group.
+func FindSocket(o Options) (string, error) {
+	if o.StatusSocket != "" {
+		return o.StatusSocket, nil
+	}
+	path, isDefault, err := stateDir(o.StateDir)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(path); err == nil {
+		if dir, err := state.Open(path); err == nil {
+			config, err := dir.Config()
+			if err != nil {
+				return "", err
+			}
+			if config.StatusSocket != "" {
+				return config.StatusSocket, nil
+			}
+		}
+	}
+	own := guardian.SocketPath(path, isDefault)
+	if o.StateDir == "" && own != guardian.SystemSocket && !exists(own) && exists(guardian.SystemSocket) {
+		return guardian.SystemSocket, nil // not root, but perhaps in the group
+	}
+	return own, nil
+}
+
+// NoIdentity reports whether the state directory can be seen to hold no identity.
+func NoIdentity(o Options) (dir string, none bool) {
+	dir, _, err := stateDir(o.StateDir)
+	if err != nil {
+		return "", false
+	}
+	return dir, !state.HasIdentity(dir)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil || !errors.Is(err, fs.ErrNotExist)
+}
+
+// stateDir makes given absolute; isDefault: it is the platform's own.
+func stateDir(given string) (path string, isDefault bool, err error) {
+	def, err := state.DefaultDir()
+	if given == "" {
+		return def, true, err
+	}
+	path, aerr := filepath.Abs(given)
+	if aerr != nil {
+		return "", false, fmt.Errorf("state directory: %w", aerr)
+	}
+	return path, err == nil && path == def, nil
+}
+
+// ClockNote is the clock offset from which a person is told of it.
+const ClockNote = time.Second
+
+// AbsStateDir is StateDir made absolute, for whoever will run elsewhere; "" stays "".
+func (o Options) AbsStateDir() (string, error) {
+	if o.StateDir == "" {
+		return "", nil
+	}
+	path, _, err := stateDir(o.StateDir)
+	return path, err
+}

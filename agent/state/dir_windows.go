@@ -1,0 +1,145 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"unsafe"
+
+	"golang.org/x/sys/windows"
+)
+
+// DefaultDir is where the service keeps its state: %ProgramData%\GuruRMM\Agent.
+func DefaultDir() (string, error) {
+	base, err := windows.KnownFolderPath(windows.FOLDERID_ProgramData, windows.KF_FLAG_DEFAULT)
+	if err != nil {
+		return "", fmt.Errorf("no state directory by default: %w", err)
+	}
+	return filepath.Join(base, "GuruRMM", "Agent"), nil
+}
+
+// private is the security descriptor of the directory: protected from what
+// %ProgramData% would pass down (there every user may create files), full access
+// for SYSTEM, Administrators and this account, passed down to all files in it.
+func private() (*windows.SECURITY_DESCRIPTOR, *windows.SID, error) {
+	user, err := windows.GetCurrentProcessToken().GetTokenUser()
+	if err != nil {
+		return nil, nil, err
+	}
+	sid := user.User.Sid
+	sd, err := windows.SecurityDescriptorFromString(
+		"D:P(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)(A;OICI;FA;;;" + sid.String() + ")")
+	return sd, sid, err
+}
+
+// makeParent makes the vendor's directory private too: %ProgramData% would let
+// every user in, and who may change it may put another directory in the place of ours.
+func makeParent(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	if err := makePrivate(dir); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+func makePrivate(dir string) error {
+	sd, _, err := private()
+	if err != nil {
+		return err
+	}
+	name, err := windows.UTF16PtrFromString(dir)
+	if err != nil {
+		return err
+	}
+	sa := windows.SecurityAttributes{SecurityDescriptor: sd}
+	sa.Length = uint32(unsafe.Sizeof(sa))
+	return windows.CreateDirectory(name, &sa)
+}
+
+func ensurePrivate(dir string) error {
+	sd, self, err := private()
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrNotPrivate, dir, err)
+	}
+	have, err := windows.GetNamedSecurityInfo(dir, windows.SE_FILE_OBJECT,
+		windows.OWNER_SECURITY_INFORMATION|windows.DACL_SECURITY_INFORMATION)
+	if err != nil {
+		return fmt.Errorf("%w: %s: owner: %w", ErrNotPrivate, dir, err)
+	}
+	owner, _, err := have.Owner()
+	if err != nil {
+		return fmt.Errorf("%w: %s: owner: %w", ErrNotPrivate, dir, err)
+	}
+	// Whoever owns it can change its access list at any time.
+	if !trusted(owner, self) {
+		return fmt.Errorf("%w: %s belongs to %s, not to SYSTEM, Administrators or this account", ErrNotPrivate, dir, owner)
+	}
+	if openToOthers(have, self) {
+		held, err := os.ReadDir(dir)
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrNotPrivate, dir, err)
+		}
+		var names []string
+		for _, e := range held {
+			names = append(names, e.Name())
+		}
+		own := func(name string) bool {
+			sd, err := windows.GetNamedSecurityInfo(filepath.Join(dir, name), windows.SE_FILE_OBJECT, windows.OWNER_SECURITY_INFORMATION)
+			if err != nil {
+				return false
+			}
+			owner, _, err := sd.Owner()
+			return err == nil && trusted(owner, self)
+		}
+		if taken(names, false, own) {
+			return refuseTaken(dir)
+		}
+	}
+	dacl, _, err := sd.DACL()
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrNotPrivate, dir, err)
+	}
+	err = windows.SetNamedSecurityInfo(dir, windows.SE_FILE_OBJECT,
+		windows.DACL_SECURITY_INFORMATION|windows.PROTECTED_DACL_SECURITY_INFORMATION, nil, nil, dacl, nil)
+	if err != nil {
+		return fmt.Errorf("%w: %s: set access list: %w", ErrNotPrivate, dir, err)
+	}
+	return nil
+}
+
+func trusted(sid, self *windows.SID) bool {
+	return sid != nil && (sid.Equals(self) || sid.IsWellKnown(windows.WinLocalSystemSid) ||
+		sid.IsWellKnown(windows.WinBuiltinAdministratorsSid))
+}
+
+// openToOthers reports whether an access list may let anybody else in; one that
+// can't be read may.
+func openToOthers(sd *windows.SECURITY_DESCRIPTOR, self *windows.SID) bool {
+	dacl, _, err := sd.DACL()
+	if err != nil || dacl == nil {
+		return true
+	}
+	for i := range uint32(dacl.AceCount) {
+		var ace *windows.ACCESS_ALLOWED_ACE
+		if err := windows.GetAce(dacl, i, &ace); err != nil {
+			return true
+		}
+		switch ace.Header.AceType {
+		case windows.ACCESS_DENIED_ACE_TYPE:
+		case windows.ACCESS_ALLOWED_ACE_TYPE:
+			if !trusted((*windows.SID)(unsafe.Pointer(&ace.SidStart)), self) {
+				return true
+			}
+		default:
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,248 @@
+package worker_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gururmm/agent/worker"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+// stall is a log handler at which whoever logs message hangs until it is released.
+type stall struct {
+	slog.Handler
+	message string
+	armed   atomic.Bool
+	release chan struct{}
+}
+
+func (s *stall) Handle(ctx context.Context, r slog.Record) error {
+	if s.armed.Load() && r.Message == s.message {
+		<-s.release
+	}
+	return s.Handler.Handle(ctx, r)
+}
+
+// A dispatcher that hangs is named within seconds, and hides nothing of the
+// link: the reader reads on, pongs go out, ledgers and snapshots come.
+func TestStalledDispatcherIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		hang := &stall{message: "message refused", release: make(chan struct{})}
+		r := startRig(t, srv, func(c *worker.Config) {
+			hang.Handler = c.Log.Handler()
+			c.Log = slog.New(hang)
+		})
+		p := r.verified(1)
+		hang.armed.Store(true)
+		p.send("dance", struct{}{}) // refused, and there it hangs
+		p.sendSigned(wire.TypeCommand, command(nil))
+
+		r.wait("the stalled loop", 10*time.Second, func() bool {
+			d := r.last().Loops["dispatcher"].Pending
+			return d != nil && *d > 5*time.Second
+		})
+		s := r.last()
+		if l := s.Link.Ledger; l.Peer == nil || l.Peer.Written != l.Local.Read || l.Down != nil {
+			t.Errorf("the ledger does not show that all was read: %+v", l)
+		}
+		if s.Stages.Read-s.Stages.Decoded != 1 {
+			t.Errorf("stages %+v: want to see where the command is", s.Stages)
+		}
+		for _, loop := range []string{"reader", "writer", "executor", "metrics"} {
+			if d := s.Loops[loop].Pending; d != nil && *d > time.Second {
+				t.Errorf("%s: pending %v", loop, *d)
+			}
+		}
+		pongs, reports := s.Link.Out.Frames["pong"].Count, r.reported()
+		p.conn.Ping(false)
+		r.wait("a pong, and reports of it", 3*time.Second, func() bool {
+			return r.last().Link.Out.Frames["pong"].Count > pongs && r.reported() > reports+1
+		})
+		close(hang.release)
+		r.wait("the command after all", 10*time.Second, func() bool { return len(p.of(wire.TypeCommandResult)) == 1 })
+		r.wait("the loop to turn again", 3*time.Second, func() bool {
+			d := r.last().Loops["dispatcher"].Pending
+			return d == nil || *d < time.Second
+		})
+	})
+}
+
+func TestStalledMetricsAreNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		srv.policy.MetricsMS = 1000 // before the worker can ask: a policy without it means a minute
+		release := make(chan struct{})
+		r := startRig(t, srv, func(c *worker.Config) {
+			c.Policy.MetricsMS = 1000
+			c.Metrics = func() wire.Metrics { <-release; return wire.Metrics{} }
+		})
+		p := r.verified(1)
+		r.wait("the stalled loop", 20*time.Second, func() bool {
+			d := r.last().Loops["metrics"].Pending
+			return d != nil && *d > 5*time.Second
+		})
+		p.sendSigned(wire.TypeCommand, command(nil))
+		r.wait("a result all the same", 10*time.Second, func() bool { return len(p.of(wire.TypeCommandResult)) == 1 })
+		close(release)
+		r.wait("metrics", 10*time.Second, func() bool { return len(p.of(wire.TypeMetrics)) > 0 })
+	})
+}
+
+// suspender stops a machine: every timer-driven loop waits at its gate.
+type suspender struct {
+	mu     sync.Mutex
+	asleep chan struct{} // nil: awake
+}
+
+func (s *suspender) gate() {
+	s.mu.Lock()
+	asleep := s.asleep
+	s.mu.Unlock()
+	if asleep != nil {
+		<-asleep
+	}
+}
+
+func (s *suspender) sleep() {
+	s.mu.Lock()
+	s.asleep = make(chan struct{})
+	s.mu.Unlock()
+}
+
+func (s *suspender) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.asleep)
+	s.asleep = nil
+}
+
+// Ten minutes asleep say nothing of the peer: the link is asked whether it still
+// lives, and kept when it does.
+func TestSuspend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		var machine suspender
+		r := startRig(t, srv, func(c *worker.Config) { c.Gate = machine.gate })
+		p := r.verified(1)
+		time.Sleep(time.Minute)
+		before := len(p.of(wire.TypeHeartbeat))
+		machine.sleep()
+		time.Sleep(10 * time.Minute)
+		if n := len(p.of(wire.TypeHeartbeat)); n > before+1 {
+			t.Errorf("a sleeping machine sent %d heartbeats", n-before)
+		}
+		machine.wake()
+		r.wait("the suspend in the facts", 5*time.Second, func() bool { return r.last().Suspend != nil })
+		s := r.last()
+		if l := s.Suspend.Length; l < 9*time.Minute || l > 11*time.Minute {
+			t.Errorf("slept %v, want 10 min", l)
+		}
+		for name, l := range s.Loops {
+			if l.Pending != nil && *l.Pending > time.Second {
+				t.Errorf("%s pending for %v: the sleep is counted", name, *l.Pending)
+			}
+		}
+		time.Sleep(5 * time.Minute)
+		if len(srv.links()) != 1 || r.last().Link.Phase != selfcheck.PhaseVerified {
+			t.Errorf("the link did not outlive the sleep: %+v", r.last().Link)
+		}
+		if a := r.last().Suspend.Age; a < 5*time.Minute || a > 6*time.Minute {
+			t.Errorf("resumed %v ago", a)
+		}
+
+		// A peer that went away meanwhile is found out, counted from the resume.
+		machine.sleep()
+		srv.gone.Store(true)
+		srv.set(func() { srv.mute = true })
+		time.Sleep(10 * time.Minute)
+		machine.wake()
+		began := time.Now()
+		r.wait("the end of the link", 3*time.Minute, func() bool { return r.last().Link.Drops == 1 })
+		if took := time.Since(began); took < 80*time.Second || took > 100*time.Second {
+			t.Errorf("given up %v after the resume, want about 90 s", took)
+		}
+	})
+}
+
+// blind is a connection on which some box takes the ledgers out of pings and pongs.
+type blind struct{ net.Conn }
+
+func (b blind) Read(p []byte) (int, error) {
+	n, err := b.Conn.Read(p)
+	for _, op := range []byte{0x89, 0x8a} {
+		for rest := p[:n]; ; {
+			i := bytes.Index(rest, []byte{op, wire.LedgerSize, 'G', 'L', 1})
+			if i < 0 {
+				break
+			}
+			rest[i+2] = 'X'
+			rest = rest[i+3:]
+		}
+	}
+	return n, err
+}
+
+// Where pings are rewritten, heartbeats carry the ledgers, and come sooner.
+func TestRewrittenPings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		r := startRig(t, srv, func(c *worker.Config) {
+			dial := c.Dial
+			c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := dial(ctx, network, addr)
+				return blind{conn}, err
+			}
+		})
+		p := r.verified(1)
+		before := len(p.of(wire.TypeHeartbeat))
+		time.Sleep(2 * time.Minute)
+		if n := len(p.of(wire.TypeHeartbeat)) - before; n < 11 || n > 13 {
+			t.Errorf("%d heartbeats in 2 min, want one every 10 s", n)
+		}
+		if l := r.last().Link; len(srv.links()) != 1 || l.Ledger.PeerVia != selfcheck.ViaText || l.HeartbeatPending != nil {
+			t.Errorf("facts %+v", l)
+		}
+		// No answer any more: the facts say for how long.
+		srv.set(func() { srv.mute = true })
+		r.wait("an unanswered heartbeat", time.Minute, func() bool {
+			h := r.last().Link.HeartbeatPending
+			return h != nil && *h > 5*time.Second
+		})
+	})
+}
+
+// An idle, healthy while: nothing happens but heartbeats and pings.
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		r := startRig(t, srv, nil)
+		p := r.verified(1)
+		time.Sleep(30 * time.Minute)
+		if n := len(srv.links()); n != 1 {
+			t.Errorf("%d links", n)
+		}
+		if n := len(p.of(wire.TypeHeartbeat)); n < 28 || n > 33 {
+			t.Errorf("%d heartbeats in 30 min", n)
+		}
+		if n := len(p.of(wire.TypeMetrics)); n < 28 || n > 33 {
+			t.Errorf("%d metrics in 30 min", n)
+		}
+		if s := r.last(); s.Link.Drops != 0 || s.Suspend != nil || s.Link.Ledger.Down != nil || s.Link.Ledger.Up != nil {
+			t.Errorf("facts %+v", s)
+		}
+		// One goes up the pipe each second for ever.
+		if raw, _ := json.Marshal(r.last()); len(raw) > 4<<10 {
+			t.Errorf("an idle report takes %d bytes", len(raw))
+		}
+	})
+}

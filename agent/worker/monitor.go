@@ -1,0 +1,80 @@
+package worker
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"gururmm/internal/fault"
+	"gururmm/selfcheck"
+)
+
+const (
+	// monitorEvery is how often tokens are posted.
+	monitorEvery = time.Second
+	// stoodStill: a tick that late, or a machine's own account of so much sleep,
+	// means that it did not run.
+	stoodStill = 10 * time.Second
+)
+
+// suspend remembers the last time this machine did not run.
+type suspend struct {
+	mu      sync.Mutex
+	length  time.Duration
+	resumed time.Time // zero: never
+}
+
+func (s *suspend) note(length time.Duration, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.length, s.resumed = length, now
+}
+
+func (s *suspend) facts(now time.Time) *selfcheck.SuspendFacts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.resumed.IsZero() {
+		return nil
+	}
+	return &selfcheck.SuspendFacts{Length: s.length, Age: max(now.Sub(s.resumed), 0)}
+}
+
+// monitor leaves tokens with the loops, and notices when the machine did not
+// run, or the guardian does not read. It waits for none of those that it watches.
+func (w *worker) monitor(ctx context.Context) {
+	ticker := time.NewTicker(monitorEvery)
+	defer ticker.Stop()
+	last, slept := time.Now(), asleep()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		w.cfg.Gate()
+		fault.Stall(faultDeadlock)
+		now, sleptNow := time.Now(), asleep()
+		if gap := max(now.Sub(last)-monitorEvery, sleptNow-slept); gap > stoodStill {
+			w.resumed(gap, now)
+		}
+		last, slept = now, sleptNow
+		w.dispatcher.post(now)
+		w.metrics.post(now)
+		w.executor.post(now, w.exec.Token)
+		if w.out.stuck(now) > guardianDeaf {
+			w.end(stopRequest{grace: stopGrace, reason: "the guardian reads no more", err: ErrGuardianDeaf})
+		}
+	}
+}
+
+// resumed forgives every age that grew while this machine did not run.
+func (w *worker) resumed(length time.Duration, now time.Time) {
+	w.log.Info("this machine did not run", "for", length)
+	w.dispatcher.restamp(now)
+	w.metrics.restamp(now)
+	w.executor.restamp(now)
+	w.out.restamp(now)
+	w.suspend.note(length, now)
+	w.link.wake(now)
+	w.change()
+}
