@@ -1,0 +1,169 @@
+package api
+
+import (
+	"net/http"
+	"sync"
+	"time"
+
+	"gururmm/wire"
+)
+
+// maxReplays bounds the token ids remembered: 20,000 agents with a dozen
+// requests each within the two minutes that a token can live.
+const maxReplays = 1 << 18
+
+// maxReplaysEach bounds those of one agent, so that a key gone astray can't use
+// up everybody's: 50 requests a second for as long as a token is remembered,
+// five times what an agent makes that polls without a pause.
+const maxReplaysEach = 1 << 13
+
+// replays remembers the ids of tokens used, until they would be refused by
+// their times anyway.
+type replays struct {
+	mu    sync.Mutex
+	until map[usedToken]time.Time
+	order []usedToken    // in order of use; lives differ by seconds only
+	each  map[string]int // of order, by agent
+}
+
+type usedToken struct{ agent, id string }
+
+type replayAnswer uint8
+
+const (
+	fresh replayAnswer = iota
+	replayed
+	replaysFull
+	replaysTooMany // of this agent
+)
+
+func newReplays() *replays {
+	return &replays{until: map[usedToken]time.Time{}, each: map[string]int{}}
+}
+
+// use takes the token id of agent, which is valid until then, unless it was used
+// before. When full it refuses: forgetting would let an old token in.
+func (c *replays) use(agent, id string, now, until time.Time) replayAnswer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.order) > 0 && now.After(c.until[c.order[0]]) {
+		oldest := c.order[0]
+		delete(c.until, oldest)
+		if c.each[oldest.agent]--; c.each[oldest.agent] == 0 {
+			delete(c.each, oldest.agent)
+		}
+		c.order = c.order[1:]
+	}
+	token := usedToken{agent, id}
+	switch _, used := c.until[token]; {
+	case used:
+		return replayed
+	case c.each[agent] >= maxReplaysEach:
+		return replaysTooMany
+	case len(c.order) >= maxReplays:
+		return replaysFull
+	}
+	c.until[token] = until
+	c.order = append(c.order, token)
+	c.each[agent]++
+	return fresh
+}
+
+const (
+	// maxRequests bounds the requests of one agent under way at once, long polls
+	// among them: an agent has three, and copies of a machine a few more.
+	maxRequests = 32
+	// maxBodies bounds the bodies of one agent held at once: each may unpack to
+	// megabytes from next to nothing.
+	maxBodies = 6
+)
+
+// errTooMany tells one agent that it asks for too much at once; others don't notice.
+var errTooMany = problem(http.StatusTooManyRequests, wire.ProblemRateLimited, "too many requests of this agent at once")
+
+// shares count what each agent has under way, so that one can't take it all.
+type shares struct {
+	mu sync.Mutex
+	by map[string]int
+}
+
+// take takes one of agent's at most limit shares; release, which may be called
+// more than once, gives it back. ok is false if all are taken.
+func (s *shares) take(agent string, limit int) (release func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by[agent] >= limit {
+		return nil, false
+	}
+	if s.by == nil {
+		s.by = map[string]int{}
+	}
+	s.by[agent]++
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.by[agent]--; s.by[agent] == 0 {
+			delete(s.by, agent)
+		}
+	}), true
+}
+
+const (
+	// enrollBurst and enrollEvery bound enrollments from one address: a whole
+	// office behind one address enrolls at ten at once, then one in two seconds;
+	// guessing a 130-bit token at that rate is hopeless.
+	enrollBurst = 10
+	enrollEvery = 2 * time.Second
+	// maxBuckets bounds the addresses remembered.
+	maxBuckets = 4096
+)
+
+// limiter is a token bucket for each address.
+type limiter struct {
+	burst float64
+	every time.Duration
+
+	mu      sync.Mutex
+	buckets map[string]bucket
+}
+
+type bucket struct {
+	left float64
+	at   time.Time
+}
+
+func newLimiter(burst int, every time.Duration) *limiter {
+	return &limiter{burst: float64(burst), every: every, buckets: map[string]bucket{}}
+}
+
+// allow takes one from the address's bucket, if there is one.
+func (l *limiter) allow(addr string, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.buckets) >= maxBuckets {
+		for addr, b := range l.buckets { // full again: as if never seen
+			if l.filled(b, now) >= l.burst {
+				delete(l.buckets, addr)
+			}
+		}
+	}
+	b, known := l.buckets[addr]
+	if !known {
+		if len(l.buckets) >= maxBuckets {
+			return false
+		}
+		b = bucket{left: l.burst, at: now}
+	}
+	b.left, b.at = l.filled(b, now), now
+	if b.left < 1 {
+		l.buckets[addr] = b
+		return false
+	}
+	b.left--
+	l.buckets[addr] = b
+	return true
+}
+
+func (l *limiter) filled(b bucket, now time.Time) float64 {
+	return min(l.burst, b.left+float64(now.Sub(b.at))/float64(l.every))
+}

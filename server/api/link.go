@@ -1,0 +1,65 @@
+package api
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"gururmm/server/store"
+	"gururmm/session"
+	"gururmm/wire"
+)
+
+// upgrader is tuned for many quiet links: 512 bytes to read into, and a buffer
+// to write from only while something is written.
+var upgrader = websocket.Upgrader{
+	HandshakeTimeout: session.DefaultWriteTimeout,
+	ReadBufferSize:   512, WriteBufferSize: 4096,
+	WriteBufferPool: &sync.Pool{},
+	Subprotocols:    []string{wire.Subprotocol},
+	CheckOrigin:     sameOrigin,
+}
+
+// sameOrigin refuses a page in somebody's browser: agents send no Origin.
+func sameOrigin(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return true
+	}
+	u, err := url.Parse(origin)
+	return err == nil && strings.EqualFold(u.Host, r.Host)
+}
+
+// link upgrades an authenticated request and hands the connection to the hub,
+// whose reader runs on when this handler, with all it holds, has returned.
+func (a *API) link(w http.ResponseWriter, r *http.Request, agent store.Agent) error {
+	switch {
+	case !websocket.IsWebSocketUpgrade(r):
+		w.Header().Set("Upgrade", "websocket")
+		return problem(http.StatusUpgradeRequired, wire.ProblemBadRequest, "this is a WebSocket")
+	case !sameOrigin(r):
+		return problem(http.StatusForbidden, wire.ProblemBadRequest, "links are for agents, not for browsers")
+	case !slices.Contains(websocket.Subprotocols(r), wire.Subprotocol):
+		return problem(http.StatusBadRequest, wire.ProblemBadRequest, "the subprotocol must be "+wire.Subprotocol)
+	}
+	id := wire.NewLinkID()
+	up := upgrader
+	up.Error = func(w http.ResponseWriter, r *http.Request, status int, reason error) {
+		a.fail(w, r, problem(status, wire.ProblemBadRequest, reason.Error()))
+	}
+	ws, err := up.Upgrade(w, r, http.Header{
+		wire.HeaderLinkID: {id.String()},
+		wire.HeaderTime:   {time.Now().UTC().Format(time.RFC3339Nano)},
+	})
+	if err != nil { // answered already
+		a.log.Info("upgrade failed", "agent", agent.ID, "addr", a.clientAddr(r), "reason", err)
+		return nil
+	}
+	a.o.Hub.Accept(ws, agent.ID, id, a.clientAddr(r))
+	return nil
+}

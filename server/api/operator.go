@@ -1,0 +1,346 @@
+package api
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"gururmm/operator"
+	"gururmm/server/delivery"
+	"gururmm/server/hub"
+	"gururmm/server/store"
+	"gururmm/wire"
+)
+
+const (
+	// EnrollTokenLife is how long an enrollment token lives unless asked otherwise.
+	EnrollTokenLife    = time.Hour
+	maxEnrollTokenLife = 90 * 24 * time.Hour
+	maxEnrollTokenUses = 10_000
+)
+
+// find gives the one agent that ref names, by id, host name or the beginning of its id.
+func (a *API) find(r *http.Request, ref string) (store.Agent, error) {
+	found, err := a.o.Store.FindAgents(r.Context(), ref)
+	switch {
+	case err != nil:
+		return store.Agent{}, err
+	case len(found) == 0:
+		return store.Agent{}, unknown("agent", ref)
+	case len(found) > 1:
+		ids := make([]string, len(found))
+		for i, f := range found {
+			ids[i] = f.ID
+		}
+		return store.Agent{}, ambiguous("agents", ref, ids)
+	}
+	return found[0], nil
+}
+
+// command gives the id of the one command that the request names, by id or the beginning of it.
+func (a *API) command(r *http.Request) (string, error) {
+	ref := r.PathValue("id")
+	found, err := a.o.Store.FindCommands(r.Context(), ref)
+	switch {
+	case err != nil:
+		return "", err
+	case len(found) == 0:
+		return "", unknown("command", ref)
+	case len(found) > 1:
+		return "", ambiguous("commands", ref, found)
+	}
+	return found[0], nil
+}
+
+func unknown(kind, ref string) error {
+	return problem(http.StatusNotFound, wire.ProblemNotFound, fmt.Sprintf("no %s %s", kind, strconv.Quote(ref)))
+}
+
+// ambiguous names some of those that ref fits, so that one can be picked.
+func ambiguous(kind, ref string, ids []string) error {
+	more := ""
+	if len(ids) >= store.MaxFound {
+		ids, more = ids[:store.MaxFound-1], ", …"
+	}
+	return problem(http.StatusConflict, wire.ProblemAmbiguous, fmt.Sprintf("%q fits several %s: %s%s", ref, kind, strings.Join(ids, ", "), more))
+}
+
+// seen is an agent as stored with what is live put over it.
+func (a *API) seen(s store.Agent) operator.Agent {
+	out := operator.Agent{
+		ID: s.ID, Name: s.Name, Site: s.Site, Platform: s.Platform, Version: s.Version, EnrolledAt: s.EnrolledAt,
+		LastSeen: s.LastSeen, LastVia: s.LastVia, Metrics: s.Metrics,
+	}
+	if s.Quarantined {
+		out.Presence = hub.Quarantined
+	}
+	a.o.Hub.Overlay(&out)
+	return out
+}
+
+func (a *API) listAgents(w http.ResponseWriter, r *http.Request, _ string) error {
+	agents, err := a.o.Store.Agents(r.Context())
+	if err != nil {
+		return err
+	}
+	items := make([]operator.Agent, len(agents))
+	for i, s := range agents {
+		items[i] = a.seen(s)
+	}
+	return a.answer(w, http.StatusOK, operator.List[operator.Agent]{Items: items})
+}
+
+func (a *API) getAgent(w http.ResponseWriter, r *http.Request, _ string) error {
+	s, err := a.find(r, r.PathValue("agent"))
+	if err != nil {
+		return err
+	}
+	out := a.seen(s)
+	if out.Verdict == "" { // nothing heard since this process started: its last recorded word
+		beacons, err := a.o.Store.Beacons(r.Context(), s.ID, 1)
+		if err != nil {
+			return err
+		}
+		if len(beacons) > 0 {
+			out.Verdict, out.Sentence, out.VerdictAt = beacons[0].Verdict, beacons[0].Sentence, &beacons[0].ReceivedAt
+		}
+	}
+	return a.answer(w, http.StatusOK, out)
+}
+
+func (a *API) submit(w http.ResponseWriter, r *http.Request, by string) error {
+	s, err := a.find(r, r.PathValue("agent"))
+	if err != nil {
+		return err
+	}
+	order, err := decodeStrict[operator.NewCommand](w, r)
+	if err != nil {
+		return err
+	}
+	cmd, err := a.o.Delivery.Submit(r.Context(), s.ID, order, by)
+	if err != nil {
+		return err
+	}
+	a.log.Info("command submitted", "agent", s.ID, "command", cmd.ID, "by", by)
+	w.Header().Set("Location", "/v1/commands/"+cmd.ID)
+	return a.answer(w, http.StatusCreated, cmd)
+}
+
+func (a *API) direct(w http.ResponseWriter, r *http.Request, by string) error {
+	s, err := a.find(r, r.PathValue("agent"))
+	if err != nil {
+		return err
+	}
+	order, err := decodeStrict[operator.NewDirective](w, r)
+	if err != nil {
+		return err
+	}
+	d, err := a.o.Delivery.Directive(r.Context(), s.ID, order)
+	if err != nil {
+		return err
+	}
+	a.log.Info("directive given", "agent", s.ID, "kind", order.Kind, "directive", d.ID, "by", by)
+	return a.answer(w, http.StatusCreated, d)
+}
+
+// limit reads ?limit=; 0: the store's default.
+func limit(r *http.Request) (int, error) {
+	v := r.URL.Query().Get("limit")
+	if v == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 || n > store.MaxList {
+		return 0, problem(http.StatusBadRequest, wire.ProblemBadRequest, fmt.Sprintf("limit: want 1 to %d", store.MaxList))
+	}
+	return n, nil
+}
+
+// agentFilter reads ?agent= as find does; empty: all.
+func (a *API) agentFilter(r *http.Request) (string, error) {
+	ref := r.URL.Query().Get("agent")
+	if ref == "" {
+		return "", nil
+	}
+	s, err := a.find(r, ref)
+	return s.ID, err
+}
+
+var states = []wire.State{
+	"", wire.StatePending, wire.StateRunning, wire.StateCompleted, wire.StateFailed,
+	wire.StateCancelled, wire.StateExpired, wire.StateInterrupted, wire.StateUndeliverable,
+}
+
+func (a *API) listCommands(w http.ResponseWriter, r *http.Request, _ string) error {
+	n, err := limit(r)
+	if err != nil {
+		return err
+	}
+	agent, err := a.agentFilter(r)
+	if err != nil {
+		return err
+	}
+	state := wire.State(r.URL.Query().Get("state"))
+	if !slices.Contains(states, state) {
+		return problem(http.StatusBadRequest, wire.ProblemBadRequest, "state: no command is ever "+strconv.Quote(string(state)))
+	}
+	items, err := a.o.Delivery.Commands(r.Context(), delivery.Filter{Agent: agent, State: state, Limit: n})
+	if err != nil {
+		return err
+	}
+	return a.answer(w, http.StatusOK, operator.List[operator.Command]{Items: orEmpty(items)})
+}
+
+// orEmpty makes a list without items read [], not null.
+func orEmpty[T any](items []T) []T {
+	if items == nil {
+		return []T{}
+	}
+	return items
+}
+
+func (a *API) getCommand(w http.ResponseWriter, r *http.Request, _ string) error {
+	id, err := a.command(r)
+	if err != nil {
+		return err
+	}
+	cmd, err := a.o.Delivery.Command(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return a.answer(w, http.StatusOK, cmd)
+}
+
+func (a *API) trace(w http.ResponseWriter, r *http.Request, _ string) error {
+	id, err := a.command(r)
+	if err != nil {
+		return err
+	}
+	trace, err := a.o.Delivery.Trace(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return a.answer(w, http.StatusOK, trace)
+}
+
+func (a *API) cancel(w http.ResponseWriter, r *http.Request, by string) error {
+	if _, err := decodeStrict[struct{}](w, r); err != nil {
+		return err
+	}
+	id, err := a.command(r)
+	if err != nil {
+		return err
+	}
+	cmd, err := a.o.Delivery.Cancel(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	a.log.Info("command cancelled", "command", cmd.ID, "agent", cmd.Agent, "by", by)
+	return a.answer(w, http.StatusOK, cmd)
+}
+
+func (a *API) output(w http.ResponseWriter, r *http.Request, _ string) error {
+	stream := wire.Stream(r.PathValue("stream"))
+	if stream != wire.Stdout && stream != wire.Stderr {
+		return problem(http.StatusNotFound, wire.ProblemNotFound, "the streams are stdout and stderr")
+	}
+	id, err := a.command(r)
+	if err != nil {
+		return err
+	}
+	data, err := a.o.Delivery.Output(r.Context(), id, stream)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	if err := write(w, http.StatusOK, data); err != nil {
+		a.log.Debug("output not written", "reason", err)
+	}
+	return nil
+}
+
+func (a *API) listBeacons(w http.ResponseWriter, r *http.Request, _ string) error {
+	n, err := limit(r)
+	if err != nil {
+		return err
+	}
+	agent, err := a.agentFilter(r)
+	if err != nil {
+		return err
+	}
+	items, err := a.o.Store.Beacons(r.Context(), agent, n)
+	if err != nil {
+		return err
+	}
+	return a.answer(w, http.StatusOK, operator.List[operator.Beacon]{Items: orEmpty(items)})
+}
+
+func (a *API) listEnrollTokens(w http.ResponseWriter, r *http.Request, _ string) error {
+	items, err := a.o.Store.EnrollTokens(r.Context())
+	if err != nil {
+		return err
+	}
+	return a.answer(w, http.StatusOK, operator.List[operator.EnrollToken]{Items: orEmpty(items)})
+}
+
+func (a *API) createEnrollToken(w http.ResponseWriter, r *http.Request, by string) error {
+	order, err := decodeStrict[operator.NewEnrollToken](w, r)
+	if err != nil {
+		return err
+	}
+	bad := func(detail string) error {
+		return problem(http.StatusBadRequest, wire.ProblemBadRequest, detail)
+	}
+	life := time.Duration(order.ExpiresInMS) * time.Millisecond
+	switch {
+	case len(order.Site) > 64:
+		return bad("site is longer than 64 bytes")
+	case order.Uses < 0 || order.Uses > maxEnrollTokenUses:
+		return bad(fmt.Sprintf("uses: want 1 to %d", maxEnrollTokenUses))
+	case order.ExpiresInMS < 0 || order.ExpiresInMS > maxEnrollTokenLife.Milliseconds():
+		return bad(fmt.Sprintf("expires_in_ms: at most %d (90 days)", maxEnrollTokenLife.Milliseconds()))
+	}
+	if life == 0 {
+		life = EnrollTokenLife
+	}
+	secret, token := NewEnrollToken(order.Site, max(order.Uses, 1), life, time.Now())
+	if err := a.o.Store.CreateEnrollToken(r.Context(), store.HashToken(secret), token); err != nil {
+		return err
+	}
+	a.log.Info("enrollment token made", "token_id", token.ID, "site", token.Site, "uses", token.UsesLeft, "by", by)
+	token.Token, token.Pin, token.URL = secret, a.o.Doors.Pin, a.o.Doors.URL
+	return a.answer(w, http.StatusCreated, token)
+}
+
+// NewEnrollToken draws an enrollment token, 130 random bits; site empty means "default".
+func NewEnrollToken(site string, uses int, life time.Duration, now time.Time) (secret string, t operator.EnrollToken) {
+	if site == "" {
+		site = "default"
+	}
+	now = now.UTC()
+	return "gre_" + rand.Text(), operator.EnrollToken{
+		ID: wire.NewID(), Site: site, UsesLeft: uses, CreatedAt: now, ExpiresAt: now.Add(life),
+	}
+}
+
+// NewOperatorToken draws an operator token, 130 random bits.
+func NewOperatorToken() string { return "gro_" + rand.Text() }
+
+func (a *API) deleteEnrollToken(w http.ResponseWriter, r *http.Request, by string) error {
+	id := r.PathValue("id")
+	err := a.o.Store.DeleteEnrollToken(r.Context(), id)
+	if errors.Is(err, store.ErrNotFound) {
+		return unknown("enrollment token", id)
+	}
+	if err != nil {
+		return err
+	}
+	a.log.Info("enrollment token revoked", "token_id", id, "by", by)
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

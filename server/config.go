@@ -1,0 +1,111 @@
+package server
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+
+	"gururmm/internal/endpoint"
+	"gururmm/wire"
+)
+
+// Config of a Server. The zero value of a field means its default.
+type Config struct {
+	ListenAddr string // main listener: link, enrollment, operators; default ":8443"
+	OOBAddr    string // the second door; default ":8444"
+	// PublicURL and OOBURL are what endpoints are told; default: as listened on.
+	PublicURL, OOBURL string
+	StateDir          string // needed
+	// CertFile and KeyFile of the main listener (PEM); default: self-signed, kept in StateDir.
+	CertFile, KeyFile string
+	// TrustedProxies may name the client in X-Forwarded-For. With no certificate
+	// given, they also mean that a proxy ends TLS: the main listener then speaks
+	// plain HTTP, on loopback only, and PublicURL is needed (OOBURL too, if OOBAddr is loopback).
+	TrustedProxies []netip.Prefix
+	Policy         wire.Policy // zero fields: defaults
+
+	// Listen opens a listener; default net.Listen. Tests give in-memory ones.
+	Listen func(network, addr string) (net.Listener, error)
+}
+
+// Defaults of the listeners' addresses.
+const (
+	DefaultListen = ":8443"
+	DefaultOOB    = ":8444"
+)
+
+// plain tells whether the main listener speaks plain HTTP.
+func (c Config) plain() bool { return len(c.TrustedProxies) > 0 && c.CertFile == "" }
+
+// complete fills in defaults and refuses what can't work, naming the setting.
+func (c Config) complete() (Config, error) {
+	if c.ListenAddr == "" {
+		c.ListenAddr = DefaultListen
+	}
+	if c.OOBAddr == "" {
+		c.OOBAddr = DefaultOOB
+	}
+	if c.Listen == nil {
+		c.Listen = net.Listen
+	}
+	if c.Policy.Version == 0 {
+		c.Policy.Version = 1
+	}
+	c.Policy = c.Policy.WithDefaults()
+	if err := c.Policy.Validate(); err != nil {
+		return c, err
+	}
+	if c.StateDir == "" {
+		return c, errors.New("state_dir is not set")
+	}
+	if (c.CertFile == "") != (c.KeyFile == "") {
+		return c, errors.New("cert and key go together: one of them is missing")
+	}
+	if c.CertFile != "" { // a bad pair fails here, not at the first handshake
+		if _, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile); err != nil {
+			return c, fmt.Errorf("cert and key: %w", err)
+		}
+	}
+	for name, addr := range map[string]string{"listen": c.ListenAddr, "oob_listen": c.OOBAddr} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return c, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	for name, u := range map[string]string{"public_url": c.PublicURL, "oob_url": c.OOBURL} {
+		if err := checkURL(u); err != nil {
+			return c, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if c.plain() {
+		host, _, _ := net.SplitHostPort(c.ListenAddr)
+		if !endpoint.Loopback(host) {
+			return c, fmt.Errorf("listen: %q with trusted_proxy and no cert is plain HTTP, which is only for loopback (127.0.0.1:8080)", c.ListenAddr)
+		}
+		if c.PublicURL == "" {
+			return c, errors.New("public_url is needed with trusted_proxy and no cert: endpoints can't reach loopback")
+		}
+		if oob, _, _ := net.SplitHostPort(c.OOBAddr); c.OOBURL == "" && endpoint.Loopback(oob) {
+			return c, fmt.Errorf("oob_url is needed with trusted_proxy and oob_listen on loopback (%s): endpoints would be told an address they can't reach", c.OOBAddr)
+		}
+	}
+	return c, nil
+}
+
+func checkURL(s string) error {
+	if s == "" {
+		return nil
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return err
+	case u.Scheme != "https":
+		return fmt.Errorf("%q must begin with https://", s)
+	case u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || (u.Path != "" && u.Path != "/"):
+		return fmt.Errorf("%q: want https://host[:port] and nothing more", s)
+	}
+	return nil
+}

@@ -1,0 +1,146 @@
+package delivery
+
+import (
+	"fmt"
+	"time"
+
+	"gururmm/operator"
+	"gururmm/server/store"
+	"gururmm/wire"
+)
+
+// lapse ends claims and commands whose time is over.
+func (r *route) lapse() {
+	now := r.now()
+	for _, j := range r.byAge() {
+		if !r.loaded {
+			return
+		}
+		if j.phase == Claimed && !now.Before(j.claim.deadline()) {
+			r.overdue(j)
+		}
+		switch {
+		case j.phase == Pending && !now.Before(j.c.ExpiresAt):
+			reason := r.untold(j)
+			r.move(j, Expire, func(c *store.Command) { c.Reason = reason })
+		case j.phase == Acked && !now.Before(resultDeadline(j.c)):
+			reason := fmt.Sprintf("acknowledged at %s, but no result came within its timeout of %v and %v more",
+				j.c.AckedAt.Format(time.RFC3339), time.Duration(j.c.TimeoutMS)*time.Millisecond, resultGrace)
+			r.move(j, NoResult, func(c *store.Command) { c.Reason = reason })
+		}
+	}
+	for id, until := range r.directives {
+		if !now.Before(until) {
+			delete(r.directives, id)
+			r.wake()
+		}
+	}
+}
+
+func resultDeadline(c store.Command) time.Time {
+	return c.AckedAt.Add(time.Duration(c.TimeoutMS)*time.Millisecond + resultGrace)
+}
+
+// overdue gives back a claim whose lease has run out, with what is known of it.
+func (r *route) overdue(j *job) {
+	c := j.claim
+	l := r.links[c.gen]
+	if c.channel != wire.ChannelLink {
+		l = nil
+	}
+	if l != nil {
+		l.suspect = true
+	}
+	if c.written.IsZero() {
+		note := fmt.Sprintf("route.unwritten: taken by the link %v ago and not written", unwrittenAfter)
+		if c.channel == wire.ChannelOOB {
+			note = fmt.Sprintf("route.unwritten: the poll's answer was not written in %v", unwrittenAfter)
+		}
+		r.release(j, StageReleased, note)
+		return
+	}
+	note := fmt.Sprintf("not acknowledged in %v", c.lease)
+	switch {
+	case c.read:
+		note += "; the agent's ledger had passed it: it was read, so the loss is inside the agent or on the way back"
+	case l != nil && l.peerRead > 0 && c.number > 0:
+		note += fmt.Sprintf("; the agent's ledger had last told of %d of %d messages", l.peerRead, c.number)
+	case c.channel == wire.ChannelLink:
+		note += "; the agent's ledger has not told whether it was read"
+	}
+	r.release(j, StageReleased, note)
+}
+
+// release gives a claim back, with the proof or reason, and ends the command if
+// that was its last chance.
+func (r *route) release(j *job, stage wire.Stage, note string) {
+	c := j.claim
+	if c == nil {
+		return
+	}
+	link := linkName(c.link)
+	moved, err := r.move(j, Release, nil, store.Stage{TraceEntry: operator.TraceEntry{
+		Stage: stage, At: r.now(), End: "server", Attempt: c.attempt, Channel: c.channel, Link: link, Note: note,
+	}})
+	if err != nil || !moved {
+		return
+	}
+	j.epoch, j.poke = r.epoch+1, true
+	r.s.log.Warn("claim given back", "agent", r.agent, "command", j.c.ID, "attempt", c.attempt, "channel", string(c.channel), "link", link, "note", note)
+	r.s.watchers.notice(j.c.ID, fmt.Sprintf("attempt %d by %s: %s", c.attempt, doorName(c.channel), note))
+	switch {
+	case j.c.CancelAt != nil:
+		r.cancelPending(j)
+	case j.c.Attempts >= r.s.o.MaxAttempts:
+		reason := fmt.Sprintf("all %d attempts are used: %s", j.c.Attempts, r.untold(j))
+		r.move(j, Exhaust, func(c *store.Command) { c.Reason = reason })
+	}
+}
+
+// untold says why a command was not acknowledged, from its trace.
+func (r *route) untold(j *job) string {
+	if j.c.Attempts == 0 {
+		return "never offered, " + r.closedDoor()
+	}
+	ctx, cancel := background()
+	defer cancel()
+	stages, err := r.s.st.Stages(ctx, j.c.ID, 0)
+	if err != nil {
+		return "its trace could not be read"
+	}
+	last, maybe := "", ""
+	for _, s := range stages {
+		if s.Stage == StageLost || s.Stage == StageReleased {
+			last = s.Note
+		}
+	}
+	if mayHaveArrived(stages) {
+		maybe = "; it may have arrived and run all the same"
+	}
+	return fmt.Sprintf("not acknowledged; attempt %d: %s%s", j.c.Attempts, last, maybe)
+}
+
+// mayHaveArrived reports whether an attempt was written and not proven lost.
+func mayHaveArrived(stages []store.Stage) bool {
+	open := map[int]bool{}
+	for _, s := range stages {
+		if s.Stage == wire.StageWritten {
+			open[s.Attempt] = true
+		}
+	}
+	for _, s := range stages {
+		if s.Stage == StageLost || s.Stage == stageRefused {
+			delete(open, s.Attempt)
+		}
+	}
+	return len(open) > 0
+}
+
+// closedDoor says why nothing can be offered now.
+func (r *route) closedDoor() string {
+	open, why := r.door()
+	if open != nil {
+		return "a door was open only just now"
+	}
+	return why.clause
+}

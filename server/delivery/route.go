@@ -1,0 +1,556 @@
+package delivery
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gururmm/internal/serial"
+	"gururmm/operator"
+	"gururmm/server/store"
+	"gururmm/wire"
+)
+
+// route is the way to one agent: its doors and the commands on it. Its work is
+// done by its queue, one task at a time; fields are the queue's own unless they
+// stand below mu.
+type route struct {
+	s     *Service
+	agent string
+	queue *serial.Queue[func()]
+
+	loaded bool
+	retry  time.Time // not loaded: when to try again
+	links  map[uint64]*live
+	jobs   map[string]*job
+	hinted atomic.Bool // a hint is on its way through the queue
+	// epoch counts signs of life; a command given back by a link is offered on one
+	// again in a later epoch.
+	epoch      uint64
+	taken      time.Time            // when a poll last came for commands
+	directives map[string]time.Time // handed out, outcome not known, until
+	explained  explanation
+	fallen     fallen // the last link that ended with claims out
+	timer      *time.Timer
+
+	mu      sync.Mutex
+	waiters map[chan struct{}]struct{}
+	public  struct {
+		active     int // commands that have not ended
+		owed       int
+		oldest     time.Time
+		unacked    time.Time
+		lastResult *time.Time
+	}
+	closed bool
+}
+
+// live is a link that has been verified and has not ended.
+type live struct {
+	Link
+	// suspect: a claim on it was not acknowledged, and none since. A waiting poll is preferred to it.
+	suspect  bool
+	peerRead uint64 // as the agent last said
+	proof    string // that later messages are lost; empty: none
+}
+
+// explanation is what is known to be wrong with a link.
+type explanation struct {
+	link wire.LinkID
+	why  string
+	lost bool // texts to the agent, provably
+}
+
+// fallen is a link that has ended, with the claims its end gave back.
+type fallen struct {
+	link   wire.LinkID
+	claims map[string]claim // by command
+}
+
+// job is a command that has not ended.
+type job struct {
+	c     store.Command // without its script
+	phase Phase
+	claim *claim  // while claimed
+	past  []claim // all claims made by this process, to tell which attempt an ack is of
+	// epoch: not offered on a link before the route's epoch has come so far.
+	epoch uint64
+	// notBefore: a refusal asks to wait, by door.
+	notBefore map[wire.Channel]time.Time
+	refusals  int
+	// poke: it became free for any door and no poll has been woken for it yet.
+	poke       bool
+	cancelSent map[wire.Channel]time.Time
+	told       string // the kind of the last notice about why it waits
+	toldAt     time.Time
+}
+
+// claim is one attempt, out by one door.
+type claim struct {
+	attempt int
+	channel wire.Channel
+	link    wire.LinkID
+	gen     uint64
+	at      time.Time
+	written time.Time // zero: not known to be
+	number  uint64    // of the message on its link; 0: not known
+	read    bool      // the agent's ledger has passed it
+	lease   time.Duration
+}
+
+// deadline is when the claim goes back by time alone.
+func (c *claim) deadline() time.Time {
+	if c.written.IsZero() {
+		return c.at.Add(unwrittenAfter)
+	}
+	return c.written.Add(c.lease)
+}
+
+func newRoute(s *Service, agent string) *route {
+	r := &route{
+		s: s, agent: agent,
+		links: map[uint64]*live{}, jobs: map[string]*job{},
+		directives: map[string]time.Time{}, waiters: map[chan struct{}]struct{}{},
+	}
+	r.queue = serial.New(maxQueued, r.turn)
+	return r
+}
+
+// turn runs one task, between taking up the database's truth and acting on what follows.
+func (r *route) turn(task func()) {
+	r.load()
+	task()
+	r.settle()
+}
+
+// post has fn run in its turn; never refused while the route is open.
+func (r *route) post(fn func()) { r.queue.Push(fn, 0) } // its error means closed: nobody waits
+
+// do runs fn in its turn and gives its error.
+func (r *route) do(ctx context.Context, fn func() error) error {
+	done := make(chan error, 1)
+	err := r.queue.Push(func() {
+		switch {
+		case ctx.Err() != nil: // whoever asked is gone: it must not be done behind their back
+			done <- ctx.Err()
+		case !r.loaded:
+			done <- fmt.Errorf("commands of agent %s could not be read from the database", r.agent)
+		default:
+			done <- fn()
+		}
+	}, 1)
+	switch err {
+	case nil:
+	case serial.ErrFull:
+		return ErrBusy
+	default:
+		return ErrStopped
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.s.stop:
+		return ErrStopped
+	}
+}
+
+func (r *route) close() {
+	r.mu.Lock()
+	r.closed = true
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	for ch := range r.waiters {
+		wake(ch)
+	}
+	r.mu.Unlock()
+	r.queue.Close()
+	r.queue.Wait()
+}
+
+// background gives a bounded context for the service's own work.
+func background() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), storeTimeout)
+}
+
+// load takes up the agent's commands from the database: at first, and after an
+// error has left it unknown what is stored. Claims that were out are given back.
+func (r *route) load() {
+	now := r.s.o.Now()
+	if r.loaded || now.Before(r.retry) {
+		return
+	}
+	ctx, cancel := background()
+	defer cancel()
+	active, err := r.s.st.ActiveCommands(ctx, r.agent)
+	if err != nil {
+		r.broken("read", err)
+		return
+	}
+	last, err := r.s.st.LastResult(ctx, r.agent)
+	if err != nil {
+		r.broken("read", err)
+		return
+	}
+	r.mu.Lock()
+	r.public.lastResult = last
+	r.mu.Unlock()
+	r.loaded = true
+	r.jobs = map[string]*job{}
+	for _, c := range active {
+		r.jobs[c.ID] = newJob(c)
+	}
+	for _, j := range r.byAge() {
+		if j.phase == Claimed {
+			j.claim = &claim{attempt: j.c.Attempts, channel: j.c.Channel, at: now}
+			r.release(j, StageReleased, "the server lost sight of it (a restart, or an error of the database)")
+		}
+		if !r.loaded {
+			return
+		}
+	}
+}
+
+func newJob(c store.Command) *job {
+	c.Script = ""
+	return &job{
+		c: c, phase: phaseOf(c.State, c.AckedAt != nil), poke: true,
+		notBefore: map[wire.Channel]time.Time{}, cancelSent: map[wire.Channel]time.Time{},
+	}
+}
+
+// broken says that the database failed: what is in memory may not be the truth
+// any more, so it is read again.
+func (r *route) broken(what string, err error) {
+	r.s.log.Error("commands could not be "+what, "agent", r.agent, "error", err)
+	r.loaded = false
+	r.retry = r.s.o.Now().Add(reloadAfter)
+}
+
+// byAge gives the jobs, oldest first.
+func (r *route) byAge() []*job {
+	all := make([]*job, 0, len(r.jobs))
+	for _, j := range r.jobs {
+		all = append(all, j)
+	}
+	slices.SortFunc(all, func(a, b *job) int {
+		return cmp.Or(a.c.CreatedAt.Compare(b.c.CreatedAt), cmp.Compare(a.c.ID, b.c.ID))
+	})
+	return all
+}
+
+// move applies ev to j and stores it together with stages. change edits the
+// command further. moved is false if ev has no effect in j's phase.
+func (r *route) move(j *job, ev Event, change func(*store.Command), stages ...store.Stage) (moved bool, err error) {
+	next, ok := Next(j.phase, ev)
+	if !ok {
+		return false, nil
+	}
+	c := j.c
+	c.State = next.State()
+	if change != nil {
+		change(&c)
+	}
+	if c.State.Terminal() && c.EndedAt == nil {
+		c.EndedAt = new(r.now())
+	}
+	c.Reason = cut(c.Reason)
+	for i := range stages {
+		stages[i].Command, stages[i].Note = c.ID, cut(stages[i].Note)
+	}
+	ctx, cancel := background()
+	defer cancel()
+	if c.Rev, err = r.s.st.SaveCommand(ctx, c, stages...); err != nil {
+		r.broken("stored", err)
+		return false, err
+	}
+	j.c, j.phase = c, next
+	if next != Claimed {
+		j.claim = nil
+	}
+	if c.State.Terminal() {
+		delete(r.jobs, c.ID)
+		r.s.log.Info("command ended", "agent", r.agent, "command", c.ID, "state", string(c.State), "reason", c.Reason, "attempts", c.Attempts)
+	}
+	r.s.watchers.touch(c.ID)
+	return true, nil
+}
+
+// note adds stages to a command without changing it.
+func (r *route) note(id string, stages ...store.Stage) error {
+	for i := range stages {
+		stages[i].Command, stages[i].Note = id, cut(stages[i].Note)
+	}
+	ctx, cancel := background()
+	defer cancel()
+	err := r.s.st.AddStages(ctx, stages...)
+	if err != nil {
+		r.broken("stored", err)
+	}
+	r.s.watchers.touch(id)
+	return err
+}
+
+// now is the time as it is stored.
+func (r *route) now() time.Time { return r.s.o.Now().UTC().Truncate(time.Microsecond) }
+
+func (r *route) linkUp(l Link) {
+	gen := l.Generation()
+	if known := r.links[gen]; known == nil || known.Link != l {
+		r.links[gen] = &live{Link: l}
+	} else {
+		known.proof = ""
+	}
+	r.epoch++
+	r.unwait(len(r.jobs))
+}
+
+func (r *route) linkDown(gen uint64, verdict string) {
+	if verdict == "" {
+		verdict = "no reason given"
+	}
+	var link wire.LinkID
+	if l := r.links[gen]; l != nil {
+		link = l.ID()
+	}
+	why := r.explained
+	if link == 0 || why.link != link {
+		why = explanation{}
+	}
+	delete(r.links, gen)
+	for _, j := range r.byAge() {
+		if j.claim == nil || j.claim.channel != wire.ChannelLink || j.claim.gen != gen {
+			continue
+		}
+		if why.why == "" { // it may come yet
+			if r.fallen.link != j.claim.link {
+				r.fallen = fallen{link: j.claim.link, claims: map[string]claim{}}
+			}
+			r.fallen.claims[j.c.ID] = *j.claim
+		}
+		switch {
+		case j.claim.read:
+			r.release(j, StageReleased, "its link ended: "+verdict+said(why, verdict)+"; the agent's ledger had passed it, so it was read")
+		case why.lost && !j.claim.written.IsZero():
+			r.release(j, StageLost, lostNote(*j.claim, why.why))
+		default:
+			r.release(j, StageReleased, "its link ended: "+verdict+said(why, verdict))
+		}
+		j.epoch = 0 // another link may have it at once
+	}
+}
+
+// said adds an explanation to why a link ended, unless that says it already.
+func said(e explanation, verdict string) string {
+	if e.why == "" || strings.Contains(verdict, e.why) {
+		return ""
+	}
+	return "; " + e.why
+}
+
+// lostNote says which text was lost, and what proves it.
+func lostNote(c claim, proof string) string {
+	if c.number == 0 {
+		return "lost between written and read: " + proof
+	}
+	return fmt.Sprintf("lost between written and read, as text %d of its link: %s", c.number, proof)
+}
+
+// explain takes in why a link fails. If it has ended already, the claims that
+// its end gave back are told of in hindsight.
+func (r *route) explain(e explanation) {
+	r.explained = e
+	if e.why == "" || e.link == 0 || r.fallen.link != e.link {
+		return
+	}
+	for id, c := range r.fallen.claims {
+		entry := operator.TraceEntry{
+			Stage: StageReleased, At: r.now(), End: "server", Attempt: c.attempt, Channel: c.channel, Link: linkName(c.link), Note: e.why,
+		}
+		if e.lost && !c.read && !c.written.IsZero() {
+			entry.Stage, entry.Note = StageLost, lostNote(c, e.why)
+		}
+		r.note(id, store.Stage{TraceEntry: entry})
+		r.s.watchers.notice(id, fmt.Sprintf("attempt %d by %s: %s", c.attempt, doorName(c.channel), entry.Note))
+	}
+	r.fallen = fallen{}
+}
+
+func (r *route) peerRead(gen, n uint64, proof string) {
+	l := r.links[gen]
+	if l == nil {
+		return
+	}
+	l.peerRead, l.proof = max(l.peerRead, n), proof
+	for _, j := range r.byAge() {
+		c := j.claim
+		if c == nil || c.channel != wire.ChannelLink || c.gen != gen || c.number == 0 {
+			continue
+		}
+		switch {
+		case c.number <= l.peerRead:
+			c.read = true
+		case proof != "":
+			l.suspect = true
+			r.release(j, StageLost, lostNote(*c, proof))
+		}
+	}
+}
+
+// settle acts on what follows by itself: time that has run out, doors that are
+// open. Then it publishes, and sets the alarm for what time will bring.
+func (r *route) settle() {
+	if r.loaded {
+		r.lapse()
+	}
+	if r.loaded {
+		r.offer()
+	}
+	r.publish()
+	r.alarm()
+}
+
+// publish shows what others may ask for without waiting.
+func (r *route) publish() {
+	owed, oldest, unacked := 0, time.Time{}, time.Time{}
+	for _, j := range r.jobs {
+		if j.phase == Acked {
+			continue
+		}
+		if at := r.unacked(j); !at.IsZero() && (unacked.IsZero() || at.Before(unacked)) {
+			unacked = at
+		}
+		owed++
+		if oldest.IsZero() || j.c.CreatedAt.Before(oldest) {
+			oldest = j.c.CreatedAt
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.public.active, r.public.owed, r.public.oldest = len(r.jobs), owed, oldest
+	r.public.unacked = unacked
+}
+
+// unacked is since when a link that is up has left j unacknowledged beyond its
+// lease; zero: none has.
+func (r *route) unacked(j *job) time.Time {
+	for _, c := range j.past {
+		if l := r.links[c.gen]; l != nil && c.channel == wire.ChannelLink && l.suspect {
+			return c.at
+		}
+	}
+	return time.Time{}
+}
+
+func (r *route) anyActive() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.public.active > 0
+}
+
+// alarm sets the timer for the next thing that time alone will bring.
+func (r *route) alarm() {
+	var next time.Time
+	sooner := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	now := r.s.o.Now()
+	if !r.loaded {
+		sooner(r.retry)
+	}
+	for _, j := range r.jobs {
+		switch j.phase {
+		case Claimed:
+			sooner(j.claim.deadline())
+		case Pending:
+			sooner(j.c.ExpiresAt)
+			if r.s.watchers.follow(j.c.ID) {
+				sooner(now.Add(lookAgain))
+			}
+			for _, at := range j.notBefore {
+				if at.After(now) {
+					sooner(at)
+				}
+			}
+		case Acked:
+			sooner(resultDeadline(j.c))
+		}
+	}
+	for _, until := range r.directives {
+		sooner(until)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.closed:
+	case next.IsZero():
+		if r.timer != nil {
+			r.timer.Stop()
+		}
+	case r.timer == nil:
+		r.timer = time.AfterFunc(next.Sub(now), func() { r.post(func() {}) })
+	default:
+		r.timer.Reset(next.Sub(now))
+	}
+}
+
+// wake wakes all polls that wait.
+func (r *route) wake() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for ch := range r.waiters {
+		wake(ch)
+	}
+}
+
+// pollWaits reports whether the second door is open right now: a poll waits, of
+// an agent that takes its commands there.
+func (r *route) pollWaits() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.waiters) > 0 && !r.taken.IsZero() && r.s.o.Now().Sub(r.taken) < pollFresh
+}
+
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default: // it is awake already
+	}
+}
+
+// maxNote bounds a note or reason in bytes; parts of them come from agents.
+const maxNote = 500
+
+func cut(s string) string {
+	if len(s) <= maxNote {
+		return s
+	}
+	n := maxNote
+	for n > 0 && s[n]&0xc0 == 0x80 { // not inside a character
+		n--
+	}
+	return s[:n] + "…"
+}
+
+func linkName(id wire.LinkID) string {
+	if id == 0 {
+		return ""
+	}
+	return id.String()
+}
+
+func doorName(ch wire.Channel) string {
+	if ch == wire.ChannelOOB {
+		return "the second door"
+	}
+	return "the link"
+}

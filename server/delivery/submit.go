@@ -1,0 +1,229 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"gururmm/operator"
+	"gururmm/server/store"
+	"gururmm/wire"
+)
+
+// Defaults and bounds of what an operator may ask for.
+const (
+	defaultTimeout = 10 * time.Minute
+	maxTimeout     = 7 * 24 * time.Hour
+	defaultExpiry  = 10 * time.Minute
+	maxExpiry      = 30 * 24 * time.Hour
+	maxOutput      = 16 << 20 // bytes a stream: it is held in memory when read whole
+	maxKey         = 200      // bytes of an idempotency key
+	// envelopeRoom is kept of wire.MaxMessage for the envelope around a payload.
+	envelopeRoom = 1 << 10
+)
+
+var shells = []wire.Shell{wire.ShellDefault, wire.ShellSh, wire.ShellBash, wire.ShellPowerShell, wire.ShellCmd, wire.ShellPython}
+
+// Submit stores a command for an agent and wakes delivery. by is the operator
+// token's name. A second one with the same idempotency key gets the first one's
+// command, or ErrKeyUsed if it asks for something else.
+func (s *Service) Submit(ctx context.Context, agentID string, c operator.NewCommand, by string) (operator.Command, error) {
+	agent, err := s.st.Agent(ctx, agentID)
+	if err != nil {
+		return operator.Command{}, err
+	}
+	if agent.Quarantined {
+		return operator.Command{}, ErrQuarantined
+	}
+	cmd, err := s.prepare(agent, c, by)
+	if err != nil {
+		return operator.Command{}, err
+	}
+	err = s.do(ctx, agentID, func() error {
+		r := s.route(agentID)
+		if r == nil {
+			return ErrStopped
+		}
+		if len(r.jobs) >= maxOwed {
+			return ErrBusy
+		}
+		stored, created, err := s.st.CreateCommand(ctx, cmd, store.Stage{Command: cmd.ID, TraceEntry: operator.TraceEntry{
+			Stage: wire.StageAccepted, At: cmd.CreatedAt, End: "server",
+		}})
+		if err != nil {
+			return err
+		}
+		if !created && !alike(stored, cmd) {
+			return fmt.Errorf("%w, %s", ErrKeyUsed, stored.ID)
+		}
+		if cmd = stored; created {
+			r.jobs[cmd.ID] = newJob(cmd)
+		}
+		return nil
+	})
+	if err != nil { // if only ctx has ended, the task may still be using cmd
+		return operator.Command{}, err
+	}
+	return cmd.Command, nil
+}
+
+// alike reports whether two orders ask for the same: a key stands for one command.
+func alike(a, b store.Command) bool {
+	return a.Shell == b.Shell && a.Script == b.Script && a.TimeoutMS == b.TimeoutMS && a.MaxOutput == b.MaxOutput
+}
+
+// prepare checks c and makes the command that is stored.
+func (s *Service) prepare(agent store.Agent, c operator.NewCommand, by string) (store.Command, error) {
+	invalid := func(format string, args ...any) (store.Command, error) {
+		return store.Command{}, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+	}
+	timeout, expiry := c.TimeoutMS, c.ExpiresInMS
+	if timeout == 0 {
+		timeout = defaultTimeout.Milliseconds()
+	}
+	if expiry == 0 {
+		expiry = defaultExpiry.Milliseconds()
+	}
+	output := c.MaxOutput
+	if output == 0 {
+		output = wire.DefaultMaxOutput
+	}
+	switch {
+	case strings.TrimSpace(c.Script) == "":
+		return invalid("script is empty")
+	case len(c.Script) > wire.MaxScript:
+		return invalid("script has %d bytes, at most %d are allowed", len(c.Script), wire.MaxScript)
+	case !utf8.ValidString(c.Script) || strings.ContainsRune(c.Script, 0):
+		return invalid("script is not UTF-8 text without NUL")
+	case !slices.Contains(shells, c.Shell):
+		return invalid("shell %q is none of sh, bash, powershell, cmd, python", c.Shell)
+	case timeout < 1 || timeout > maxTimeout.Milliseconds():
+		return invalid("timeout_ms is %d, allowed are 1 to %d", timeout, maxTimeout.Milliseconds())
+	case expiry < 1 || expiry > maxExpiry.Milliseconds():
+		return invalid("expires_in_ms is %d, allowed are 1 to %d", expiry, maxExpiry.Milliseconds())
+	case output < 1 || output > maxOutput:
+		return invalid("max_output is %d, allowed are 1 to %d bytes", output, int64(maxOutput))
+	case len(c.IdempotencyKey) > maxKey:
+		return invalid("idempotency_key has %d bytes, at most %d are allowed", len(c.IdempotencyKey), maxKey)
+	}
+	now := s.o.Now().UTC().Truncate(time.Microsecond)
+	cmd := store.Command{
+		Command: operator.Command{
+			ID: wire.NewID(), Agent: agent.ID, AgentName: agent.Name, Shell: c.Shell, Script: c.Script, State: wire.StatePending,
+			CreatedAt: now, ExpiresAt: now.Add(time.Duration(expiry) * time.Millisecond), TimeoutMS: timeout, CreatedBy: by,
+		},
+		MaxOutput: output, IdempotencyKey: c.IdempotencyKey,
+	}
+	// Escapes can blow a script up sixfold; a command that fits no frame is refused here, not ten attempts later.
+	env, err := wire.Seal(wire.TypeCommand, payload(cmd))
+	if err != nil {
+		return invalid("%v", err)
+	}
+	if len(env.Payload) > wire.MaxMessage-envelopeRoom {
+		return invalid("script needs %d bytes as JSON, at most %d fit a message", len(env.Payload), wire.MaxMessage-envelopeRoom)
+	}
+	return cmd, nil
+}
+
+// Cancel ends a waiting command at once, and asks the agent to end a running
+// one: by the link, a poll or both, until it has ended. Of one that has ended
+// nothing changes.
+func (s *Service) Cancel(ctx context.Context, id string) (operator.Command, error) {
+	c, err := s.st.Command(ctx, id)
+	if err != nil {
+		return operator.Command{}, err
+	}
+	if !c.State.Terminal() {
+		err = s.do(ctx, c.Agent, func() error {
+			r := s.route(c.Agent)
+			if r == nil {
+				return ErrStopped
+			}
+			return r.cancel(id)
+		})
+		if err != nil {
+			return operator.Command{}, err
+		}
+	}
+	return s.Command(ctx, id)
+}
+
+func (r *route) cancel(id string) error {
+	j := r.jobs[id]
+	if j == nil || j.c.CancelAt != nil {
+		return nil // ended, or asked for already
+	}
+	if j.phase == Pending {
+		return r.cancelPending(j)
+	}
+	now := r.now()
+	_, err := r.move(j, Cancel, func(c *store.Command) { c.CancelAt = &now },
+		store.Stage{TraceEntry: operator.TraceEntry{Stage: StageCancel, At: now, End: "server", Attempt: j.c.Attempts}})
+	r.wake()
+	return err
+}
+
+// cancelPending ends a command that no door holds.
+func (r *route) cancelPending(j *job) error {
+	reason := "cancelled before it was offered"
+	if j.c.Attempts > 0 {
+		reason = "cancelled while " + r.untold(j)
+	}
+	now := r.now()
+	_, err := r.move(j, Cancel, func(c *store.Command) {
+		c.Reason = reason
+		if c.CancelAt == nil {
+			c.CancelAt = &now
+		}
+	}, store.Stage{TraceEntry: operator.TraceEntry{Stage: StageCancel, At: now, End: "server", Attempt: j.c.Attempts}})
+	return err
+}
+
+// directiveKinds are those of the closed list that an agent can carry out today,
+// with what each needs. The others are refused here and now: an order that every
+// agent would answer "unsupported" minutes later helps nobody.
+var directiveKinds = map[wire.DirectiveKind]func(operator.NewDirective) error{
+	wire.DirectiveReconnect: nil, wire.DirectiveRestartWorker: nil, wire.DirectiveRestartService: nil,
+	wire.DirectivePoll: nil, wire.DirectiveRelease: nil,
+	wire.DirectiveUseEndpoint: func(d operator.NewDirective) error {
+		if !strings.HasPrefix(d.Endpoint, "wss://") && !strings.HasPrefix(d.Endpoint, "ws://") {
+			return errors.New("endpoint must be a wss:// or ws:// URL")
+		}
+		return nil
+	},
+	wire.DirectiveSetPolicy: func(d operator.NewDirective) error {
+		if d.Policy == nil {
+			return errors.New("policy is missing")
+		}
+		return d.Policy.WithDefaults().Validate()
+	},
+}
+
+// Directive stores an order to an agent's guardian and wakes its poll.
+func (s *Service) Directive(ctx context.Context, agent string, d operator.NewDirective) (wire.Directive, error) {
+	check, known := directiveKinds[d.Kind]
+	if !known {
+		return wire.Directive{}, fmt.Errorf("%w: no agent can carry out a directive %q", ErrInvalid, d.Kind)
+	}
+	if check != nil {
+		if err := check(d); err != nil {
+			return wire.Directive{}, fmt.Errorf("%w: %s: %w", ErrInvalid, d.Kind, err)
+		}
+	}
+	now := s.o.Now().UTC().Truncate(time.Microsecond)
+	out := wire.Directive{
+		ID: wire.NewID(), Agent: agent, Kind: d.Kind, Endpoint: d.Endpoint, Policy: d.Policy, Reason: cut(d.Reason),
+		ExpiresAt: now.Add(directiveLife),
+	}
+	if err := s.st.CreateDirective(ctx, out, "", now); err != nil {
+		return wire.Directive{}, err
+	}
+	if r := s.route(agent); r != nil {
+		r.wake()
+	}
+	return out, nil
+}

@@ -1,0 +1,214 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"gururmm/server/delivery"
+	"gururmm/server/store"
+	"gururmm/wire"
+)
+
+const (
+	// maxLinks bounds the links one identity may hold: copies of a machine are shown, not collected.
+	maxLinks = 8
+	// maxReaders bounds the links of one identity whose texts are still being
+	// handled, ended ones too: dialing anew does not make room for more of them.
+	maxReaders = 2 * maxLinks
+	// handleTimeout bounds the handling of one message: the database is local and
+	// answers in milliseconds; what takes longer is given up and repeated by the agent.
+	handleTimeout = 10 * time.Second
+	// flushEvery is how often last-seen facts go to the store, for all agents at once.
+	flushEvery = 5 * time.Second
+)
+
+// Reasons why a link ends, as the closing frame and the log say them.
+var (
+	errReplaced   = errors.New("replaced by a newer link of the same instance or boot")
+	errNoPong     = errors.New("no ledger pong within 10 s while another machine holds the same identity")
+	errDead       = errors.New("no frame came within the dead window")
+	errUnverified = errors.New("not verified in time")
+	errUnwritten  = errors.New("a queued text was not written within 5 s")
+	errFlooded    = errors.New("more is coming in than can be handled")
+	errRefused    = errors.New("too many links of one identity")
+)
+
+// Options of a Hub. All are needed.
+type Options struct {
+	Delivery *delivery.Service
+	Store    store.Agents
+	// Sign makes a signed message.
+	Sign func(t wire.Type, payload any) (wire.Envelope, error)
+	// Policy is what the server sets for an agent, complete. Must not block.
+	Policy func(agent string) wire.Policy
+	Log    *slog.Logger
+}
+
+// Hub holds the live links.
+type Hub struct {
+	opts  Options
+	log   *slog.Logger
+	wheel *wheel
+	// started is when this process began to hear of agents.
+	started time.Time
+
+	generation atomic.Uint64
+	ctx        context.Context // of handling; ends after the drain
+	stop       context.CancelFunc
+	readers    sync.WaitGroup
+	refusals   refusals
+
+	mu       sync.Mutex
+	agents   map[string]*endpoint
+	draining error // why no link is taken any more; nil: serving
+}
+
+// endpoint is what is known of one agent in this process.
+type endpoint struct {
+	links   []*link // oldest first
+	readers int     // links, also ended ones, with texts still to be handled
+
+	seenAt     time.Time
+	via        string
+	addr       string
+	verifiedAt time.Time // text both ways
+	dirty      bool
+
+	beaconAt time.Time
+	reportAt time.Time // the newest beacon's own time
+	// deliverAt is when the agent last asked for its commands by the second door; zero: it does not.
+	deliverAt time.Time
+	// verdict is the agent's last word on itself.
+	verdict, sentence string
+	verdictAt         time.Time
+	skew              *int64 // server's clock minus the agent's, ms, as the agent measured it
+}
+
+// New makes a hub; Run keeps it.
+func New(opts Options) *Hub {
+	ctx, stop := context.WithCancel(context.Background())
+	return &Hub{
+		opts: opts, log: opts.Log, wheel: newWheel(), started: time.Now(),
+		ctx: ctx, stop: stop,
+		agents: map[string]*endpoint{},
+	}
+}
+
+// Run keeps the links' deadlines and pings and writes last-seen facts until ctx
+// ends; it writes the rest before it returns.
+func (h *Hub) Run(ctx context.Context) error {
+	var wheel sync.WaitGroup
+	wheel.Go(func() { h.wheel.run(ctx) })
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			h.flush()
+		case <-ctx.Done():
+			wheel.Wait()
+			h.flush()
+			return nil
+		}
+	}
+}
+
+// Accept takes over an upgraded connection of agent, whose JWT was checked. It
+// returns at once; the link's reader owns the connection from here on.
+func (h *Hub) Accept(ws *websocket.Conn, agent string, id wire.LinkID, addr string) {
+	l := newLink(h, ws, agent, id, addr)
+	h.mu.Lock()
+	refuse := h.draining
+	ep := h.endpoint(agent)
+	if refuse == nil && (len(ep.links) >= maxLinks || ep.readers >= maxReaders) {
+		refuse = errRefused
+	}
+	if refuse == nil {
+		ep.links = append(ep.links, l)
+		ep.readers++
+		h.readers.Go(func() {
+			l.read()
+			h.mu.Lock()
+			ep.readers--
+			h.mu.Unlock()
+		})
+	}
+	h.mu.Unlock()
+	if refuse != nil {
+		l.log.Warn("link refused", "reason", refuse)
+		l.conn.Close(websocket.CloseTryAgainLater, refuse)
+		return
+	}
+	l.log.Info("link opened", "addr", addr)
+	l.conn.Ping(false) // a deaf uplink shows before the first text
+	h.wheel.add(l)
+}
+
+// endpoint gives the agent's entry, made on first use. Call with mu held.
+func (h *Hub) endpoint(agent string) *endpoint {
+	ep := h.agents[agent]
+	if ep == nil {
+		ep = &endpoint{}
+		h.agents[agent] = ep
+	}
+	return ep
+}
+
+// remove takes exactly l out of the register, if it is still there.
+func (h *Hub) remove(l *link) {
+	h.mu.Lock()
+	ep := h.endpoint(l.agent)
+	if i := slices.Index(ep.links, l); i >= 0 {
+		ep.links = slices.Delete(ep.links, i, i+1)
+	}
+	cleared := h.judgeIdentity(ep)
+	h.mu.Unlock()
+	if cleared {
+		h.opts.Delivery.Hint(l.agent)
+	}
+}
+
+// Links counts the live links of all agents.
+func (h *Hub) Links() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for _, ep := range h.agents {
+		n += len(ep.links)
+	}
+	return n
+}
+
+// Drain refuses new links, tells all agents why with close code 1012, and waits
+// until their readers have ended or ctx has.
+func (h *Hub) Drain(ctx context.Context, reason error) error {
+	h.mu.Lock()
+	h.draining = reason
+	var all []*link
+	for _, ep := range h.agents {
+		all = append(all, ep.links...)
+	}
+	h.mu.Unlock()
+	for _, l := range all {
+		l.end(websocket.CloseServiceRestart, "", reason)
+	}
+	ended := make(chan struct{})
+	go func() { // ends with the last reader; each is bounded by its write timeout
+		h.readers.Wait()
+		close(ended)
+	}()
+	defer h.stop()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,129 @@
+package hub
+
+import (
+	"fmt"
+	"time"
+
+	"gururmm/selfcheck"
+)
+
+// grace is how long a gap is only suspected: a text may merely have been
+// overtaken by a ping.
+func grace(v selfcheck.LedgerView) time.Duration {
+	return max(time.Second, 4*rtt(v))
+}
+
+// proof names what the server's side of the ledger proves; empty: nothing. Up
+// is what was written here and not read there: text lost on its way to the agent.
+func proof(v selfcheck.LedgerView) selfcheck.Code {
+	over := func(g *selfcheck.Gap) bool { return g != nil && g.Age >= grace(v) }
+	switch {
+	case over(v.Up):
+		return selfcheck.CodeLinkTextLost
+	case v.Altered != "" || over(v.Excess):
+		return selfcheck.CodeLinkTextAltered
+	case over(v.Down):
+		return selfcheck.CodeLinkUplinkLost
+	}
+	return ""
+}
+
+// changed takes in new evidence. The reader calls it: nothing in it blocks.
+func (l *link) changed() {
+	now := time.Now()
+	v := l.conn.Facts(now).Ledger
+	code := proof(v)
+
+	l.mu.Lock()
+	if l.gone {
+		l.mu.Unlock()
+		return
+	}
+	answered := !l.challenged.IsZero() && !l.answered && newer(v.PongAge, v.PeerAge, now.Sub(l.challenged))
+	l.answered = l.answered || answered
+	agreed := v.Peer != nil && v.Up == nil && v.Peer.Read > l.aligned
+	if agreed {
+		l.aligned = v.Peer.Read
+	}
+	before := l.verdict
+	switch {
+	case code != "" && before == "":
+		l.verdict, l.reported = code, false
+	case code == "" && before != "" && !l.reported && v.Up == nil && v.Down == nil && v.Altered == "":
+		l.verdict = "" // it was only delayed
+	}
+	after, aligned, verified := l.verdict, l.aligned, !l.verifiedAt.IsZero()
+	l.mu.Unlock()
+
+	if after != before {
+		l.logVerdict(before, after, v)
+	}
+	if answered {
+		l.hub.rejudge(l.agent)
+	}
+	if !verified {
+		return
+	}
+	switch d := l.hub.opts.Delivery; {
+	case after != before && after == "":
+		d.LinkUp(l) // its gap has closed
+	case after != before && after != selfcheck.CodeLinkUplinkLost:
+		// Which texts were read since the counts last agreed can't be known: all of
+		// them go back, and the agent recognises a repeat.
+		d.PeerRead(l.agent, l.generation, aligned, quote(after, v))
+	case agreed && after == "":
+		d.PeerRead(l.agent, l.generation, aligned, "")
+	}
+}
+
+// quote tells what in v proves code, for people: the very counts.
+func quote(code selfcheck.Code, v selfcheck.LedgerView) string {
+	if code == selfcheck.CodeLinkTextLost && v.Peer != nil && v.Up != nil {
+		return fmt.Sprintf("%s: of %d texts written before its ledger the agent had read %d: %d missing",
+			code, v.Peer.Read+v.Up.Missing, v.Peer.Read, v.Up.Missing)
+	}
+	return string(code) + ": both ends' digests of what was written and read differ"
+}
+
+func (l *link) logVerdict(before, after selfcheck.Code, v selfcheck.LedgerView) {
+	attrs := []any{"written", v.Local.Written, "read", v.Local.Read, "rtt", rtt(v).Round(time.Microsecond)}
+	if v.Peer != nil {
+		attrs = append(attrs, "agent_read", v.Peer.Read, "agent_written", v.Peer.Written)
+	}
+	if after == "" {
+		l.log.Info("link recovered: text was delayed, not lost", append(attrs, "was", before)...)
+		return
+	}
+	l.log.Warn("link degraded", append(attrs, "verdict", after)...)
+}
+
+// newer reports whether a pong or a ledger came less than limit ago.
+func newer(pong, peer *time.Duration, limit time.Duration) bool {
+	return pong != nil && *pong < limit || peer != nil && *peer < limit
+}
+
+// Deliverable reports whether commands may be given to this link, and if not why.
+func (l *link) Deliverable() (bool, string) {
+	v := l.conn.Facts(time.Now()).Ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.gone:
+		return false, "the link has ended"
+	case l.verifiedAt.IsZero():
+		return false, "the link is not verified yet"
+	case l.identity == identityDuplicate:
+		return false, string(selfcheck.CodeRouteDuplicate)
+	case l.identity == identityContested:
+		return false, string(selfcheck.CodeRouteDuplicate) + " suspected: another machine's link is being asked"
+	case l.verdict != "":
+		return false, string(l.verdict)
+	case v.Up != nil:
+		return false, string(selfcheck.CodeLinkTextLost) + " suspected"
+	case v.Altered != "" || v.Excess != nil:
+		return false, string(selfcheck.CodeLinkTextAltered) + " suspected"
+	case v.Down != nil:
+		return false, string(selfcheck.CodeLinkUplinkLost) + " suspected"
+	}
+	return true, ""
+}

@@ -1,0 +1,293 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"gururmm/internal/serial"
+	"gururmm/selfcheck"
+	"gururmm/session"
+	"gururmm/wire"
+)
+
+const (
+	// inboxLimit bounds the bytes read from one link and not yet handled: a few
+	// of the largest messages.
+	inboxLimit = 4 << 20
+	// messageWeight is what a message costs beside its text.
+	messageWeight = 256
+	// unwrittenAfter is how long a queued text may stay unwritten: the path takes
+	// no more bytes, or the writer is stuck.
+	unwrittenAfter = 5 * time.Second
+	// challengeFor is how long an older link has to prove that it lives.
+	challengeFor = 10 * time.Second
+	// defaultRTT stands in before the first pong.
+	defaultRTT = 250 * time.Millisecond
+)
+
+// identity tells whether other machines hold the same identity.
+type identity uint8
+
+const (
+	identitySole      identity = iota
+	identityContested          // another machine's link is being asked whether it lives
+	identityDuplicate          // two machines are alive
+)
+
+// link is one live link. It implements delivery.Link.
+type link struct {
+	hub        *Hub
+	agent      string
+	id         wire.LinkID
+	generation uint64
+	addr       string
+	opened     time.Time
+	policy     wire.Policy
+	log        *slog.Logger
+	conn       *session.Conn
+	inbox      *serial.Queue[session.Message]
+	lastText   atomic.Int64 // Unix nanoseconds; 0: none yet
+	entry      wheelEntry   // guarded by the wheel
+	probes     probes       // used by the handler only
+	refused    uint64       // messages, to thin the log; used by the handler only
+
+	sendMu  sync.Mutex
+	pending []time.Time // when the texts not yet written were queued
+
+	mu         sync.Mutex
+	gone       bool
+	closing    sync.WaitGroup // the closer, if any
+	who        wire.Presence
+	authed     bool
+	verifiedAt time.Time
+	verdict    selfcheck.Code // why nothing is delivered on it; empty: nothing wrong
+	reported   bool           // the verdict is the agent's, from a beacon
+	identity   identity
+	challenged time.Time // zero: it was not
+	answered   bool
+	aligned    uint64 // texts the agent had read when the counts last agreed
+	nextPing   time.Time
+	peerNacks  uint64
+}
+
+func newLink(h *Hub, ws *websocket.Conn, agent string, id wire.LinkID, addr string) *link {
+	now := time.Now()
+	l := &link{
+		hub: h, agent: agent, id: id, generation: h.generation.Add(1),
+		addr: addr, opened: now, policy: h.opts.Policy(agent),
+	}
+	l.log = h.log.With("agent", agent, "link", id.String(), "generation", l.generation)
+	l.nextPing = now.Add(spread(ms(l.policy.PingMS)))
+	l.inbox = serial.New(inboxLimit, l.handle)
+	l.conn = session.New(ws, session.Options{
+		Link: id, Owed: l.owed, Changed: l.changed, WriteFault: "server.writer",
+	})
+	return l
+}
+
+func (l *link) owed() uint32 {
+	n, _ := l.hub.opts.Delivery.Owed(l.agent)
+	return uint32(n)
+}
+
+// read is the link's one reader and its owner: when it returns, the link is gone.
+func (l *link) read() {
+	for {
+		m, err := l.conn.Read()
+		if err != nil {
+			break
+		}
+		l.lastText.Store(m.At.UnixNano())
+		if err := l.inbox.Push(m, len(m.Text)+messageWeight); err != nil {
+			l.end(websocket.CloseTryAgainLater, selfcheck.CodeAgentExecutorFull, errFlooded)
+			break
+		}
+	}
+	l.end(websocket.CloseNormalClosure, "", nil)
+	l.closing.Wait()
+	l.inbox.Wait() // what was read is still handled: a result may be in it
+	l.inbox.Close()
+}
+
+// end removes the link, by its own generation, and closes it; it does not wait.
+// cause nil: the connection has ended already. Only the first call counts.
+func (l *link) end(code int, verdict selfcheck.Code, cause error) {
+	l.mu.Lock()
+	if l.gone {
+		l.mu.Unlock()
+		return
+	}
+	l.gone = true
+	l.closing.Add(1)
+	l.mu.Unlock()
+
+	l.hub.wheel.remove(l)
+	l.hub.seenLink(l)
+	l.hub.remove(l)
+	go func() { // awaited by the reader, through closing
+		defer l.closing.Done()
+		if cause == nil {
+			cause = l.conn.Err()
+		}
+		l.log.Info("link ended", "reason", cause, "verdict", verdict, "open_for", time.Since(l.opened).Round(time.Millisecond))
+		why, proof := ending(cause)
+		if verdict != "" {
+			why = string(verdict) + ": " + why
+		}
+		if proof != "" {
+			l.hub.opts.Delivery.Explain(l.agent, l.id, proof, true)
+		}
+		l.hub.opts.Delivery.LinkDown(l.agent, l.generation, why)
+		l.conn.Close(code, cause)
+	}()
+}
+
+// ending puts in words why a link ended. proof is the agent's verdict, if it
+// closed the link with one which says that texts to it are lost.
+func ending(cause error) (why, proof string) {
+	closed, ok := errors.AsType[*websocket.CloseError](cause)
+	switch {
+	case !ok:
+		return cause.Error(), ""
+	case closed.Code == websocket.CloseAbnormalClosure:
+		return "cut off without a closing frame", ""
+	case closed.Text == "":
+		return fmt.Sprintf("the agent closed it (code %d)", closed.Code), ""
+	}
+	text := clip(closed.Text)
+	for rest, more := text, true; more && proof == ""; {
+		said := rest
+		var part string
+		if part, rest, more = strings.Cut(rest, ": "); loses(selfcheck.Code(part)) {
+			proof = "the agent says " + said
+		}
+	}
+	return "the agent closed it: " + text, proof
+}
+
+// Agent, ID and Generation say which link this is.
+func (l *link) Agent() string      { return l.agent }
+func (l *link) ID() wire.LinkID    { return l.id }
+func (l *link) Generation() uint64 { return l.generation }
+
+// RTT is the last round trip of a ledger ping, or a guess before the first.
+func (l *link) RTT() time.Duration {
+	return rtt(l.conn.Facts(time.Now()).Ledger)
+}
+
+func rtt(v selfcheck.LedgerView) time.Duration {
+	if v.RTT == nil {
+		return defaultRTT
+	}
+	return *v.RTT
+}
+
+// Send queues a message with a flush ping behind it; it never blocks.
+func (l *link) Send(env wire.Envelope, written func(n uint64, at time.Time, err error)) error {
+	return l.send(env, session.SendOptions{Flush: true, Written: written})
+}
+
+// send queues a text and remembers since when it waits to be written.
+func (l *link) send(env wire.Envelope, opts session.SendOptions) error {
+	told := opts.Written
+	opts.Written = func(n uint64, at time.Time, err error) {
+		l.sendMu.Lock()
+		if len(l.pending) > 0 { // texts are written in the order they were queued
+			l.pending = l.pending[1:]
+		}
+		if len(l.pending) == 0 {
+			l.pending = nil // an idle link keeps no buffer
+		}
+		l.sendMu.Unlock()
+		if told != nil {
+			told(n, at, err)
+		}
+	}
+	now := time.Now()
+	l.sendMu.Lock()
+	l.pending = append(l.pending, now)
+	err := l.conn.Send(env, opts)
+	if err != nil {
+		l.pending = l.pending[:len(l.pending)-1]
+	}
+	l.sendMu.Unlock()
+	if err == nil {
+		l.hub.wheel.atLatest(l, now.Add(unwrittenAfter))
+	}
+	return err
+}
+
+// reply queues an answer; a link that can't take it has ended or ends now.
+func (l *link) reply(env wire.Envelope, opts session.SendOptions) {
+	err := l.send(env, opts)
+	if err != nil && !errors.Is(err, session.ErrClosed) {
+		l.log.Warn("answer not queued", "type", env.Type, "reason", err)
+		l.end(websocket.CloseTryAgainLater, selfcheck.CodeRouteUnwritten, errUnwritten)
+	}
+}
+
+// oldestPending is since when a text waits to be written; zero: none does.
+func (l *link) oldestPending() time.Time {
+	l.sendMu.Lock()
+	defer l.sendMu.Unlock()
+	if len(l.pending) == 0 {
+		return time.Time{}
+	}
+	return l.pending[0]
+}
+
+// visit keeps the link's deadlines and pings; it gives the time of the next visit.
+// The wheel calls it: it must not block.
+func (l *link) visit(now time.Time) time.Time {
+	facts := l.conn.Facts(now)
+	queuedSince := l.oldestPending()
+
+	l.mu.Lock()
+	verified := !l.verifiedAt.IsZero()
+	challenged := l.challenged
+	if l.answered {
+		challenged = time.Time{}
+	}
+	ping := !now.Before(l.nextPing)
+	if ping {
+		l.nextPing = now.Add(ms(l.policy.PingMS))
+	}
+	next := l.nextPing
+	l.mu.Unlock()
+
+	// passed tells whether a deadline is over, and has the wheel come back for it.
+	passed := func(deadline time.Time) bool {
+		if deadline.Before(next) {
+			next = deadline
+		}
+		return !now.Before(deadline)
+	}
+	switch {
+	case passed(facts.Inbound.Add(ms(l.policy.DeadMS))):
+		l.end(websocket.ClosePolicyViolation, selfcheck.CodeLinkSilent, errDead)
+	case !queuedSince.IsZero() && passed(queuedSince.Add(unwrittenAfter)):
+		l.end(websocket.CloseTryAgainLater, selfcheck.CodeRouteUnwritten, errUnwritten)
+	case !verified && passed(l.opened.Add(ms(l.policy.VerifyMS))):
+		l.end(websocket.ClosePolicyViolation, selfcheck.CodeLinkHandshake, errUnverified)
+	case !challenged.IsZero() && passed(challenged.Add(challengeFor)):
+		l.end(websocket.CloseServiceRestart, selfcheck.CodeRouteDuplicate, errNoPong)
+	case ping:
+		l.conn.Ping(false)
+	}
+	return next
+}
+
+// handling gives the context of one message's handling.
+func (l *link) handling() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(l.hub.ctx, handleTimeout)
+}
+
+func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }

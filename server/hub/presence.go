@@ -1,0 +1,418 @@
+package hub
+
+import (
+	"fmt"
+	"time"
+
+	"gururmm/oob"
+	"gururmm/operator"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+// Presence words, as the operator sees them.
+const (
+	Verified    = "verified"    // text both ways
+	Degraded    = "degraded"    // a link, and a verdict against it
+	OutOfBand   = "out-of-band" // commands go by the second door
+	Connecting  = "connecting"  // a link that is not verified yet, or a beacon of an agent that seeks one
+	Silent      = "silent"      // a link on which nothing comes
+	Offline     = "offline"
+	Quarantined = "quarantined"
+	Duplicate   = "duplicate" // two living machines hold the identity
+)
+
+// oobWindow is how long a beacon or poll speaks for the second door: three
+// beacons of an ill agent.
+const oobWindow = 90 * time.Second
+
+// silentMin bounds from below how long nothing may come before a link is silent;
+// else it is one and a half ping intervals, so that a single late ping is not silence.
+const silentMin = 5 * time.Second
+
+// ways an agent is heard of, beside "text" and "ping".
+const (
+	viaText   = "text"
+	viaPing   = "ping"
+	viaBeacon = "beacon"
+	viaPoll   = "poll"
+)
+
+// heartbeatSeen takes in a heartbeat's word on the agent.
+func (h *Hub) heartbeatSeen(l *link, hb wire.Heartbeat, at time.Time) {
+	deliverable, _ := l.Deliverable()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ep := h.endpoint(l.agent)
+	ep.seen(at, viaText, l.addr)
+	if hb.Verdict != "" {
+		ep.judged(clip(hb.Verdict), "", at)
+	}
+	if !deliverable {
+		return
+	}
+	ep.verifiedAt = at // the agent's ledger rode in it: text went both ways
+	// An agent that is well has left the second door: a poll that was still on its
+	// way when it did says otherwise for no longer than this.
+	if well := hb.Verdict == string(selfcheck.CodeOK) || hb.Verdict == string(selfcheck.CodeOKIdle); well {
+		ep.deliverAt = time.Time{}
+	}
+}
+
+// textBothWays records that text provably went both ways.
+func (h *Hub) textBothWays(l *link, at time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ep := h.endpoint(l.agent)
+	ep.seen(at, viaText, l.addr)
+	ep.verifiedAt = at
+}
+
+// clockSeen records how far the agent's clock is behind the server's.
+func (h *Hub) clockSeen(agent string, behind time.Duration) {
+	skew := behind.Milliseconds()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.endpoint(agent).skew = &skew
+}
+
+func (ep *endpoint) judged(verdict, sentence string, at time.Time) {
+	if verdict != ep.verdict || sentence != "" {
+		ep.sentence = sentence
+	}
+	ep.verdict, ep.verdictAt = verdict, at
+}
+
+func (ep *endpoint) seen(at time.Time, via, addr string) {
+	if at.After(ep.seenAt) {
+		ep.seenAt, ep.via, ep.addr, ep.dirty = at, via, addr, true
+	}
+}
+
+// Reported takes in a beacon: the agent's verdict, whether the second door
+// delivers, and what its ledger proves of a link that is still up here.
+func (h *Hub) Reported(agent string, r oob.Report, addr string, at time.Time) {
+	h.mu.Lock()
+	ep := h.endpoint(agent)
+	ep.seen(at, viaBeacon, addr)
+	if off := r.Snapshot.Clock.Offset; off != nil {
+		skew := off.Milliseconds()
+		ep.skew = &skew
+	}
+	var on *link
+	if r.At.After(at) { // written by a clock that is ahead: what it says once set right counts too
+		r.At = at
+	}
+	// A report out of the spool tells of the past: it is recorded, and changes nothing now.
+	if r.At.Before(ep.reportAt) || at.Sub(r.At) > oobWindow {
+		h.mu.Unlock()
+		return
+	}
+	ep.reportAt, ep.beaconAt = r.At, at
+	ep.judged(clip(string(r.Verdict.Code)), clip(r.Verdict.Sentence), at)
+	ep.deliverAt = time.Time{}
+	if r.Snapshot.OOB.Delivering {
+		ep.deliverAt = at
+	}
+	for _, l := range ep.links {
+		if l.id == r.Snapshot.Link.ID {
+			on = l
+		}
+	}
+	h.mu.Unlock()
+	if on != nil {
+		on.reportedBy(r.Verdict)
+	}
+	h.explain(agent, r)
+}
+
+// explain has delivery name the agent's own word where its link fails a command.
+func (h *Hub) explain(agent string, r oob.Report) {
+	v := r.Verdict
+	if v.Suspected || r.Snapshot.Link.ID == 0 {
+		return
+	}
+	why := ""
+	if faulty(v.Code) {
+		why = clip(fmt.Sprintf("the agent says %s: %s", v.Code, v.Sentence))
+		for _, step := range r.Steps {
+			if step.Verdict == v.Code && step.Kind == selfcheck.StepRestartWorker {
+				why += " Its step: " + string(step.Kind) + "."
+			}
+		}
+	}
+	h.opts.Delivery.Explain(agent, r.Snapshot.Link.ID, why, loses(v.Code))
+}
+
+// loses reports whether a verdict proves that texts to the agent are lost.
+func loses(c selfcheck.Code) bool {
+	switch c {
+	case selfcheck.CodeLinkTextLost, selfcheck.CodeLinkTextAltered, selfcheck.CodeLinkStuckFragment, selfcheck.CodeLinkTextSilent:
+		return true
+	}
+	return false
+}
+
+// faulty reports whether a verdict is one.
+func faulty(c selfcheck.Code) bool {
+	switch c {
+	case selfcheck.CodeUnknown, selfcheck.CodeOK, selfcheck.CodeOKIdle, selfcheck.CodeLinkConnecting, selfcheck.CodeLinkTextDelayed:
+		return false
+	}
+	return true
+}
+
+// reportedBy takes the agent's verdict on this very link: what it has proven
+// need not be proven again from here.
+func (l *link) reportedBy(v selfcheck.Verdict) {
+	l.mu.Lock()
+	before := l.verdict
+	var proven bool
+	switch v.Code {
+	case selfcheck.CodeLinkTextLost, selfcheck.CodeLinkTextAltered, selfcheck.CodeLinkUplinkLost,
+		selfcheck.CodeLinkStuckFragment, selfcheck.CodeLinkTextSilent:
+		if before == "" && !v.Suspected && !l.gone {
+			l.verdict, l.reported = v.Code, true
+			proven = loses(v.Code)
+		}
+	case selfcheck.CodeOK, selfcheck.CodeOKIdle:
+		if l.reported {
+			l.verdict, l.reported = "", false
+		}
+	}
+	after, read, gone := l.verdict, l.aligned, l.gone
+	l.mu.Unlock()
+	if after == before || gone {
+		return
+	}
+	l.logVerdict(before, after, l.conn.Facts(time.Now()).Ledger)
+	switch {
+	case proven:
+		l.hub.opts.Delivery.PeerRead(l.agent, l.generation, read, clip(fmt.Sprintf("the agent says %s: %s", v.Code, v.Sentence)))
+	case after == "":
+		l.hub.opts.Delivery.LinkUp(l) // trusted again
+	}
+}
+
+// Polled takes in a poll; deliver tells that the agent asks for its commands there.
+func (h *Hub) Polled(agent string, deliver bool, addr string, at time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ep := h.endpoint(agent)
+	ep.seen(at, viaPoll, addr)
+	if deliver {
+		ep.deliverAt = at
+	}
+}
+
+// sight is everything presence is computed from, at one moment.
+type sight struct {
+	links     []wire.LinkView
+	duplicate bool
+	verified  bool      // by a deliverable link
+	degraded  bool      // a verified link that is not deliverable
+	verifyAt  time.Time // since when the newest verified link is
+	silent    bool      // nothing comes on the newest link
+	inbound   time.Time // when its last frame came
+	unacked   time.Time // since when a link that is up leaves a command unacknowledged
+	ep        endpoint  // a copy
+}
+
+func (h *Hub) sight(agent string, now time.Time) sight {
+	h.mu.Lock()
+	var s sight
+	var links []*link
+	if ep := h.agents[agent]; ep != nil {
+		s.ep = *ep
+		links = append(links, ep.links...)
+	}
+	h.mu.Unlock()
+	s.ep.links, s.unacked = nil, h.opts.Delivery.Unacknowledged(agent)
+	for _, l := range links {
+		v := l.look(now)
+		s.links = append(s.links, v.LinkView)
+		s.duplicate = s.duplicate || v.duplicate
+		s.silent, s.inbound = v.silent, v.inbound
+		switch v.State {
+		case Verified:
+			s.verified, s.verifyAt = true, v.verifiedAt
+		case Degraded:
+			s.degraded = true
+		}
+		s.ep.seen(v.inbound, v.via, l.addr)
+	}
+	return s
+}
+
+// looked is a link's view and what the view has no room for.
+type looked struct {
+	wire.LinkView
+	verifiedAt time.Time
+	duplicate  bool
+	silent     bool
+	inbound    time.Time
+	via        string
+}
+
+func (l *link) look(now time.Time) looked {
+	facts := l.conn.Facts(now)
+	deliverable, why := l.Deliverable()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := looked{
+		LinkView: wire.LinkView{
+			Link: l.id, Instance: l.who.Instance, Generation: l.generation,
+			State:   Connecting,
+			Written: facts.Ledger.Local.Written, Read: facts.Ledger.Local.Read,
+			Queued: facts.Queued, AgeMS: now.Sub(l.opened).Milliseconds(),
+		},
+		verifiedAt: l.verifiedAt,
+		duplicate:  l.identity == identityDuplicate,
+		silent:     now.Sub(facts.Inbound) > max(silentMin, ms(l.policy.PingMS)*3/2),
+		inbound:    facts.Inbound, via: viaPing,
+	}
+	if facts.Ledger.Peer != nil {
+		read := facts.Ledger.Peer.Read
+		v.PeerRead = &read
+	}
+	if text := l.lastText.Load(); text != 0 && !time.Unix(0, text).Before(facts.Inbound.Round(0)) {
+		v.via = viaText
+	}
+	switch {
+	case l.verifiedAt.IsZero():
+	case deliverable:
+		v.State = Verified
+	default:
+		v.State, v.Verdict = Degraded, why
+	}
+	if v.Verdict == "" && l.identity != identitySole {
+		v.Verdict = string(selfcheck.CodeRouteDuplicate)
+	}
+	return v
+}
+
+// presence puts it in one word.
+func (s sight) presence(now time.Time) string {
+	oob := !s.ep.deliverAt.IsZero() && now.Sub(s.ep.deliverAt) < oobWindow
+	switch {
+	case s.duplicate:
+		return Duplicate
+	case oob && !s.ordered(now) && (!s.verified || s.ep.deliverAt.After(s.verifyAt)):
+		return OutOfBand
+	case len(s.links) > 0 && s.silent:
+		return Silent
+	case s.verified && (s.ill() || !s.unacked.IsZero()):
+		return Degraded
+	case s.verified:
+		return Verified
+	case s.degraded:
+		return Degraded
+	case len(s.links) > 0:
+		return Connecting
+	case !s.ep.beaconAt.IsZero() && now.Sub(s.ep.beaconAt) < oobWindow:
+		return Connecting
+	}
+	return Offline
+}
+
+// ordered reports whether the agent asks for its commands by the second door
+// though it has said, of this link, that it is well: an operator wants it to.
+func (s sight) ordered(now time.Time) bool {
+	code := selfcheck.Code(s.ep.verdict)
+	well := code == selfcheck.CodeOK || code == selfcheck.CodeOKIdle
+	return s.verified && !s.silent && well && s.ep.verdictAt.After(s.verifyAt) &&
+		s.ep.deliverAt.After(s.verifyAt) && now.Sub(s.ep.deliverAt) < oobWindow
+}
+
+// ill reports whether the agent's own last word, since the link was verified, is a fault.
+func (s sight) ill() bool {
+	if s.ep.verdictAt.Before(s.verifyAt) {
+		return false
+	}
+	return faulty(selfcheck.Code(s.ep.verdict))
+}
+
+// View is what the server sees of the agent, to be held beside the agent's own view.
+func (h *Hub) View(agent string) wire.ServerView {
+	now := time.Now()
+	s := h.sight(agent, now)
+	v := wire.ServerView{Presence: s.presence(now), Links: s.links}
+	if v.Links == nil {
+		v.Links = []wire.LinkView{}
+	}
+	n, oldest := h.opts.Delivery.Owed(agent)
+	v.Owed = n
+	if n > 0 && !oldest.IsZero() {
+		age := now.Sub(oldest).Milliseconds()
+		v.OldestOwed = &age
+	}
+	v.LastResult = h.opts.Delivery.LastResult(agent)
+	return v
+}
+
+// Overlay puts what is live over an agent as stored.
+func (h *Hub) Overlay(a *operator.Agent) {
+	now := time.Now()
+	s := h.sight(a.ID, now)
+	if a.Presence != Quarantined {
+		a.Presence = s.presence(now)
+	}
+	a.Links = s.links
+	a.Owed, _ = h.opts.Delivery.Owed(a.ID)
+	if a.LastSeen == nil || s.ep.seenAt.After(*a.LastSeen) {
+		if at := s.ep.seenAt; !at.IsZero() {
+			a.LastSeen, a.LastVia, a.Addr = &at, s.ep.via, s.ep.addr
+		}
+	}
+	if at := s.ep.verifiedAt; !at.IsZero() {
+		a.VerifiedAt = &at
+	}
+	a.ClockSkew = s.ep.skew
+	if s.ep.verdict != "" {
+		a.Verdict, a.Sentence, a.VerdictAt = s.ep.verdict, s.ep.sentence, new(s.ep.verdictAt)
+	}
+	if a.Presence == Verified && a.Verdict == string(selfcheck.CodeLinkConnecting) { // said before it was
+		a.Verdict, a.Sentence, a.VerdictAt = string(selfcheck.CodeOK), "", new(s.verifyAt)
+	}
+	if a.Presence == Degraded && s.verified && !s.ill() {
+		a.Sentence = fmt.Sprintf("A command is unacknowledged for %v.", now.Sub(s.unacked).Round(time.Second))
+	}
+	if a.Presence == Verified && s.ordered(now) {
+		a.Sentence = "Commands go by the link; it polls the second door on an operator's order."
+	}
+	for _, l := range s.links { // a fault seen from here outranks the agent's "ok"
+		if l.Verdict != "" && (a.Verdict == "" || a.Verdict == string(selfcheck.CodeOK) || a.Verdict == string(selfcheck.CodeOKIdle)) {
+			a.Verdict, a.Sentence, a.VerdictAt = l.Verdict, "", nil
+		}
+	}
+}
+
+// seenLink takes over a link's last frame into its endpoint before the link goes.
+func (h *Hub) seenLink(l *link) {
+	v := l.look(time.Now())
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.endpoint(l.agent).seen(v.inbound, v.via, l.addr)
+}
+
+// flush hands on what was seen since the last time; the store writes it in one batch.
+func (h *Hub) flush() {
+	h.mu.Lock()
+	var links []*link
+	for _, ep := range h.agents {
+		links = append(links, ep.links...)
+	}
+	h.mu.Unlock()
+	for _, l := range links {
+		h.seenLink(l)
+	}
+
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for agent, ep := range h.agents {
+		if ep.dirty {
+			ep.dirty = false
+			h.opts.Store.Seen(agent, ep.seenAt, ep.via) // never blocks
+		}
+	}
+}

@@ -1,0 +1,153 @@
+package hub
+
+import (
+	"container/heap"
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// wheel is the one goroutine that keeps the deadlines and pings of all links:
+// a heap of the next visit of each. A quiet link costs one entry, no timer.
+type wheel struct {
+	mu     sync.Mutex
+	due    visits
+	wakeup chan struct{} // the earliest visit moved
+}
+
+// wheelEntry is a link's place in the wheel.
+type wheelEntry struct {
+	at    time.Time
+	index int // in the heap, plus 1; 0: not in it
+	// held: a visit is under way; at is the earliest the next one was asked for.
+	held, ended bool
+}
+
+func newWheel() *wheel { return &wheel{wakeup: make(chan struct{}, 1)} }
+
+// add has l visited from now on.
+func (w *wheel) add(l *link) { w.atLatest(l, time.Now()) }
+
+// atLatest has l visited at t, or earlier if it was due earlier.
+func (w *wheel) atLatest(l *link, t time.Time) {
+	w.mu.Lock()
+	e := &l.entry
+	first := false
+	switch {
+	case e.ended:
+	case e.held:
+		if e.at.IsZero() || t.Before(e.at) {
+			e.at = t
+		}
+	case e.index == 0:
+		e.at = t
+		heap.Push(&w.due, l)
+		first = e.index == 1
+	case t.Before(e.at):
+		e.at = t
+		heap.Fix(&w.due, e.index-1)
+		first = e.index == 1
+	}
+	w.mu.Unlock()
+	if first {
+		select {
+		case w.wakeup <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// remove ends the visits of l.
+func (w *wheel) remove(l *link) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l.entry.ended = true
+	if l.entry.index > 0 {
+		heap.Remove(&w.due, l.entry.index-1)
+	}
+}
+
+// take gives the next link that is due, or how long to wait for one.
+func (w *wheel) take(now time.Time) (*link, time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.due) == 0 {
+		return nil, time.Hour
+	}
+	if wait := w.due[0].entry.at.Sub(now); wait > 0 {
+		return nil, wait
+	}
+	l := heap.Pop(&w.due).(*link)
+	l.entry.held, l.entry.at = true, time.Time{}
+	return l, 0
+}
+
+// back returns l after its visit, to be visited again at t or earlier if that was asked for meanwhile.
+func (w *wheel) back(l *link, t time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e := &l.entry
+	e.held = false
+	if e.ended {
+		return
+	}
+	if e.at.IsZero() || t.Before(e.at) {
+		e.at = t
+	}
+	heap.Push(&w.due, l)
+}
+
+// run visits links as they become due until ctx ends.
+func (w *wheel) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		now := time.Now()
+		l, wait := w.take(now)
+		if l != nil {
+			w.back(l, l.visit(now))
+			continue
+		}
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-w.wakeup:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// spread draws the first interval of a steady one, so that links that opened
+// together do not ping together.
+func spread(d time.Duration) time.Duration {
+	return d/2 + rand.N(d/2+1)
+}
+
+// visits is a heap of links by the time of their next visit.
+type visits []*link
+
+func (v visits) Len() int           { return len(v) }
+func (v visits) Less(i, j int) bool { return v[i].entry.at.Before(v[j].entry.at) }
+func (v visits) Swap(i, j int) {
+	v[i], v[j] = v[j], v[i]
+	v[i].entry.index, v[j].entry.index = i+1, j+1
+}
+
+// Push implements heap.Interface.
+func (v *visits) Push(x any) {
+	l := x.(*link)
+	*v = append(*v, l)
+	l.entry.index = len(*v)
+}
+
+// Pop implements heap.Interface.
+func (v *visits) Pop() any {
+	old := *v
+	l := old[len(old)-1]
+	old[len(old)-1] = nil
+	*v = old[:len(old)-1]
+	l.entry.index = 0
+	return l
+}

@@ -1,0 +1,342 @@
+package server
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"gururmm/internal/atomicfile"
+	"gururmm/internal/pin"
+	"gururmm/server/api"
+	"gururmm/server/delivery"
+	"gururmm/server/hub"
+	"gururmm/server/store"
+	"gururmm/wire"
+)
+
+const (
+	// headerTimeout bounds the reading of a request's header, and of a TLS handshake.
+	headerTimeout = 10 * time.Second
+	// idleTimeout ends a kept connection without a request: longer than the poll
+	// interval of an idle agent, so that it need not shake hands each time.
+	idleTimeout = 2 * time.Minute
+	// maxHeader bounds a request's header in bytes: a token and some.
+	maxHeader = 16 << 10
+	// drainTimeout bounds the telling of agents and clients that the server goes
+	// down; with the store's flush after it the whole takes at most ten seconds.
+	drainTimeout = 6 * time.Second
+	flushTimeout = 2 * time.Second
+)
+
+// errGoingDown is what agents read in the closing frame.
+var errGoingDown = errors.New("the server is going down; come back, spread")
+
+// Info is what an operator and scripts need to know of a started server.
+type Info struct {
+	URL    string `json:"url"`
+	OOBURL string `json:"oob_url"`
+	Pin    string `json:"pin,omitempty"` // of the main listener's key
+	OOBPin string `json:"oob_pin"`
+	CAFile string `json:"ca_file,omitempty"`
+	// Listen and OOBListen are the addresses bound, whatever endpoints are told.
+	Listen    string `json:"listen"`
+	OOBListen string `json:"oob_listen"`
+	// On the first start only.
+	OperatorToken string `json:"operator_token,omitempty"`
+	EnrollToken   string `json:"enroll_token,omitempty"`
+}
+
+// Server is one node.
+type Server struct {
+	cfg  Config
+	log  *slog.Logger
+	info Info
+
+	store    store.Store
+	delivery *delivery.Service
+	hub      *hub.Hub
+	api      *api.API
+	main     *http.Server
+	oob      *http.Server
+	mainLn   net.Listener
+	oobLn    net.Listener
+
+	cleanup []func() error // run in reverse, once
+	closing sync.Once
+	closed  error
+}
+
+// New opens everything: state, keys, database and listeners. On an error
+// nothing is left open. Run serves; a Server that is not run must be closed.
+func New(cfg Config, log *slog.Logger) (*Server, error) {
+	cfg, err := cfg.complete()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, log: log}
+	if err := s.open(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Server) open() error {
+	dir, now := s.cfg.StateDir, time.Now()
+	if err := openState(dir); err != nil {
+		return err
+	}
+	release, err := ownState(dir)
+	if err != nil {
+		return err
+	}
+	s.cleanup = append(s.cleanup, release)
+	if err := wholeState(dir); err != nil {
+		return err
+	}
+	id, err := serverID(dir)
+	if err != nil {
+		return err
+	}
+	key, err := commandKey(dir)
+	if err != nil {
+		return err
+	}
+	mainCert, oobCert, err := s.certificates(now)
+	if err != nil {
+		return err
+	}
+	if s.store, err = store.Open(filepath.Join(dir, fileDatabase), s.log); err != nil {
+		return err
+	}
+	s.cleanup = append(s.cleanup, s.store.Close)
+	if s.mainLn, err = s.listen("listen", s.cfg.ListenAddr, mainCert); err != nil {
+		return err
+	}
+	if s.oobLn, err = s.listen("oob_listen", s.cfg.OOBAddr, oobCert); err != nil {
+		return err
+	}
+	doors, err := s.doors(mainCert, oobCert)
+	if err != nil {
+		return err
+	}
+	if err := s.firstStart(now); err != nil {
+		return err
+	}
+	s.assemble(id, key, doors)
+	return nil
+}
+
+// certificates gives that of the main listener (nil: plain HTTP) and that of the second door.
+func (s *Server) certificates(now time.Time) (main, oob *tls.Certificate, err error) {
+	second, err := selfSigned(s.cfg.StateDir, "oob", now)
+	if err != nil || s.cfg.plain() {
+		return nil, &second, err
+	}
+	var first tls.Certificate
+	if s.cfg.CertFile != "" {
+		s.info.CAFile = s.cfg.CertFile
+		first, err = tls.LoadX509KeyPair(s.cfg.CertFile, s.cfg.KeyFile)
+	} else {
+		s.info.CAFile = filepath.Join(s.cfg.StateDir, "main.crt")
+		first, err = selfSigned(s.cfg.StateDir, "main", now)
+	}
+	return &first, &second, err
+}
+
+func (s *Server) listen(setting, addr string, cert *tls.Certificate) (net.Listener, error) {
+	ln, err := s.cfg.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", setting, err)
+	}
+	s.cleanup = append(s.cleanup, func() error {
+		if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	if cert == nil {
+		return ln, nil
+	}
+	return tls.NewListener(ln, &tls.Config{
+		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*cert},
+		NextProtos: []string{"http/1.1"}, // a WebSocket upgrade is HTTP/1.1
+	}), nil
+}
+
+// doors tells at which addresses endpoints reach this server.
+func (s *Server) doors(mainCert, oobCert *tls.Certificate) (api.Doors, error) {
+	s.info.URL, s.info.OOBURL = strings.TrimSuffix(s.cfg.PublicURL, "/"), strings.TrimSuffix(s.cfg.OOBURL, "/")
+	var err error
+	if s.info.URL == "" {
+		if s.info.URL, err = urlOf(s.mainLn.Addr()); err != nil {
+			return api.Doors{}, err
+		}
+	}
+	if s.info.OOBURL == "" {
+		if s.info.OOBURL, err = urlOf(s.oobLn.Addr()); err != nil {
+			return api.Doors{}, err
+		}
+	}
+	s.info.Listen, s.info.OOBListen = s.mainLn.Addr().String(), s.oobLn.Addr().String()
+	s.info.OOBPin = pin.Of(oobCert.Leaf)
+	if mainCert != nil {
+		s.info.Pin = pin.Of(mainCert.Leaf)
+	}
+	u, err := url.Parse(s.info.URL)
+	if err != nil {
+		return api.Doors{}, err
+	}
+	return api.Doors{
+		URL: s.info.URL, Pin: s.info.Pin,
+		LinkURLs: []string{"wss://" + u.Host + "/v1/link"},
+		OOB:      []wire.OOBDoor{{URL: s.info.OOBURL, Pin: s.info.OOBPin}},
+	}, nil
+}
+
+// urlOf names a listener as others can reach it: where it listens on all
+// addresses, by this machine's first one that is not loopback.
+func urlOf(addr net.Addr) (string, error) {
+	host, port, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		return "", err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		_, ips := ownNames()
+		host = ips[0].String()
+		if i := slices.IndexFunc(ips, func(ip net.IP) bool { return !ip.IsLoopback() && ip.To4() != nil }); i >= 0 {
+			host = ips[i].String()
+		}
+	}
+	return "https://" + net.JoinHostPort(host, port), nil
+}
+
+// firstStart makes the first operator token and an enrollment token, if there
+// is no operator token yet.
+func (s *Server) firstStart(now time.Time) error {
+	ctx, cancel := context.WithTimeout(context.Background(), headerTimeout)
+	defer cancel()
+	tokens, err := s.store.OperatorTokens(ctx)
+	if err != nil || len(tokens) > 0 {
+		return err
+	}
+	if err := atomicfile.Write(filepath.Join(s.cfg.StateDir, fileStarted), []byte(now.UTC().Format(time.RFC3339)+"\n"), 0o600); err != nil {
+		return fmt.Errorf("state_dir: %w", err)
+	}
+	s.info.OperatorToken = api.NewOperatorToken()
+	if err := s.store.CreateOperatorToken(ctx, "first", store.HashToken(s.info.OperatorToken), now); err != nil {
+		return err
+	}
+	secret, token := api.NewEnrollToken("", 1, api.EnrollTokenLife, now)
+	s.info.EnrollToken = secret
+	return s.store.CreateEnrollToken(ctx, store.HashToken(secret), token)
+}
+
+func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
+	sign := func(t wire.Type, payload any) (wire.Envelope, error) { return wire.Sign(key, t, payload) }
+	policy := func(string) wire.Policy { return s.cfg.Policy }
+	s.delivery = delivery.New(s.store, delivery.Options{
+		Log: s.log.With("part", "delivery"), Sign: sign,
+		Why: func(agent string) (kind, clause string) { return s.hub.Why(agent) },
+	})
+	s.hub = hub.New(hub.Options{
+		Delivery: s.delivery, Store: s.store, Sign: sign, Policy: policy, Log: s.log.With("part", "hub"),
+	})
+	s.api = api.New(api.Options{
+		Store: s.store, Delivery: s.delivery, Hub: s.hub, Sign: sign, Policy: policy,
+		ServerID: id, CommandKeys: [][]byte{key.Public().(ed25519.PublicKey)},
+		Doors: doors, TrustedProxies: s.cfg.TrustedProxies, Log: s.log.With("part", "api"),
+	})
+	s.main, s.oob = s.serve(s.api.Main()), s.serve(s.api.OOB())
+}
+
+func (s *Server) serve(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ErrorLog: slog.NewLogLogger(s.log.With("part", "http").Handler(), slog.LevelDebug),
+	}
+}
+
+// Info tells where the server is, and on its first start its first tokens.
+func (s *Server) Info() Info { return s.info }
+
+// Run serves until ctx ends, then drains, and closes everything. Ended so, the
+// error is nil.
+func (s *Server) Run(ctx context.Context) error {
+	// The parts outlive ctx: what comes in during the drain is still handled.
+	parts, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	failed := make(chan error, 4) // one for each goroutine below
+	var running sync.WaitGroup
+	part := func(name string, run func() error) {
+		running.Go(func() {
+			if err := run(); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, context.Canceled) {
+				failed <- fmt.Errorf("%s: %w", name, err)
+			}
+		})
+	}
+	part("delivery", func() error { return s.delivery.Run(parts) })
+	part("hub", func() error { return s.hub.Run(parts) })
+	part("main listener", func() error { return s.main.Serve(s.mainLn) })
+	part("second door", func() error { return s.oob.Serve(s.oobLn) })
+	s.log.Info("serving", "url", s.info.URL, "oob_url", s.info.OOBURL)
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		s.log.Error("a part failed; stopping", "error", err)
+	}
+	err = errors.Join(err, s.drain())
+	stop()
+	running.Wait()
+	return errors.Join(err, s.Close())
+}
+
+// drain tells agents and clients, and waits for them, bounded.
+func (s *Server) drain() error {
+	s.log.Info("draining", "links", s.hub.Links())
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	s.api.Drain()
+	var ending sync.WaitGroup
+	for _, srv := range []*http.Server{s.main, s.oob} {
+		ending.Go(func() {
+			if err := srv.Shutdown(ctx); err != nil {
+				s.log.Warn("requests cut off", "reason", err)
+				srv.Close()
+			}
+		})
+	}
+	ending.Go(func() {
+		if err := s.hub.Drain(ctx, errGoingDown); err != nil {
+			s.log.Warn("links cut off", "left", s.hub.Links(), "reason", err)
+		}
+	})
+	ending.Wait()
+	flush, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	return s.store.Flush(flush)
+}
+
+// Close gives back all that New opened; Run does it itself.
+func (s *Server) Close() error {
+	s.closing.Do(func() {
+		var errs []error
+		for _, f := range slices.Backward(s.cleanup) {
+			errs = append(errs, f())
+		}
+		s.closed = errors.Join(errs...)
+	})
+	return s.closed
+}

@@ -1,0 +1,677 @@
+// Package storetest holds what any implementation of store.Store must do, as
+// tests that each implementation runs.
+package storetest
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gururmm/operator"
+	"gururmm/server/store"
+	"gururmm/wire"
+)
+
+// Database gives a fresh, empty database; each call of open opens that same
+// one again, after the store before was closed.
+type Database func(t *testing.T) (open func() store.Store)
+
+// Run runs all tests against databases made by fresh.
+func Run(t *testing.T, fresh Database) {
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *rig)
+	}{
+		{"agents are found by id and name", agents},
+		{"signs of life are batched, never go back, and survive closing", signs},
+		{"a token is traded once per use, by any number at once", tradeAtOnce},
+		{"a token is refused when unknown, spent or expired", tradeRefused},
+		{"the same key trading again gets its agent", tradeAgain},
+		{"operator tokens are found by hash alone", operatorTokens},
+		{"commands are stored as they are", commands},
+		{"an idempotency key makes one command", idempotency},
+		{"a command changed since it was read is not overwritten", revisions},
+		{"active commands are listed oldest first", active},
+		{"stages are kept once, in order of arrival", stages},
+		{"a trace is bounded", stagesBounded},
+		{"output merges in any order, repeated and overlapping", outputs},
+		{"output beyond a gap is not shown", outputGap},
+		{"pieces beyond a gap are bounded", outputPieces},
+		{"directives are pending until delivered or expired", directives},
+		{"beacons are stored once, the newest stay", beacons},
+		{"a failed write takes no other with it", together},
+		{"what was stored is there after closing", reopened},
+		{"after closing everything says so", closed},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			open := fresh(t)
+			r := &rig{Store: open(), open: open}
+			defer func() {
+				if err := r.Close(); err != nil {
+					t.Errorf("close: %v", err)
+				}
+			}()
+			test.run(t, r)
+		})
+	}
+}
+
+// rig is a store under test.
+type rig struct {
+	store.Store
+	open func() store.Store
+}
+
+// epoch is a time with microseconds, in another zone than UTC.
+var epoch = time.Date(2024, 2, 29, 23, 59, 59, 123456000, time.FixedZone("x", 3600))
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func want(t *testing.T, err, target error) {
+	t.Helper()
+	if !errors.Is(err, target) {
+		t.Fatalf("error is %v, want %v", err, target)
+	}
+}
+
+// agent enrolls one.
+func (r *rig) agent(t *testing.T, name string) store.Agent {
+	t.Helper()
+	hash := store.HashToken(wire.NewID())
+	must(t, r.CreateEnrollToken(t.Context(), hash, operator.EnrollToken{ID: wire.NewID(), Site: "lab", UsesLeft: 1, CreatedAt: epoch, ExpiresAt: epoch.Add(time.Hour)}))
+	a, err := r.TradeToken(t.Context(), hash, newAgent(name), epoch)
+	must(t, err)
+	return a
+}
+
+func newAgent(name string) store.Agent {
+	key, _, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		panic(err)
+	}
+	return store.Agent{
+		ID: wire.NewID(), Name: name, PublicKey: key, Version: "1.0", Fingerprint: "ab12",
+		Platform: wire.Platform{OS: "linux", Arch: "amd64", Hostname: name, Release: "Debian"},
+	}
+}
+
+func (r *rig) command(t *testing.T, agent string, at time.Time) store.Command {
+	t.Helper()
+	c, created, err := r.CreateCommand(t.Context(), newCommand(agent, at))
+	must(t, err)
+	if !created {
+		t.Fatal("not created")
+	}
+	return c
+}
+
+func newCommand(agent string, at time.Time) store.Command {
+	return store.Command{Command: operator.Command{
+		ID: wire.NewID(), Agent: agent, Script: "true", Shell: wire.ShellSh, State: wire.StatePending,
+		CreatedAt: at, ExpiresAt: at.Add(time.Hour), TimeoutMS: 1000, CreatedBy: "ops",
+	}, MaxOutput: 1 << 20}
+}
+
+func agents(t *testing.T, r *rig) {
+	a, b, c := r.agent(t, "Beta"), r.agent(t, "alpha"), r.agent(t, "beta")
+	got, err := r.Agent(t.Context(), a.ID)
+	must(t, err)
+	if !got.PublicKey.Equal(a.PublicKey) || got.Site != "lab" || got.Platform != a.Platform || !got.EnrolledAt.Equal(epoch) || got.LastSeen != nil || got.Metrics != nil {
+		t.Fatalf("got %+v", got)
+	}
+	_, err = r.Agent(t.Context(), "nobody")
+	want(t, err, store.ErrNotFound)
+	all, err := r.Agents(t.Context())
+	must(t, err)
+	if len(all) != 3 || all[0].ID != b.ID {
+		t.Fatalf("order is wrong: %+v", all)
+	}
+	found, err := r.FindAgents(t.Context(), "BETA")
+	must(t, err)
+	if len(found) != 2 {
+		t.Fatalf("a name found %d agents, want 2", len(found))
+	}
+	found, err = r.FindAgents(t.Context(), c.ID)
+	must(t, err)
+	if len(found) != 1 || found[0].ID != c.ID {
+		t.Fatalf("an id found %+v", found)
+	}
+	for ref, n := range map[string]int{
+		c.ID[:len(c.ID)-1]: 1, strings.ToUpper(c.ID[:len(c.ID)-1]): 1, c.ID[:4]: 3, c.ID[:3]: 0, "": 0, "bet": 0, "____": 0, "%%%%": 0, c.ID + "0": 0,
+	} {
+		if found, err := r.FindAgents(t.Context(), ref); err != nil || len(found) != n {
+			t.Fatalf("%q found %d agents, want %d: %v", ref, len(found), n, err)
+		}
+	}
+	p := wire.Presence{Version: "2.0", Fingerprint: "cd", Platform: wire.Platform{OS: "linux", Hostname: "gamma"}}
+	must(t, r.UpdatePresence(t.Context(), a.ID, p))
+	p.Platform.Hostname = ""
+	must(t, r.UpdatePresence(t.Context(), a.ID, p))
+	must(t, r.SetQuarantined(t.Context(), a.ID, true))
+	got, err = r.Agent(t.Context(), a.ID)
+	must(t, err)
+	if got.Name != "gamma" || got.Version != "2.0" || got.Fingerprint != "cd" || !got.Quarantined {
+		t.Fatalf("got %+v", got)
+	}
+	want(t, r.UpdatePresence(t.Context(), "nobody", p), store.ErrNotFound)
+	want(t, r.SetQuarantined(t.Context(), "nobody", true), store.ErrNotFound)
+}
+
+func signs(t *testing.T, r *rig) {
+	a := r.agent(t, "a")
+	load := 0.5
+	r.Seen(a.ID, epoch.Add(time.Minute), "text")
+	r.Seen(a.ID, epoch, "ping") // older: does not count
+	r.Seen("nobody", epoch, "ping")
+	r.SaveMetrics(a.ID, wire.Metrics{At: epoch, Load1: &load})
+	see := func(what string) {
+		t.Helper()
+		got, err := r.Agent(t.Context(), a.ID)
+		must(t, err)
+		if got.LastSeen == nil || !got.LastSeen.Equal(epoch.Add(time.Minute)) || got.LastVia != "text" || got.Metrics == nil || *got.Metrics.Load1 != load {
+			t.Fatalf("%s: got %+v", what, got)
+		}
+	}
+	see("before it is written")
+	must(t, r.Flush(t.Context()))
+	see("written")
+	r.Seen(a.ID, epoch, "beacon")
+	must(t, r.Flush(t.Context()))
+	see("after an older sign")
+	must(t, r.Close())
+	r.Store = r.open()
+	see("after closing")
+}
+
+func tradeAtOnce(t *testing.T, r *rig) {
+	const uses, tries = 3, 20
+	hash := store.HashToken("secret")
+	must(t, r.CreateEnrollToken(t.Context(), hash, operator.EnrollToken{ID: "t1", Site: "s", UsesLeft: uses, CreatedAt: epoch, ExpiresAt: epoch.Add(time.Hour)}))
+	var wg sync.WaitGroup
+	errs := make([]error, tries)
+	for i := range tries {
+		wg.Go(func() { _, errs[i] = r.TradeToken(t.Context(), hash, newAgent(fmt.Sprint(i)), epoch) })
+	}
+	wg.Wait()
+	won := 0
+	for _, err := range errs {
+		if err == nil {
+			won++
+		} else {
+			want(t, err, store.ErrTokenInvalid)
+		}
+	}
+	all, err := r.Agents(t.Context())
+	must(t, err)
+	if won != uses || len(all) != uses {
+		t.Fatalf("%d trades, %d agents; want %d", won, len(all), uses)
+	}
+}
+
+func tradeRefused(t *testing.T, r *rig) {
+	hash := store.HashToken("secret")
+	tok := operator.EnrollToken{ID: "t1", Token: "secret", Site: "s", UsesLeft: 1, CreatedAt: epoch, ExpiresAt: epoch.Add(time.Hour)}
+	must(t, r.CreateEnrollToken(t.Context(), hash, tok))
+	_, err := r.TradeToken(t.Context(), store.HashToken("other"), newAgent("a"), epoch)
+	want(t, err, store.ErrTokenInvalid)
+	_, err = r.TradeToken(t.Context(), hash, newAgent("a"), epoch.Add(time.Hour))
+	want(t, err, store.ErrTokenInvalid)
+	_, err = r.TradeToken(t.Context(), hash, newAgent("a"), epoch)
+	must(t, err)
+	_, err = r.TradeToken(t.Context(), hash, newAgent("b"), epoch)
+	want(t, err, store.ErrTokenInvalid)
+	list, err := r.EnrollTokens(t.Context())
+	must(t, err)
+	if len(list) != 1 || list[0].UsesLeft != 0 || list[0].Token != "" || !list[0].ExpiresAt.Equal(tok.ExpiresAt) {
+		t.Fatalf("listed %+v", list)
+	}
+	must(t, r.DeleteEnrollToken(t.Context(), "t1"))
+	want(t, r.DeleteEnrollToken(t.Context(), "t1"), store.ErrNotFound)
+}
+
+func tradeAgain(t *testing.T, r *rig) {
+	one, two := store.HashToken("one"), store.HashToken("two")
+	for id, hash := range map[string]store.Hash{"t1": one, "t2": two} {
+		must(t, r.CreateEnrollToken(t.Context(), hash, operator.EnrollToken{ID: id, Site: id, UsesLeft: 1, CreatedAt: epoch, ExpiresAt: epoch.Add(time.Hour)}))
+	}
+	a := newAgent("a")
+	first, err := r.TradeToken(t.Context(), one, a, epoch)
+	must(t, err)
+	a.ID = wire.NewID() // the caller draws a new id each time
+	again, err := r.TradeToken(t.Context(), one, a, epoch)
+	must(t, err)
+	if again.ID != first.ID {
+		t.Fatalf("a second agent %s for the key of %s", again.ID, first.ID)
+	}
+	_, err = r.TradeToken(t.Context(), two, a, epoch)
+	want(t, err, store.ErrConflict)
+	list, err := r.EnrollTokens(t.Context())
+	must(t, err)
+	for _, tok := range list {
+		if tok.ID == "t2" && tok.UsesLeft != 1 {
+			t.Fatal("a refused trade spent a use")
+		}
+	}
+}
+
+func operatorTokens(t *testing.T, r *rig) {
+	must(t, r.CreateOperatorToken(t.Context(), "ops", store.HashToken("x"), epoch))
+	want(t, r.CreateOperatorToken(t.Context(), "ops", store.HashToken("y"), epoch), store.ErrConflict)
+	_, err := r.OperatorToken(t.Context(), store.HashToken("y"), epoch)
+	want(t, err, store.ErrTokenInvalid)
+	got, err := r.OperatorToken(t.Context(), store.HashToken("x"), epoch.Add(time.Minute))
+	must(t, err)
+	if got.Name != "ops" {
+		t.Fatalf("got %+v", got)
+	}
+	must(t, r.Flush(t.Context()))
+	all, err := r.OperatorTokens(t.Context())
+	must(t, err)
+	if len(all) != 1 || all[0].LastUsed == nil || !all[0].LastUsed.Equal(epoch.Add(time.Minute)) || !all[0].CreatedAt.Equal(epoch) {
+		t.Fatalf("listed %+v", all)
+	}
+	must(t, r.DeleteOperatorToken(t.Context(), "ops"))
+	want(t, r.DeleteOperatorToken(t.Context(), "ops"), store.ErrNotFound)
+	_, err = r.OperatorToken(t.Context(), store.HashToken("x"), epoch)
+	want(t, err, store.ErrTokenInvalid)
+}
+
+func commands(t *testing.T, r *rig) {
+	a := r.agent(t, "host")
+	c := r.command(t, a.ID, epoch)
+	if c.AgentName != "host" || c.CreatedAt.Location() != time.UTC || !c.CreatedAt.Equal(epoch) || c.AckedAt != nil || c.ExitCode != nil || c.Rev == 0 {
+		t.Fatalf("stored %+v", c)
+	}
+	_, _, err := r.CreateCommand(t.Context(), newCommand("nobody", epoch))
+	want(t, err, store.ErrNotFound)
+	_, err = r.Command(t.Context(), "nothing")
+	want(t, err, store.ErrNotFound)
+
+	end, code := epoch.Add(time.Second), 0
+	c.State, c.Reason, c.Attempts, c.Channel, c.AckedAt, c.EndedAt, c.ExitCode = wire.StateCompleted, "r", 3, wire.ChannelOOB, &end, &end, &code
+	c.StdoutLost, c.StderrLost, c.Orphans, c.CancelAt, c.CancelBy = 7, 8, true, &end, "me"
+	_, err = r.SaveCommand(t.Context(), c)
+	must(t, err)
+	got, err := r.Command(t.Context(), c.ID)
+	must(t, err)
+	if got.State != c.State || got.Reason != "r" || got.Attempts != 3 || got.Channel != wire.ChannelOOB || !got.AckedAt.Equal(end) || !got.EndedAt.Equal(end) ||
+		*got.ExitCode != 0 || got.StdoutLost != 7 || got.StderrLost != 8 || !got.Orphans || !got.CancelAt.Equal(end) || got.CancelBy != "me" || got.Script != "true" {
+		t.Fatalf("got %+v", got)
+	}
+	last, err := r.LastResult(t.Context(), a.ID)
+	must(t, err)
+	if last == nil || !last.Equal(end) {
+		t.Fatalf("last result %v", last)
+	}
+	if last, err := r.LastResult(t.Context(), "nobody"); err != nil || last != nil {
+		t.Fatalf("last result of nobody: %v %v", last, err)
+	}
+
+	b := r.agent(t, "other")
+	second := r.command(t, b.ID, epoch.Add(time.Minute))
+	for _, test := range []struct {
+		f    store.CommandFilter
+		want []string
+	}{
+		{store.CommandFilter{}, []string{second.ID, c.ID}},
+		{store.CommandFilter{Limit: 1}, []string{second.ID}},
+		{store.CommandFilter{Agent: a.ID}, []string{c.ID}},
+		{store.CommandFilter{State: wire.StatePending}, []string{second.ID}},
+		{store.CommandFilter{State: wire.StatePending, Agent: a.ID}, nil},
+	} {
+		list, err := r.Commands(t.Context(), test.f)
+		must(t, err)
+		if got := ids(list); !slices.Equal(got, test.want) {
+			t.Errorf("%+v lists %v, want %v", test.f, got, test.want)
+		}
+	}
+}
+
+func ids(list []store.Command) []string {
+	var out []string
+	for _, c := range list {
+		out = append(out, c.ID)
+	}
+	return out
+}
+
+func idempotency(t *testing.T, r *rig) {
+	a, b := r.agent(t, "a"), r.agent(t, "b")
+	var wg sync.WaitGroup
+	got := make([]string, 10)
+	var made [10]bool
+	for i := range got {
+		wg.Go(func() {
+			c := newCommand(a.ID, epoch)
+			c.IdempotencyKey = "k"
+			c, created, err := r.CreateCommand(t.Context(), c, store.Stage{Command: c.ID, TraceEntry: operator.TraceEntry{Stage: wire.StageAccepted, At: epoch, End: "server"}})
+			if err != nil {
+				t.Error(err)
+			}
+			got[i], made[i] = c.ID, created
+		})
+	}
+	wg.Wait()
+	n := 0
+	for i := range got {
+		if made[i] {
+			n++
+		}
+		if got[i] != got[0] {
+			t.Fatalf("two commands for one key: %v", got)
+		}
+	}
+	if n != 1 {
+		t.Fatalf("created %d times", n)
+	}
+	c := newCommand(b.ID, epoch)
+	c.IdempotencyKey = "k"
+	if _, created, err := r.CreateCommand(t.Context(), c); err != nil || !created {
+		t.Fatalf("another agent's command was taken for the same: %v", err)
+	}
+}
+
+func revisions(t *testing.T, r *rig) {
+	c := r.command(t, r.agent(t, "a").ID, epoch)
+	stale := c
+	c.State = wire.StateRunning
+	rev, err := r.SaveCommand(t.Context(), c)
+	must(t, err)
+	stale.State = wire.StateCancelled
+	_, err = r.SaveCommand(t.Context(), stale, store.Stage{Command: c.ID, TraceEntry: operator.TraceEntry{Stage: "cancel", At: epoch, End: "server"}})
+	want(t, err, store.ErrConflict)
+	got, err := r.Command(t.Context(), c.ID)
+	must(t, err)
+	if got.State != wire.StateRunning || got.Rev != rev {
+		t.Fatalf("got %+v", got)
+	}
+	if list, err := r.Stages(t.Context(), c.ID, 0); err != nil || len(list) != 0 {
+		t.Fatalf("stages of a refused change: %v %v", list, err)
+	}
+}
+
+func active(t *testing.T, r *rig) {
+	a := r.agent(t, "a")
+	young, old, ended := r.command(t, a.ID, epoch.Add(time.Second)), r.command(t, a.ID, epoch), r.command(t, a.ID, epoch)
+	old.State = wire.StateRunning
+	_, err := r.SaveCommand(t.Context(), old)
+	must(t, err)
+	ended.State = wire.StateExpired
+	_, err = r.SaveCommand(t.Context(), ended)
+	must(t, err)
+	list, err := r.ActiveCommands(t.Context(), a.ID)
+	must(t, err)
+	if got := ids(list); !slices.Equal(got, []string{old.ID, young.ID}) {
+		t.Fatalf("active are %v", got)
+	}
+	if list[0].Script != "" {
+		t.Fatal("scripts ride along")
+	}
+	agents, err := r.ActiveAgents(t.Context())
+	must(t, err)
+	if !slices.Equal(agents, []string{a.ID}) {
+		t.Fatalf("active agents are %v", agents)
+	}
+}
+
+func stages(t *testing.T, r *rig) {
+	c := r.command(t, r.agent(t, "a").ID, epoch)
+	s := func(stage wire.Stage, attempt int, note string, at time.Time) store.Stage {
+		return store.Stage{Command: c.ID, TraceEntry: operator.TraceEntry{
+			Stage: stage, At: at, End: "server", Attempt: attempt, Channel: wire.ChannelLink, Link: "00ff", Note: note}}
+	}
+	must(t, r.AddStages(t.Context()))
+	must(t, r.AddStages(t.Context(), s(wire.StageClaimed, 1, "", epoch), s(wire.StageWritten, 1, "", epoch.Add(time.Second))))
+	must(t, r.AddStages(t.Context(), s(wire.StageClaimed, 1, "", epoch.Add(time.Hour)), s(wire.StageClaimed, 2, "", epoch), s(wire.StageClaimed, 2, "x", epoch)))
+	list, err := r.Stages(t.Context(), c.ID, 0)
+	must(t, err)
+	if len(list) != 4 || !list[0].At.Equal(epoch) || list[0].Link != "00ff" || list[0].Channel != wire.ChannelLink || list[3].Note != "x" {
+		t.Fatalf("got %+v", list)
+	}
+	if list[0].At.Location() != time.UTC {
+		t.Fatal("times are not UTC")
+	}
+	rest, err := r.Stages(t.Context(), c.ID, list[1].Seq)
+	must(t, err)
+	if len(rest) != 2 || rest[0].Seq != list[2].Seq {
+		t.Fatalf("after %d: %+v", list[1].Seq, rest)
+	}
+	want(t, r.AddStages(t.Context(), store.Stage{Command: "nothing", TraceEntry: operator.TraceEntry{Stage: "x", End: "server", At: epoch}}), store.ErrNotFound)
+}
+
+func stagesBounded(t *testing.T, r *rig) {
+	c := r.command(t, r.agent(t, "a").ID, epoch)
+	var many []store.Stage
+	for i := range 520 {
+		many = append(many, store.Stage{Command: c.ID, TraceEntry: operator.TraceEntry{Stage: "note", At: epoch, End: "server", Note: fmt.Sprint(i)}})
+	}
+	must(t, r.AddStages(t.Context(), many...))
+	list, err := r.Stages(t.Context(), c.ID, 0)
+	must(t, err)
+	if len(list) < 100 || len(list) > 500 {
+		t.Fatalf("%d stages of one command", len(list))
+	}
+}
+
+func outputs(t *testing.T, r *rig) {
+	a := r.agent(t, "a")
+	for seed := range uint64(8) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		whole := make([]byte, 1+rnd.IntN(500))
+		for i := range whole {
+			whole[i] = byte(rnd.Uint32())
+		}
+		c := r.command(t, a.ID, epoch)
+		known := make([]bool, len(whole))
+		var have int64
+		for step := 0; have < int64(len(whole)); step++ {
+			from := rnd.IntN(len(whole))
+			to := min(len(whole), from+rnd.IntN(100))
+			if step > 60 { // then in order, to end
+				from, to = int(have), len(whole)
+			}
+			got, err := r.AddOutput(t.Context(), c.ID, wire.Stdout, int64(from), whole[from:to])
+			must(t, err)
+			for i := from; i < to; i++ {
+				known[i] = true
+			}
+			for have < int64(len(whole)) && known[have] {
+				have++
+			}
+			if got != have {
+				t.Fatalf("seed %d: %d bytes held, want %d", seed, got, have)
+			}
+		}
+		got, err := r.ReadOutput(t.Context(), c.ID, wire.Stdout, 0, 1<<62)
+		must(t, err)
+		if !bytes.Equal(got, whole) {
+			t.Fatalf("seed %d: bytes differ", seed)
+		}
+		from := rnd.IntN(len(whole))
+		got, err = r.ReadOutput(t.Context(), c.ID, wire.Stdout, int64(from), 10)
+		must(t, err)
+		if !bytes.Equal(got, whole[from:min(len(whole), from+10)]) {
+			t.Fatalf("seed %d: bytes from %d differ", seed, from)
+		}
+		if c, err = r.Command(t.Context(), c.ID); err != nil || c.StdoutBytes != int64(len(whole)) || c.StderrBytes != 0 {
+			t.Fatalf("the command says %d bytes (%v)", c.StdoutBytes, err)
+		}
+	}
+}
+
+func outputPieces(t *testing.T, r *rig) {
+	c := r.command(t, r.agent(t, "a").ID, epoch)
+	const sent = 600 // more than are held
+	for i := range int64(sent) {
+		have, err := r.AddOutput(t.Context(), c.ID, wire.Stdout, 1+2*i, []byte("b"))
+		if must(t, err); have != 0 {
+			t.Fatalf("held %d without the first byte", have)
+		}
+	}
+	// The gaps are filled in order, as an agent does that is told how far it is held.
+	var have int64
+	for i := range int64(sent) {
+		var err error
+		have, err = r.AddOutput(t.Context(), c.ID, wire.Stdout, have, []byte("a"))
+		if must(t, err); i == 0 && have != 2 || have <= i {
+			t.Fatalf("held %d after %d gaps were filled", have, i+1)
+		}
+	}
+	if have >= 2*sent {
+		t.Errorf("all of %d pieces beyond a gap were held", sent)
+	}
+}
+
+func outputGap(t *testing.T, r *rig) {
+	c := r.command(t, r.agent(t, "a").ID, epoch)
+	have, err := r.AddOutput(t.Context(), c.ID, wire.Stderr, 5, []byte("world"))
+	must(t, err)
+	if got, err := r.ReadOutput(t.Context(), c.ID, wire.Stderr, 0, 100); err != nil || have != 0 || len(got) != 0 {
+		t.Fatalf("held %d, read %q, %v", have, got, err)
+	}
+	if have, err = r.AddOutput(t.Context(), c.ID, wire.Stderr, 0, []byte("helloXX")); err != nil || have != 10 {
+		t.Fatalf("held %d, %v", have, err)
+	}
+	if got, err := r.ReadOutput(t.Context(), c.ID, wire.Stderr, 0, 100); err != nil || string(got) != "helloworld" {
+		t.Fatalf("read %q, %v: the first bytes known must stay", got, err)
+	}
+	if _, err := r.AddOutput(t.Context(), c.ID, wire.Stdout, -1, []byte("x")); err == nil {
+		t.Fatal("a negative offset was taken")
+	}
+	if _, err := r.AddOutput(t.Context(), c.ID, "other", 0, []byte("x")); err == nil {
+		t.Fatal("an unknown stream was taken")
+	}
+	_, err = r.AddOutput(t.Context(), "nothing", wire.Stdout, 0, []byte("x"))
+	want(t, err, store.ErrNotFound)
+	_, err = r.ReadOutput(t.Context(), "nothing", wire.Stdout, 0, 1)
+	want(t, err, store.ErrNotFound)
+}
+
+func directives(t *testing.T, r *rig) {
+	a := r.agent(t, "a")
+	for i, id := range []string{"d1", "d2", "d3"} {
+		d := wire.Directive{ID: id, Agent: a.ID, Kind: wire.DirectiveReconnect, Reason: "r", ExpiresAt: epoch.Add(time.Duration(i+1) * time.Minute)}
+		must(t, r.CreateDirective(t.Context(), d, "ops", epoch.Add(time.Duration(i))))
+	}
+	want(t, r.CreateDirective(t.Context(), wire.Directive{ID: "d1", Agent: a.ID}, "ops", epoch), store.ErrConflict)
+	want(t, r.CreateDirective(t.Context(), wire.Directive{ID: "d4", Agent: "nobody"}, "ops", epoch), store.ErrNotFound)
+	list, err := r.PendingDirectives(t.Context(), a.ID, epoch.Add(time.Minute))
+	must(t, err)
+	if len(list) != 2 || list[0].ID != "d2" || list[0].Kind != wire.DirectiveReconnect || list[0].Reason != "r" {
+		t.Fatalf("pending are %+v", list)
+	}
+	must(t, r.DirectivesDelivered(t.Context(), []string{"d2", "nothing"}, epoch))
+	list, err = r.PendingDirectives(t.Context(), a.ID, epoch)
+	must(t, err)
+	if len(list) != 2 || list[0].ID != "d1" || list[1].ID != "d3" {
+		t.Fatalf("pending are %+v", list)
+	}
+}
+
+func beacons(t *testing.T, r *rig) {
+	a, b := r.agent(t, "a"), r.agent(t, "b")
+	one := operator.Beacon{
+		ReportID: "first", Agent: b.ID, ReceivedAt: epoch, Verdict: "ok", Sentence: "s", Addr: "192.0.2.1",
+		Report: json.RawMessage(`{"schema":1}`), View: &wire.ServerView{Presence: "verified", Owed: 2},
+	}
+	added, err := r.SaveBeacon(t.Context(), one)
+	must(t, err)
+	again, err := r.SaveBeacon(t.Context(), one)
+	must(t, err)
+	if !added || again {
+		t.Fatalf("added %v, then %v", added, again)
+	}
+	var wg sync.WaitGroup // many at once: they share commits
+	for i := range store.KeepBeacons + 50 {
+		wg.Go(func() {
+			_, err := r.SaveBeacon(t.Context(), operator.Beacon{ReportID: fmt.Sprint(i), Agent: a.ID, ReceivedAt: epoch, Verdict: "ok", Report: json.RawMessage(`{}`)})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	_, err = r.SaveBeacon(t.Context(), operator.Beacon{ReportID: "last", Agent: a.ID, ReceivedAt: epoch, Report: json.RawMessage(`{}`)})
+	must(t, err)
+	list, err := r.Beacons(t.Context(), a.ID, 10_000)
+	must(t, err)
+	if len(list) != store.KeepBeacons || list[0].ReportID != "last" {
+		t.Fatalf("%d beacons, newest %q", len(list), list[0].ReportID)
+	}
+	list, err = r.Beacons(t.Context(), b.ID, 0)
+	must(t, err)
+	if len(list) != 1 || list[0].AgentName != "b" || string(list[0].Report) != `{"schema":1}` || list[0].View == nil || list[0].View.Owed != 2 || !list[0].ReceivedAt.Equal(epoch) || list[0].Addr != "192.0.2.1" {
+		t.Fatalf("got %+v", list)
+	}
+	if list, err = r.Beacons(t.Context(), "", 3); err != nil || len(list) != 3 {
+		t.Fatalf("%d of all agents, %v", len(list), err)
+	}
+	_, err = r.SaveBeacon(t.Context(), operator.Beacon{ReportID: "x", Agent: "nobody", Report: json.RawMessage(`{}`)})
+	want(t, err, store.ErrNotFound)
+}
+
+func together(t *testing.T, r *rig) {
+	a := r.agent(t, "a")
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Go(func() {
+			agent := a.ID
+			if i%3 == 0 {
+				agent = "nobody"
+			}
+			_, _, err := r.CreateCommand(t.Context(), newCommand(agent, epoch))
+			if (err == nil) != (i%3 != 0) {
+				t.Errorf("command %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	list, err := r.Commands(t.Context(), store.CommandFilter{Limit: store.MaxList})
+	must(t, err)
+	if len(list) != 66 {
+		t.Fatalf("%d commands, want 66", len(list))
+	}
+}
+
+func reopened(t *testing.T, r *rig) {
+	c := r.command(t, r.agent(t, "a").ID, epoch)
+	must(t, r.AddStages(t.Context(), store.Stage{Command: c.ID, TraceEntry: operator.TraceEntry{Stage: wire.StageClaimed, At: epoch, End: "server"}}))
+	_, err := r.AddOutput(t.Context(), c.ID, wire.Stdout, 0, []byte("x"))
+	must(t, err)
+	must(t, r.Close())
+	r.Store = r.open()
+	got, err := r.Command(t.Context(), c.ID)
+	must(t, err)
+	list, err := r.Stages(t.Context(), c.ID, 0)
+	must(t, err)
+	if got.StdoutBytes != 1 || len(list) != 1 {
+		t.Fatalf("got %+v, stages %+v", got, list)
+	}
+	must(t, r.Ready(t.Context()))
+}
+
+func closed(t *testing.T, r *rig) {
+	a := r.agent(t, "a")
+	must(t, r.Close())
+	want(t, r.Ready(t.Context()), store.ErrClosed)
+	_, _, err := r.CreateCommand(t.Context(), newCommand(a.ID, epoch))
+	want(t, err, store.ErrClosed)
+	if _, err := r.Agent(t.Context(), a.ID); err == nil {
+		t.Fatal("read from a closed store")
+	}
+	r.Seen(a.ID, epoch, "text") // goes nowhere, and blocks nobody
+	must(t, r.Close())
+}
