@@ -1,0 +1,231 @@
+// Command gururmm-agent is the endpoint: it maps flags, environment and signals
+// to package agent, and nothing else.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"gururmm/agent"
+	"gururmm/agent/guardian"
+	"gururmm/agent/state"
+	"gururmm/internal/version"
+)
+
+// envPrefix of the variables that stand for flags: --state-dir is GURURMM_AGENT_STATE_DIR.
+const envPrefix = "GURURMM_AGENT_"
+
+// Exit codes besides those of `status`.
+const (
+	exitFailed      = 1
+	exitNotEnrolled = 2
+)
+
+// exitCode ends the program with a code, its message already said.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	cmd := root()
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(ctx)
+	code, ok := errors.AsType[exitCode](err)
+	switch {
+	case err == nil:
+		return 0
+	case ok:
+		return int(code)
+	case errors.Is(err, state.ErrNotEnrolled):
+		fmt.Fprintf(os.Stderr, "gururmm-agent: %v. Enroll it with:\n  %s\n", err, agent.HintEnroll)
+		return exitNotEnrolled
+	case errors.Is(err, guardian.ErrRestartService):
+		fmt.Fprintln(os.Stderr, "gururmm-agent: ends to be started afresh by the service manager")
+		return exitFailed
+	}
+	fmt.Fprintln(os.Stderr, "gururmm-agent:", err)
+	return exitFailed
+}
+
+func root() *cobra.Command {
+	var o agent.Options
+	cmd := &cobra.Command{
+		Use:           "gururmm-agent",
+		Short:         "The GuruRMM endpoint agent",
+		Version:       version.Version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			return fromEnvironment(cmd.Flags())
+		},
+	}
+	cmd.CompletionOptions.HiddenDefaultCmd = true
+	flags := cmd.PersistentFlags()
+	flags.StringVar(&o.StateDir, "state-dir", "", "directory of identity and state (default: the platform's)")
+	flags.StringVar(&o.StatusSocket, "status-socket", "", "where the local status is answered")
+	flags.StringVar(&o.StatusGroup, "status-group", "", "Unix group that may ask for the status (default "+guardian.StatusGroup+")")
+	flags.StringVar(&o.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
+	cmd.AddCommand(enrollCommand(&o), runCommand(&o), workerCommand(&o), statusCommand(&o), versionCommand())
+	for _, action := range agent.ServiceActions {
+		cmd.AddCommand(serviceCommand(&o, action))
+	}
+	return cmd
+}
+
+// fromEnvironment lets GURURMM_AGENT_* stand for flags that were not given.
+func fromEnvironment(flags *pflag.FlagSet) error {
+	var failed error
+	flags.VisitAll(func(f *pflag.Flag) {
+		name := envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		value, set := os.LookupEnv(name)
+		if !set || f.Changed || failed != nil || f.Name == "help" || f.Name == "version" {
+			return
+		}
+		if err := flags.Set(f.Name, value); err != nil {
+			failed = fmt.Errorf("%s: %w", name, err)
+		}
+	})
+	return failed
+}
+
+func enrollCommand(o *agent.Options) *cobra.Command {
+	var e agent.EnrollOptions
+	cmd := &cobra.Command{
+		Use:   "enroll --server URL (--token T | --token-file FILE)",
+		Short: "Trade an enrollment token for an identity",
+		Example: "  gururmm-agent enroll --server https://rmm.example:8443 --token-file token.txt --pin sha256/…\n" +
+			"  echo TOKEN | gururmm-agent enroll --server https://rmm.example:8443 --token-file - --ca ca.pem",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if e.Server == "" {
+				return errors.New("--server is required: https://HOST:8443")
+			}
+			s, err := agent.Prepare(*o)
+			if err != nil {
+				return err
+			}
+			got, err := agent.Enroll(cmd.Context(), s, e)
+			if errors.Is(err, state.ErrEnrolled) {
+				return fmt.Errorf("%w (--force takes a new identity and keeps the old one beside it)", err)
+			}
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			fmt.Fprintf(out, "Enrolled as agent %s of server %s.\nState: %s\n", got.Agent, got.Server, s.Path)
+			if got.Doors == 0 {
+				fmt.Fprintln(out, "Note: the server offers no second door; nothing can be rescued out of band.")
+			}
+			if got.Offset.Abs() > agent.ClockNote {
+				fmt.Fprintf(out, "Note: this machine's clock is %v off the server's; it is corrected for.\n", got.Offset.Round(agent.ClockNote))
+			}
+			fmt.Fprintln(out, "Next: gururmm-agent run, or: gururmm-agent install && gururmm-agent start")
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&e.Server, "server", "", "the server's URL: https://host:port")
+	flags.StringVar(&e.Token, "token", "", "enrollment token; a process list shows it: prefer --token-file")
+	flags.StringVar(&e.TokenFile, "token-file", "", "file with the enrollment token; - is standard input")
+	flags.StringVar(&e.CAFile, "ca", "", "trust the roots in this PEM file instead of the system's")
+	flags.StringVar(&e.Pin, "pin", "", "trust exactly this key: sha256/…")
+	flags.BoolVar(&e.Force, "force", false, "replace an identity that is there already")
+	return cmd
+}
+
+func runCommand(o *agent.Options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Guard this endpoint, in the foreground or for a service manager",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			defer slim(cmd.Context(), guardianLimit)()
+			s, err := agent.Prepare(*o)
+			if err != nil {
+				return err
+			}
+			logs, err := openLogs(s)
+			if err != nil {
+				return err
+			}
+			defer logs.close()
+			guard := func(ctx context.Context) error {
+				err := agent.Run(ctx, s, logs.log, logs.worker)
+				if err != nil && s.Service { // else main says it, on the same screen
+					logs.log.Error("ended", "error", err)
+				}
+				return err
+			}
+			if s.Service {
+				return agent.RunService(cmd.Context(), guard)
+			}
+			return guard(cmd.Context())
+		},
+	}
+	cmd.Flags().BoolVar(&o.Service, "service", false, "a service manager runs this and starts it again when it fails")
+	return cmd
+}
+
+func workerCommand(o *agent.Options) *cobra.Command {
+	return &cobra.Command{
+		Use: "worker", Short: "The guardian's child", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			defer slim(cmd.Context(), workerLimit)()
+			// Its end is the guardian's to order. A service manager signals the whole
+			// group; the handler, unlike ignoring it, is not inherited by jobs. SIGPIPE:
+			// with the guardian gone, a write to its pipes would end the worker before it
+			// has ended its jobs.
+			deaf := make(chan os.Signal, 1)
+			signal.Notify(deaf, os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
+			s, err := agent.Prepare(*o)
+			if err != nil {
+				return err
+			}
+			return agent.RunWorker(context.WithoutCancel(cmd.Context()), s, os.Stdin, os.Stdout, workerLog(s))
+		},
+	}
+}
+
+func serviceCommand(o *agent.Options, action string) *cobra.Command {
+	short := map[string]string{
+		"install": "Install the service", "uninstall": "Stop and remove the service; the state stays",
+		"start": "Start the service", "stop": "Stop the service", "restart": "Restart the service",
+	}[action]
+	return &cobra.Command{
+		Use: action, Short: short, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := o.AbsStateDir()
+			if err != nil {
+				return err
+			}
+			if err := agent.ControlService(action, dir); err != nil {
+				return err
+			}
+			if action == "install" {
+				fmt.Fprintln(cmd.OutOrStdout(), "Installed. Next: gururmm-agent start")
+			}
+			return nil
+		},
+	}
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version.Version) },
+	}
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+var program string
+
+// TestMain builds the program once: what is tested is what people run.
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "gururmm-agent")
+	if err != nil {
+		panic(err)
+	}
+	program = filepath.Join(dir, "gururmm-agent")
+	if runtime.GOOS == "windows" {
+		program += ".exe"
+	}
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		panic(string(out))
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// result of one call of the program.
+type result struct {
+	code        int
+	out, errout string
+}
+
+func call(t *testing.T, env []string, args ...string) result {
+	t.Helper()
+	var out, errout bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdout, cmd.Stderr = &out, &errout
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return result{cmd.ProcessState.ExitCode(), out.String(), errout.String()}
+}
+
+func TestCommandLine(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	broken := filepath.Join(t.TempDir(), "broken")
+	if err := os.Mkdir(broken, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(broken, "agent.yaml"), []byte("log_levle: info\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	corrupt := filepath.Join(t.TempDir(), "corrupt")
+	if err := os.Mkdir(corrupt, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(corrupt, "identity.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name   string
+		env    []string
+		args   string
+		code   int
+		out    string // is contained
+		errout string // is contained
+	}{
+		{name: "version", args: "version", out: "dev\n"},
+		{name: "help does not show the worker", args: "--help", out: "Available Commands"},
+		{name: "run without an identity says the line to paste", args: "run --state-dir " + dir, code: 2,
+			errout: "Enroll it with:\n  gururmm-agent enroll --server"},
+		{name: "run with an identity that can't be read keeps it and says so", args: "run --state-dir " + corrupt, code: 1,
+			errout: "can't be understood and was left as it is"},
+		{name: "state directory by environment", env: []string{"GURURMM_AGENT_STATE_DIR=" + dir}, args: "run", code: 2, errout: dir},
+		{name: "flag outranks environment", env: []string{"GURURMM_AGENT_STATE_DIR=/nowhere/at/all"}, args: "run --state-dir " + dir, code: 2, errout: dir},
+		{name: "bad value in the environment is named", env: []string{"GURURMM_AGENT_SERVICE=perhaps"}, args: "run --state-dir " + dir, code: 1,
+			errout: "GURURMM_AGENT_SERVICE"},
+		{name: "unknown key of agent.yaml is named", args: "run --state-dir " + broken, code: 1, errout: "log_levle"},
+		{name: "status without an agent", args: "status --state-dir " + dir, code: 2, errout: "is not running"},
+		{name: "status of what is not enrolled advises enrolling", args: "status --state-dir " + dir, code: 2, errout: "Enroll it with:\n  gururmm-agent enroll --server"},
+		{name: "status of what is enrolled and not running advises starting", args: "status --state-dir " + corrupt, code: 2, errout: "Start it with: gururmm-agent start"},
+		{name: "status without an agent is JSON if that was asked for", args: "status --json --state-dir " + dir, code: 2,
+			out: `"mode": "not_running",` + "\n" + `  "error": "the agent is not running`},
+		{name: "status of too long a path", args: "status --status-socket /tmp/" + strings.Repeat("x", 120), code: 2, errout: "choose a shorter one"},
+		{name: "worker by hand", args: "worker --state-dir " + dir, code: 2, errout: "not enrolled"},
+		{name: "unknown flag", args: "run --frobnicate", code: 1, errout: "unknown flag: --frobnicate"},
+		{name: "unknown command", args: "frobnicate", code: 1, errout: `unknown command "frobnicate"`},
+		{name: "enroll without a server", args: "enroll --token x --state-dir " + dir, code: 1, errout: "gururmm-agent: --server is required: https://HOST:8443\n"},
+		{name: "enroll with two tokens", args: "enroll --server https://127.0.0.1:1 --token x --token-file y --state-dir " + dir, code: 1, errout: "not both"},
+		{name: "enroll where nobody listens", args: "enroll --server https://127.0.0.1:1 --token SECRET --state-dir " + dir, code: 1, errout: "enroll:"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := call(t, tt.env, strings.Fields(tt.args)...)
+			if got.code != tt.code || !strings.Contains(got.out, tt.out) || !strings.Contains(got.errout, tt.errout) {
+				t.Fatalf("exit code %d, want %d\nstdout %q, want %q\nstderr %q, want %q", got.code, tt.code, got.out, tt.out, got.errout, tt.errout)
+			}
+			if strings.Contains(got.out+got.errout, "SECRET") {
+				t.Fatal("a token was printed")
+			}
+			if strings.Contains(got.out, "The guardian's child") {
+				t.Fatal("a hidden command is shown")
+			}
+		})
+	}
+}
+
+func TestRunWithoutAnIdentitySaysSoOnce(t *testing.T) {
+	got := call(t, nil, "run", "--state-dir", filepath.Join(t.TempDir(), "state"))
+	if said := got.out + got.errout; strings.Count(said, "not enrolled") != 1 {
+		t.Errorf("said %q", said)
+	}
+}
+
+func TestEnvironmentStandsForEveryFlag(t *testing.T) {
+	t.Setenv("GURURMM_AGENT_TOKEN", "from-env")
+	t.Setenv("GURURMM_AGENT_FORCE", "true")
+	cmd, _, err := root().Find([]string{"enroll"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.ParseFlags([]string{"--server", "https://given"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GURURMM_AGENT_SERVER", "https://from-env")
+	if err := fromEnvironment(cmd.Flags()); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"token": "from-env", "force": "true", "server": "https://given"} {
+		if got := cmd.Flag(name).Value.String(); got != want {
+			t.Errorf("--%s is %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestStacksOfACrashAreShownAsTheyAre(t *testing.T) {
+	var raw bytes.Buffer
+	p := &pretty{raw: &raw}
+	p.console.Out, p.console.NoColor = &raw, true
+	for _, line := range []string{
+		`{"level":"info","message":"hello","process":"worker"}` + "\n", "goroutine 1 [running]:\n", "{broken\n",
+	} {
+		if _, err := p.Write([]byte(line)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := raw.String()
+	if strings.Contains(got, `"level"`) || !strings.Contains(got, "hello") ||
+		!strings.HasSuffix(got, "goroutine 1 [running]:\n{broken\n") {
+		t.Fatalf("shown as %q", got)
+	}
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gururmm/agent"
+	"gururmm/agent/guardian"
+	"gururmm/internal/tty"
+)
+
+// watchEvery is how often --watch asks: the worker reports each second.
+const watchEvery = time.Second
+
+func statusCommand(o *agent.Options) *cobra.Command {
+	var asJSON, watch, frames bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Ask the running agent how it is",
+		Long: "Ask the running agent how it is.\n\n" +
+			"Exit codes: 0 well, 1 degraded, 2 not running, not enrolled or unknown.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a := asker{options: *o, json: asJSON, frames: frames, watching: watch}
+			socket, err := agent.FindSocket(*o)
+			if err != nil {
+				return a.unknown(cmd, err)
+			}
+			a.client = guardian.NewClient(socket)
+			a.style.Color = colorful(os.Stdout)
+			if watch {
+				return a.watch(cmd.Context(), cmd.OutOrStdout())
+			}
+			code, err := a.show(cmd.Context(), cmd.OutOrStdout())
+			if err != nil {
+				return a.unknown(cmd, err)
+			}
+			if code != agent.ExitWell {
+				return exitCode(code)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&watch, "watch", false, "ask again each second")
+	cmd.Flags().BoolVar(&frames, "frames", false, "list the headers of the last 512 frames")
+	return cmd
+}
+
+// unknown says why there is no status.
+func (a asker) unknown(cmd *cobra.Command, err error) error {
+	if a.json {
+		if err := a.writeJSON(cmd.OutOrStdout(), noStatus(err)); err != nil {
+			return err
+		}
+		return exitCode(agent.ExitUnknown)
+	}
+	fmt.Fprintln(cmd.ErrOrStderr(), "gururmm-agent:", err)
+	if errors.Is(err, guardian.ErrNotRunning) {
+		if dir, none := agent.NoIdentity(a.options); none {
+			fmt.Fprintf(cmd.ErrOrStderr(), "Nothing is enrolled in %s. Enroll it with:\n  %s\n", dir, agent.HintEnroll)
+		} else {
+			fmt.Fprintln(cmd.ErrOrStderr(), "Start it with: gururmm-agent start, or: gururmm-agent run")
+		}
+	}
+	return exitCode(agent.ExitUnknown)
+}
+
+// absent stands for the status of an agent that gave none.
+type absent struct {
+	Mode  string `json:"mode"` // not_running or unknown
+	Error string `json:"error"`
+}
+
+func noStatus(err error) absent {
+	mode := "unknown"
+	if errors.Is(err, guardian.ErrNotRunning) {
+		mode = "not_running"
+	}
+	return absent{mode, err.Error()}
+}
+
+// asker asks and shows.
+type asker struct {
+	options agent.Options
+	client  *guardian.Client
+	json    bool
+	frames  bool
+	// watching: with json, one line an answer, for a program that reads on.
+	watching bool
+	style    agent.Style
+}
+
+// show asks once; the code is that of the verdict.
+func (a asker) show(ctx context.Context, w io.Writer) (code int, err error) {
+	s, err := a.client.Status(ctx)
+	if err != nil {
+		return 0, err
+	}
+	code = agent.ExitCode(s)
+	if !a.frames {
+		if a.json {
+			return code, a.writeJSON(w, s)
+		}
+		return code, agent.WriteStatus(w, s, a.style)
+	}
+	f, err := a.client.Frames(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if a.json {
+		return code, a.writeJSON(w, f)
+	}
+	return code, agent.WriteFrames(w, f)
+}
+
+// watch shows until ctx ends. On a terminal each picture replaces the one before.
+func (a asker) watch(ctx context.Context, w io.Writer) error {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		var b bytes.Buffer
+		if _, err := a.show(ctx, &b); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if !a.json {
+				fmt.Fprintln(&b, err)
+			} else if err := a.writeJSON(&b, noStatus(err)); err != nil {
+				return err
+			}
+		}
+		if a.style.Color && !a.json {
+			fmt.Fprint(w, "\x1b[H\x1b[2J") // home, clear
+		}
+		if _, err := w.Write(b.Bytes()); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (a asker) writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	if !a.watching {
+		e.SetIndent("", "  ")
+	}
+	return e.Encode(v)
+}
+
+// colorful reports whether f shows colours: a terminal, and NO_COLOR is not set (no-color.org).
+func colorful(f *os.File) bool {
+	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && tty.Is(f)
+}

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+
+	"gururmm/server"
+	"gururmm/wire"
+)
+
+// serveConfig is what `gururmm serve` was told: flags before GURURMM_*
+// variables before the file before defaults.
+type serveConfig struct {
+	server    server.Config
+	logLevel  string
+	readyFile string
+}
+
+// setting is one key of the configuration: `key` in the file, GURURMM_KEY in
+// the environment, --key (with dashes) as a flag.
+type setting struct {
+	key, standard, usage string
+	set                  func(c *serveConfig, value string) error
+}
+
+func (s setting) flag() string { return strings.ReplaceAll(s.key, "_", "-") }
+func (s setting) env() string  { return "GURURMM_" + strings.ToUpper(s.key) }
+
+// to makes a setting's set of a plain field.
+func to(field func(*serveConfig) *string) func(*serveConfig, string) error {
+	return func(c *serveConfig, v string) error {
+		*field(c) = v
+		return nil
+	}
+}
+
+var settings = []setting{
+	{"listen", server.DefaultListen, "address of the main listener: links, enrollment, operators", to(func(c *serveConfig) *string { return &c.server.ListenAddr })},
+	{"oob_listen", server.DefaultOOB, "address of the second door's listener", to(func(c *serveConfig) *string { return &c.server.OOBAddr })},
+	{"public_url", "", "https:// URL of the main listener as endpoints reach it (default: as listened on)", to(func(c *serveConfig) *string { return &c.server.PublicURL })},
+	{"oob_url", "", "https:// URL of the second door as endpoints reach it (default: as listened on)", to(func(c *serveConfig) *string { return &c.server.OOBURL })},
+	{"state_dir", defaultStateDir(), "directory of keys and database, private to this account", to(func(c *serveConfig) *string { return &c.server.StateDir })},
+	{"cert", "", "certificate chain of the main listener, PEM (default: self-signed)", to(func(c *serveConfig) *string { return &c.server.CertFile })},
+	{"key", "", "its key, PEM", to(func(c *serveConfig) *string { return &c.server.KeyFile })},
+	{"trusted_proxy", "", "addresses (CIDR, comma-separated) whose X-Forwarded-For is believed; without cert: plain HTTP on loopback", setProxies},
+	{"policy", "", "file with the policy of endpoints, YAML or JSON (in the configuration file also inline)", setPolicyFile},
+	{"log_level", "info", "debug, info, warn or error", to(func(c *serveConfig) *string { return &c.logLevel })},
+	{"ready_file", "", "write URLs, pin and first tokens here as JSON once listening (mode 0600)", to(func(c *serveConfig) *string { return &c.readyFile })},
+}
+
+// defaultStateDir is the system's place for root, else the user's own.
+func defaultStateDir() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/gururmm"
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "" // then it must be given
+	}
+	return filepath.Join(home, ".local", "share", "gururmm")
+}
+
+func setProxies(c *serveConfig, v string) error {
+	c.server.TrustedProxies = nil
+	for part := range strings.SplitSeq(v, ",") {
+		part = strings.TrimSpace(part)
+		if part == "" {
+			continue
+		}
+		p, err := netip.ParsePrefix(part)
+		if err != nil {
+			addr, aerr := netip.ParseAddr(part)
+			if aerr != nil {
+				return fmt.Errorf("%q is neither an address nor a CIDR", part)
+			}
+			p = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		c.server.TrustedProxies = append(c.server.TrustedProxies, p.Masked())
+	}
+	return nil
+}
+
+// maxConfig bounds a configuration file in bytes.
+const maxConfig = 1 << 20
+
+func readBounded(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxConfig {
+		return nil, fmt.Errorf("%s: larger than 1 MiB", path)
+	}
+	return os.ReadFile(path)
+}
+
+func setPolicyFile(c *serveConfig, path string) error {
+	if path == "" {
+		return nil
+	}
+	raw, err := readBounded(path)
+	if err != nil {
+		return err
+	}
+	var node yaml.Node
+	if err := yaml.Unmarshal(raw, &node); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if len(node.Content) == 0 {
+		return fmt.Errorf("%s: is empty", path)
+	}
+	if err := setPolicy(c, node.Content[0]); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// setPolicy reads a policy by its JSON names; one that is not known is refused.
+func setPolicy(c *serveConfig, node *yaml.Node) error {
+	var v map[string]any
+	if err := node.Decode(&v); err != nil {
+		return err
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	var p wire.Policy
+	if err := dec.Decode(&p); err != nil {
+		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+	}
+	c.server.Policy = p
+	return nil
+}
+
+// applyFile takes the configuration file's keys, and refuses those it does not know by name.
+func (c *serveConfig) applyFile(path string) error {
+	raw, err := readBounded(path)
+	if err != nil {
+		return err
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(raw, &doc); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if len(doc.Content) == 0 {
+		return nil // empty: all defaults
+	}
+	top := doc.Content[0]
+	if top.Kind != yaml.MappingNode {
+		return fmt.Errorf("%s: want `key: value` lines", path)
+	}
+	seen := map[string]bool{}
+	for i := 0; i+1 < len(top.Content); i += 2 {
+		key, value := top.Content[i], top.Content[i+1]
+		at := fmt.Sprintf("%s:%d", path, key.Line)
+		n := slices.IndexFunc(settings, func(s setting) bool { return s.key == key.Value })
+		if n < 0 {
+			return fmt.Errorf("%s: unknown key %q; known are %s", at, key.Value, strings.Join(keys(), ", "))
+		}
+		if seen[key.Value] {
+			return fmt.Errorf("%s: %s is given twice", at, key.Value)
+		}
+		seen[key.Value] = true
+		if err := c.applyNode(settings[n], value); err != nil {
+			return fmt.Errorf("%s: %s: %w", at, key.Value, err)
+		}
+	}
+	return nil
+}
+
+func (c *serveConfig) applyNode(s setting, value *yaml.Node) error {
+	switch {
+	case s.key == "policy" && value.Kind == yaml.MappingNode:
+		return setPolicy(c, value)
+	case value.Kind == yaml.SequenceNode && s.key == "trusted_proxy":
+		var list []string
+		if err := value.Decode(&list); err != nil {
+			return err
+		}
+		return s.set(c, strings.Join(list, ","))
+	case value.Kind != yaml.ScalarNode:
+		return errors.New("want one value")
+	}
+	return s.set(c, value.Value)
+}
+
+func keys() []string {
+	out := make([]string, len(settings))
+	for i, s := range settings {
+		out[i] = s.key
+	}
+	return out
+}
+
+// otherVariables are GURURMM_* variables that are not the server's settings:
+// the file's place, the client's, those of tests' builds, and a job's own.
+var otherVariables = []string{"GURURMM_CONFIG", "GURURMM_URL", "GURURMM_TOKEN", "GURURMM_PIN", "GURURMM_CA",
+	"GURURMM_FAULTS", "GURURMM_CLOCK_OFFSET", "GURURMM_BOOT_ID", "GURURMM_FINGERPRINT", "GURURMM_ENROLL_TOKEN", "GURURMM_JOB"}
+
+// checkVariables refuses a GURURMM_* variable that nobody reads: a setting
+// mistyped would quietly keep its default. The agent's own are left to it, and
+// so are those that Kubernetes makes for a service of this name.
+func checkVariables(environ []string) error {
+	known := slices.Clone(otherVariables[:1])
+	for _, s := range settings {
+		known = append(known, s.env())
+	}
+	for _, pair := range environ {
+		name, _, _ := strings.Cut(pair, "=")
+		switch {
+		case !strings.HasPrefix(name, "GURURMM_"), strings.HasPrefix(name, "GURURMM_AGENT_"),
+			slices.Contains(known, name), slices.Contains(otherVariables, name),
+			strings.Contains(name, "_SERVICE_"), strings.HasSuffix(name, "_PORT"), strings.Contains(name, "_PORT_"):
+			continue
+		}
+		return fmt.Errorf("unknown variable %s; known: %s", name, strings.Join(known, ", "))
+	}
+	return nil
+}
+
+// addFlags declares a flag for each setting, and --config.
+func addFlags(fs *pflag.FlagSet) {
+	fs.String("config", "", "configuration file, YAML (default $GURURMM_CONFIG)")
+	for _, s := range settings {
+		fs.String(s.flag(), s.standard, s.usage+" ($"+s.env()+")")
+	}
+}
+
+// loadConfig puts the layers over each other; an error names where it stands.
+func loadConfig(fs *pflag.FlagSet, getenv func(string) (string, bool)) (serveConfig, error) {
+	var c serveConfig
+	for _, s := range settings {
+		if err := s.set(&c, s.standard); err != nil {
+			return c, err
+		}
+	}
+	file, err := fs.GetString("config")
+	if err != nil {
+		return c, err
+	}
+	if v, ok := getenv("GURURMM_CONFIG"); ok && file == "" {
+		file = v
+	}
+	if file != "" {
+		if err := c.applyFile(file); err != nil {
+			return c, fmt.Errorf("configuration: %w", err)
+		}
+	}
+	for _, s := range settings {
+		if v, ok := getenv(s.env()); ok {
+			if err := s.set(&c, v); err != nil {
+				return c, fmt.Errorf("$%s: %w", s.env(), err)
+			}
+		}
+		if fs.Changed(s.flag()) {
+			v, err := fs.GetString(s.flag())
+			if err != nil {
+				return c, err
+			}
+			if err := s.set(&c, v); err != nil {
+				return c, fmt.Errorf("--%s: %w", s.flag(), err)
+			}
+		}
+	}
+	if c.server.StateDir != "" {
+		if c.server.StateDir, err = filepath.Abs(c.server.StateDir); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}

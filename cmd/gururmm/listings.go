@@ -1,0 +1,509 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"gururmm/internal/wrap"
+	"gururmm/operator"
+	"gururmm/wire"
+)
+
+// columns aligns cells by spaces; a line has no blanks at its end.
+func columns(rows [][]string) []string {
+	var widths []int
+	for _, r := range rows {
+		for i, cell := range r {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	lines := make([]string, len(rows))
+	for n, r := range rows {
+		var b strings.Builder
+		for i, cell := range r {
+			fmt.Fprintf(&b, "%-*s  ", widths[i], cell) // pads by runes
+		}
+		lines[n] = strings.TrimRight(b.String(), " ")
+	}
+	return lines
+}
+
+// plural is "1 agent" or "2 agents".
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+func agentsCommand(f *operatorFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "agents [AGENT]",
+		Short: "List the endpoints and how they are, or tell all of one",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				a, err := client.Agent(cmd.Context(), args[0])
+				if err != nil {
+					return explain(err)
+				}
+				if f.json {
+					return printJSON(cmd.OutOrStdout(), a)
+				}
+				return describeAgent(cmd.OutOrStdout(), a)
+			}
+			agents, err := client.Agents(cmd.Context())
+			if err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), operator.List[operator.Agent]{Items: agents})
+			}
+			if len(agents) == 0 {
+				fmt.Fprintln(cmd.OutOrStdout(), "No endpoint is enrolled yet: gururmm enroll-token create")
+				return nil
+			}
+			slices.SortFunc(agents, func(a, b operator.Agent) int {
+				return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+			})
+			return listAgents(cmd.OutOrStdout(), agents)
+		},
+	}
+}
+
+// listAgents gives each endpoint a line, and below it its id and, unless all is
+// well, what is wrong.
+func listAgents(w io.Writer, agents []operator.Agent) error {
+	rows := [][]string{{"NAME", "PRESENCE", "TEXT VERIFIED", "LAST SEEN", "OWED"}}
+	for _, a := range agents {
+		seen := ago(a.LastSeen)
+		if a.LastVia != "" {
+			seen += " by " + a.LastVia
+		}
+		rows = append(rows, []string{oneLine(a.Name, 24), a.Presence, ago(a.VerifiedAt), seen, fmt.Sprint(a.Owed)})
+	}
+	lines := columns(rows)
+	fmt.Fprintln(w, lines[0])
+	for i, a := range agents {
+		fmt.Fprintf(w, "%s\n  %s\n", lines[i+1], a.ID)
+		if a.Sentence != "" && a.Presence != "verified" {
+			fmt.Fprintln(w, wrap.Behind("  ", a.Verdict+": "+printable(a.Sentence)))
+		}
+	}
+	return nil
+}
+
+func describeAgent(w io.Writer, a operator.Agent) error {
+	is := fmt.Sprintf("%s is %s.", printable(a.Name), a.Presence)
+	if a.Sentence != "" {
+		is += fmt.Sprintf(" %s: %s", a.Verdict, printable(a.Sentence))
+	}
+	fmt.Fprintln(w, wrap.Behind("", is))
+	rows := [][]string{
+		{"id", a.ID}, {"site", printable(a.Site)},
+		{"platform", fmt.Sprintf("%s/%s %s", a.Platform.OS, a.Platform.Arch, printable(a.Platform.Release))},
+		{"version", printable(a.Version)}, {"address", a.Addr},
+		{"enrolled", a.EnrolledAt.Local().Format(time.DateTime)},
+		{"text verified", ago(a.VerifiedAt)}, {"last seen", strings.TrimSpace(ago(a.LastSeen) + " by " + a.LastVia)},
+		{"commands owed", fmt.Sprint(a.Owed)},
+	}
+	if a.ClockSkew != nil {
+		skew, which := time.Duration(*a.ClockSkew)*time.Millisecond, "behind"
+		if skew < 0 {
+			skew, which = -skew, "ahead of"
+		}
+		rows = append(rows, []string{"clock", fmt.Sprintf("the endpoint's is %v %s the server's", skew, which)})
+	}
+	for _, l := range a.Links {
+		peer := "not told"
+		if l.PeerRead != nil {
+			peer = fmt.Sprint(*l.PeerRead)
+		}
+		rows = append(rows, []string{"link", fmt.Sprintf("%s %s for %v: written %d (agent read %s), read %d, queued %d %s", l.Link,
+			l.State, span(time.Duration(l.AgeMS)*time.Millisecond), l.Written, peer, l.Read, l.Queued, l.Verdict)})
+	}
+	for _, r := range rows {
+		fmt.Fprintln(w, wrap.Behind(fmt.Sprintf("%-15s", r[0]), r[1]))
+	}
+	return nil
+}
+
+func commandsCommand(f *operatorFlags) *cobra.Command {
+	var filter operator.Filter
+	var state string
+	cmd := &cobra.Command{
+		Use:   "commands",
+		Short: "List commands, the newest first",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkCount("limit", filter.Limit); err != nil {
+				return err
+			}
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			filter.State = wire.State(state)
+			items, err := client.Commands(cmd.Context(), filter)
+			if err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), operator.List[operator.Command]{Items: items})
+			}
+			return listCommands(cmd.OutOrStdout(), items)
+		},
+	}
+	cmd.Flags().StringVar(&filter.Agent, "agent", "", "only of this agent (name, id, or its beginning)")
+	cmd.Flags().StringVar(&state, "state", "", "only in this state: pending, running, completed, failed, …")
+	cmd.Flags().IntVar(&filter.Limit, "limit", 50, "at most so many")
+	return cmd
+}
+
+// listCommands gives each command a line, and below it its id and script.
+func listCommands(w io.Writer, items []operator.Command) error {
+	rows := [][]string{{"AGENT", "STATE", "EXIT", "TRIES", "DOOR", "AGE"}}
+	for _, c := range items {
+		exit := "-"
+		if c.ExitCode != nil {
+			exit = fmt.Sprint(*c.ExitCode)
+		}
+		rows = append(rows, []string{oneLine(c.AgentName, 24), string(c.State), exit, fmt.Sprint(c.Attempts),
+			cmp.Or(string(c.Channel), "-"), span(time.Since(c.CreatedAt))})
+	}
+	lines := columns(rows)
+	fmt.Fprintln(w, lines[0])
+	for i, c := range items {
+		fmt.Fprintf(w, "%s\n  %s  %s\n", lines[i+1], c.ID, oneLine(c.Script, wrap.Width-len(c.ID)-4))
+	}
+	return nil
+}
+
+func cancelCommand(f *operatorFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "cancel COMMAND",
+		Short: "Stop a command: not begun, it never runs; running, its process tree is killed",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			c, err := client.Cancel(cmd.Context(), args[0])
+			if err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), c)
+			}
+			if c.State.Terminal() {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s is %s.\n", c.ID, c.State)
+			} else {
+				fmt.Fprintln(cmd.OutOrStdout(), wrap.Behind("", fmt.Sprintf("%s is %s on %s; its cancel is ordered.", c.ID, c.State, oneLine(c.AgentName, 40))))
+			}
+			return nil
+		},
+	}
+}
+
+func traceCommand(f *operatorFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "trace COMMAND",
+		Short: "Tell a command's way, stage by stage, and where it stopped",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			t, err := client.Trace(cmd.Context(), args[0])
+			if err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), t)
+			}
+			return printTrace(cmd.OutOrStdout(), t)
+		},
+	}
+}
+
+func printTrace(w io.Writer, t operator.Trace) error {
+	c := t.Command
+	fmt.Fprintf(w, "command %s: %s", c.ID, c.State)
+	if c.ExitCode != nil {
+		fmt.Fprintf(w, ", exit %d", *c.ExitCode)
+	}
+	name := oneLine(c.AgentName, 24)
+	fmt.Fprintf(w, "\n  on %s: %s\n", name, oneLine(c.Script, wrap.Width-len("  on : ")-utf8.RuneCountInString(name)))
+	rows := [][]string{{"  TIME", "AFTER", "STAGE", "SEEN BY", "TRY", "DOOR"}}
+	for _, e := range t.Entries {
+		try := "-"
+		if e.Attempt > 0 {
+			try = fmt.Sprint(e.Attempt)
+		}
+		rows = append(rows, []string{"  " + e.At.Local().Format("15:04:05.000"), millis(e.At.Sub(c.CreatedAt)),
+			string(e.Stage), e.End, try, cmp.Or(string(e.Channel), "-")})
+	}
+	lines := columns(rows)
+	fmt.Fprintln(w, lines[0])
+	for i, e := range t.Entries {
+		fmt.Fprintln(w, lines[i+1])
+		if e.Note != "" {
+			fmt.Fprintln(w, wrap.Behind("      ", printable(e.Note)))
+		}
+	}
+	_, err := fmt.Fprintln(w, wrap.Behind("", printable(t.Stopped)))
+	return err
+}
+
+func millis(d time.Duration) string { return fmt.Sprintf("%+.1f ms", float64(d.Microseconds())/1000) }
+
+func beaconsCommand(f *operatorFlags) *cobra.Command {
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "beacons [AGENT]",
+		Short: "List what endpoints said by the second door, beside the server's own view",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkCount("limit", limit); err != nil {
+				return err
+			}
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			agent := ""
+			if len(args) == 1 {
+				agent = args[0]
+			}
+			items, err := client.Beacons(cmd.Context(), agent, limit)
+			if err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), operator.List[operator.Beacon]{Items: items})
+			}
+			if len(items) == 0 {
+				fmt.Fprintln(cmd.OutOrStdout(), "No beacon was recorded yet.")
+				return nil
+			}
+			for _, b := range items {
+				if err := printBeacon(cmd.OutOrStdout(), b); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().IntVar(&limit, "limit", 20, "at most so many")
+	return cmd
+}
+
+// beaconFacts is what of an endpoint's report is held against the server's view.
+type beaconFacts struct {
+	Cause    string `json:"cause"`
+	Snapshot struct {
+		Link struct {
+			ID     wire.LinkID `json:"id"`
+			Phase  string      `json:"phase"`
+			Ledger struct {
+				Local wire.Ledger  `json:"local"`
+				Peer  *wire.Ledger `json:"peer"`
+			} `json:"ledger"`
+		} `json:"link"`
+	} `json:"snapshot"`
+}
+
+func printBeacon(w io.Writer, b operator.Beacon) error {
+	var r beaconFacts
+	if err := json.Unmarshal(b.Report, &r); err != nil {
+		return fmt.Errorf("beacon %s: %w", b.ReportID, err)
+	}
+	fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("%s %s: %s (%s)", b.ReceivedAt.Local().Format(time.DateTime), oneLine(b.AgentName, 24),
+		cmp.Or(oneLine(b.Verdict, 40), "no verdict"), oneLine(r.Cause, 20))))
+	if b.Sentence != "" {
+		fmt.Fprintln(w, wrap.Behind("  ", printable(b.Sentence)))
+	}
+	link := r.Snapshot.Link
+	said := "no link"
+	if link.ID != 0 {
+		said = fmt.Sprintf("link %s %s, written %d, read %d", link.ID, oneLine(link.Phase, 20), link.Ledger.Local.Written, link.Ledger.Local.Read)
+		if p := link.Ledger.Peer; p != nil {
+			said += fmt.Sprintf("; server said written %d, read %d", p.Written, p.Read)
+		}
+	} else if link.Phase != "" {
+		said += ", " + oneLine(link.Phase, 20)
+	}
+	fmt.Fprintln(w, wrap.Behind("  agent:  ", said))
+	said = "no view recorded"
+	if b.View != nil {
+		said = fmt.Sprintf("%s, owes %s", b.View.Presence, plural(b.View.Owed, "command"))
+		for _, l := range b.View.Links {
+			said += fmt.Sprintf("; link %s %s, written %d, read %d, queued %d", l.Link, l.State, l.Written, l.Read, l.Queued)
+		}
+	}
+	_, err := fmt.Fprintln(w, wrap.Behind("  server: ", said))
+	return err
+}
+
+func enrollTokenCommand(f *operatorFlags) *cobra.Command {
+	cmd := &cobra.Command{Use: "enroll-token", Short: "Make, list and revoke tokens that let endpoints enroll"}
+	var site string
+	var uses int
+	var expires time.Duration
+	create := &cobra.Command{
+		Use:   "create",
+		Short: "Make a token; its secret is shown this once",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := errors.Join(checkCount("uses", uses), checkDuration("expires", expires)); err != nil {
+				return err
+			}
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			t, err := client.CreateEnrollToken(cmd.Context(), operator.NewEnrollToken{Site: site, Uses: uses, ExpiresInMS: expires.Milliseconds()})
+			if err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), t)
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), wrap.Behind("", fmt.Sprintf("Token %s, site %s, good for %s until %s. On the endpoint:",
+				t.ID, oneLine(t.Site, 40), plural(t.UsesLeft, "use"), t.ExpiresAt.Local().Format(time.DateTime))))
+			fmt.Fprintf(cmd.OutOrStdout(), "\n  gururmm-agent enroll --server %s --token %s", t.URL, t.Token)
+			if t.Pin != "" {
+				fmt.Fprintf(cmd.OutOrStdout(), " --pin %s", t.Pin)
+			}
+			fmt.Fprint(cmd.OutOrStdout(), "\n\n")
+			return nil
+		},
+	}
+	create.Flags().StringVar(&site, "site", "default", "site the endpoints will belong to")
+	create.Flags().IntVar(&uses, "uses", 1, "how many endpoints may use it")
+	create.Flags().DurationVar(&expires, "expires", time.Hour, "good for so long")
+	list := &cobra.Command{
+		Use: "list", Short: "List the tokens", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			items, err := client.EnrollTokens(cmd.Context())
+			if err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), operator.List[operator.EnrollToken]{Items: items})
+			}
+			return listTokens(cmd.OutOrStdout(), items)
+		},
+	}
+	revoke := &cobra.Command{
+		Use: "revoke ID", Short: "Make a token useless", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			if err := client.RevokeEnrollToken(cmd.Context(), args[0]); err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), map[string]string{"revoked": args[0]})
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Token %s is useless now.\n", args[0])
+			return nil
+		},
+	}
+	cmd.AddCommand(create, list, revoke)
+	return cmd
+}
+
+// listTokens gives each token a line, and below it its id.
+func listTokens(w io.Writer, items []operator.EnrollToken) error {
+	rows := [][]string{{"SITE", "USES LEFT", "EXPIRES"}}
+	for _, t := range items {
+		rows = append(rows, []string{oneLine(t.Site, 40), fmt.Sprint(t.UsesLeft), t.ExpiresAt.Local().Format(time.DateTime)})
+	}
+	lines := columns(rows)
+	fmt.Fprintln(w, lines[0])
+	for i, t := range items {
+		fmt.Fprintf(w, "%s\n  %s\n", lines[i+1], t.ID)
+	}
+	return nil
+}
+
+// directives that an operator may give by hand, and what each orders.
+var directives = []struct {
+	kind wire.DirectiveKind
+	does string
+}{
+	{wire.DirectiveReconnect, "dial the link afresh"},
+	{wire.DirectiveUseEndpoint, "use the link URL given by --endpoint"},
+	{wire.DirectiveRestartWorker, "restart the worker, which holds the link and the jobs"},
+	{wire.DirectiveRestartService, "restart the whole agent"},
+	{wire.DirectivePoll, "take commands by the second door"},
+	{wire.DirectiveRelease, "end that; a link that was proven deaf is tried again"},
+}
+
+func directCommand(f *operatorFlags) *cobra.Command {
+	var n operator.NewDirective
+	names, lines := make([]string, len(directives)), ""
+	for i, d := range directives {
+		names[i] = string(d.kind)
+		lines += fmt.Sprintf("\n  %-16s %s", d.kind, d.does)
+	}
+	cmd := &cobra.Command{
+		Use:   "direct AGENT DIRECTIVE",
+		Short: "Order something of an endpoint's guardian by the second door",
+		Long: "Order something of an endpoint's guardian by the second door: it is signed, and\n" +
+			"handed over with the answer to the endpoint's next beacon or poll.\n\nDirectives:" + lines,
+		Args:      cobra.ExactArgs(2),
+		ValidArgs: names,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n.Kind = wire.DirectiveKind(args[1])
+			if !slices.Contains(names, args[1]) {
+				return fmt.Errorf("directive %q: want one of %s", args[1], strings.Join(names, ", "))
+			}
+			if n.Kind == wire.DirectiveUseEndpoint && n.Endpoint == "" {
+				return errors.New("use_endpoint needs --endpoint wss://…")
+			}
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			d, err := client.Direct(cmd.Context(), args[0], n)
+			if err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), d)
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), wrap.Behind("", fmt.Sprintf("Directive %s (%s) is ready; it goes out with the endpoint's next beacon or poll "+
+				"(up to 15 min unless the endpoint polls), until %s.", d.ID, d.Kind, d.ExpiresAt.Local().Format(time.DateTime))))
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&n.Endpoint, "endpoint", "", "of use_endpoint: the link URL to use")
+	cmd.Flags().StringVar(&n.Reason, "reason", "", "kept with the directive")
+	return cmd
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"gururmm/internal/wrap"
+	"gururmm/operator"
+	"gururmm/wire"
+)
+
+// What people read fits the width that every terminal has, however long the
+// names and reasons are.
+func TestListingsAreReadableAt80Columns(t *testing.T) {
+	name, sentence := "a-host-of-a-very-long-name.example.org", strings.Repeat("messages to this agent are lost on the way ", 6)
+	now, exit := time.Now(), -1073741510
+	seen := now.Add(-50 * time.Minute)
+	peer := uint64(15)
+	agent := operator.Agent{
+		ID: wire.NewID(), Name: name, Presence: "out-of-band", Verdict: "link.text.stuck_fragment", Sentence: sentence,
+		VerifiedAt: &seen, LastSeen: &seen, LastVia: "beacon", Owed: 120,
+		Links: []wire.LinkView{{Link: 7, State: "quarantined", Written: 1e6, PeerRead: &peer, Read: 1e6, Queued: 99, Verdict: "link.text.lost"}},
+	}
+	command := operator.Command{
+		ID: wire.NewID(), AgentName: name, State: wire.StateUndeliverable, ExitCode: &exit, Attempts: 10, Channel: wire.ChannelLink,
+		CreatedAt: seen, Script: strings.Repeat("echo much ", 20),
+	}
+	trace := operator.Trace{Command: command, Stopped: sentence, Entries: []operator.TraceEntry{
+		{Stage: wire.StageResultWritten, At: now, End: "server", Attempt: 10, Channel: wire.ChannelLink, Note: sentence},
+	}}
+	beacon := operator.Beacon{
+		AgentName: name, ReceivedAt: now, Verdict: agent.Verdict, Sentence: sentence,
+		Report: []byte(`{"cause":"verdict_changed","snapshot":{"link":{"id":"0000000000000007","phase":"verified","ledger":{"local":{"written":123456},"peer":{"read":1234567}}}}}`),
+		View:   &wire.ServerView{Presence: "degraded", Owed: 1, Links: agent.Links},
+	}
+	for what, c := range map[string]struct {
+		print func(w io.Writer) error
+		whole []string // what must stand on one line
+	}{
+		"agents":   {func(w io.Writer) error { return listAgents(w, []operator.Agent{agent}) }, []string{agent.ID, agent.Verdict}},
+		"agent":    {func(w io.Writer) error { return describeAgent(w, agent) }, []string{agent.ID, "0000000000000007"}},
+		"commands": {func(w io.Writer) error { return listCommands(w, []operator.Command{command}) }, []string{command.ID + "  echo much"}},
+		"trace":    {func(w io.Writer) error { return printTrace(w, trace) }, []string{command.ID, "result_written"}},
+		"beacons":  {func(w io.Writer) error { return printBeacon(w, beacon) }, []string{"0000000000000007", "owes 1 command;"}},
+		"tokens": {func(w io.Writer) error {
+			return listTokens(w, []operator.EnrollToken{{ID: agent.ID, Site: sentence, UsesLeft: 10_000, ExpiresAt: now}})
+		}, []string{agent.ID}},
+	} {
+		var out bytes.Buffer
+		if err := c.print(&out); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(out.String()) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > wrap.Width {
+				t.Errorf("%s: %d columns: %q", what, n, line)
+			}
+		}
+		for _, want := range c.whole {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%s does not show %q:\n%s", what, want, out.String())
+			}
+		}
+	}
+}
+
+func TestABeaconWithoutALinkSaysSo(t *testing.T) {
+	var out bytes.Buffer
+	if err := printBeacon(&out, operator.Beacon{Report: []byte(`{"cause":"start","snapshot":{"link":{"phase":"dialing"}}}`)}); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), ": no verdict (start)\n  agent:  no link, dialing\n") || strings.Contains(out.String(), "00000000") {
+		t.Errorf("%s", out.String())
+	}
+}

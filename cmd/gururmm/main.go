@@ -1,0 +1,79 @@
+// Command gururmm is the server and the operator's tool: serve runs the
+// server, the other commands ask one.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"gururmm/internal/version"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run runs one command line and gives its exit code.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := rootCommand(args)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteC()
+	if err == nil {
+		return 0
+	}
+	code := 1
+	if cmd.Name() == execName { // whatever is wrong with exec itself is no code of the command's
+		code = exitNoCode
+	}
+	exit, ok := errors.AsType[*exitError](err)
+	if ok {
+		code = exit.code
+	}
+	if !ok || exit.err != nil {
+		tell(stderr, err, wantsJSON(args))
+	}
+	return code
+}
+
+// wantsJSON looks for --json before the words of a command: the flags may be what is wrong.
+func wantsJSON(args []string) bool {
+	for _, a := range args {
+		switch a {
+		case "--":
+			return false
+		case "--json", "--json=true":
+			return true
+		}
+	}
+	return false
+}
+
+// rootCommand has all commands below it; typed is the command line, for hints.
+func rootCommand(typed []string) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "gururmm",
+		Short: "The GuruRMM server, and the operator's tool",
+		Long: "The GuruRMM server, and the operator's tool.\n\n" +
+			"AGENT is a host name or an agent's id, COMMAND a command's id; of an id the\n" +
+			"beginning is enough, from four characters on, if it fits one alone.\n\n" +
+			"With --json an error is one line on standard error, {\"error\": …, \"code\": …}; the\n" +
+			"code is stable.",
+		Version: version.Version,
+		// An error is printed once, by run; usage only where it was asked for.
+		SilenceErrors: true, SilenceUsage: true,
+	}
+	addServe(root)
+	root.AddCommand(&cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version.Version) },
+	})
+	addOperator(root, typed)
+	return root
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"gururmm/internal/atomicfile"
+	"gururmm/internal/tty"
+	"gururmm/server"
+)
+
+// addServe adds the command that runs the server.
+func addServe(root *cobra.Command) {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the server",
+		Long: "Run the server. On its first start it makes its state directory, keys, database and\n" +
+			"a self-signed certificate, and prints a first operator token and a line that\n" +
+			"enrolls an endpoint.\n\n" +
+			"Each setting is a flag, a GURURMM_* variable, or a key of the YAML file, in this\n" +
+			"order of precedence.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkVariables(os.Environ()); err != nil {
+				return err
+			}
+			cfg, err := loadConfig(cmd.Flags(), os.LookupEnv)
+			if err != nil {
+				return err
+			}
+			log, err := newLogger(cmd.ErrOrStderr(), cfg.logLevel)
+			if err != nil {
+				return err
+			}
+			srv, err := server.New(cfg.server, log)
+			if err != nil {
+				return err
+			}
+			greet(cmd.OutOrStdout(), srv.Info())
+			if cfg.readyFile != "" {
+				if err := writeReady(cfg.readyFile, srv.Info()); err != nil {
+					srv.Close()
+					return err
+				}
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			return srv.Run(ctx)
+		},
+	}
+	addFlags(cmd.Flags())
+	root.AddCommand(cmd, operatorTokenCommand())
+}
+
+// operatorTokenCommand works on the server's own machine: whoever may read the
+// state directory holds the server anyway.
+func operatorTokenCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "operator-token NAME",
+		Short: "Make another operator token, on the server's machine",
+		Long: "Make another operator token in the server's state directory, for another operator\n" +
+			"or because the first one was lost. It is printed once; the server may be running.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := loadConfig(cmd.Flags(), os.LookupEnv)
+			if err != nil {
+				return err
+			}
+			log, err := newLogger(cmd.ErrOrStderr(), cfg.logLevel)
+			if err != nil {
+				return err
+			}
+			token, err := server.NewOperatorToken(cmd.Context(), cfg.server.StateDir, args[0], log)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), token)
+			return nil
+		},
+	}
+	addFlags(cmd.Flags())
+	for _, s := range settings {
+		cmd.Flags().Lookup(s.flag()).Hidden = s.key != "state_dir"
+	}
+	return cmd
+}
+
+// newLogger writes structured events: for people on a terminal, else one JSON object a line.
+func newLogger(w io.Writer, level string) (*slog.Logger, error) {
+	l, err := zerolog.ParseLevel(level)
+	if err != nil || l == zerolog.NoLevel {
+		return nil, fmt.Errorf("log_level: %q is none of debug, info, warn, error", level)
+	}
+	zerolog.TimeFieldFormat = time.RFC3339Nano
+	if f, ok := w.(*os.File); ok && tty.Is(f) {
+		plain := os.Getenv("NO_COLOR") != "" // no-color.org
+		w = zerolog.ConsoleWriter{Out: f, TimeFormat: time.TimeOnly, NoColor: plain}
+	}
+	return slog.New(zerolog.NewSlogHandler(zerolog.New(w).Level(l).With().Timestamp().Logger())), nil
+}
+
+// greet prints where the server is, and on its first start how to begin.
+func greet(w io.Writer, info server.Info) {
+	var b strings.Builder
+	fmt.Fprintf(&b, "server:      %s\nsecond door: %s\n", info.URL, info.OOBURL)
+	pin := ""
+	if info.Pin != "" {
+		fmt.Fprintf(&b, "key pin:     %s\n", info.Pin)
+		pin = " --pin " + info.Pin
+	}
+	if info.OperatorToken != "" {
+		fmt.Fprintf(&b, `
+First operator token, shown this once (the server keeps only its hash):
+
+  %s
+
+Log in with it; the command asks for the token, so that no process list shows it:
+
+  gururmm login --server %s%s
+`, info.OperatorToken, info.URL, pin)
+	}
+	if info.EnrollToken != "" {
+		fmt.Fprintf(&b, `
+Enroll an endpoint (the token serves once, within an hour; for more: gururmm enroll-token create):
+
+  gururmm-agent enroll --server %s --token %s%s
+`, info.URL, info.EnrollToken, pin)
+	}
+	fmt.Fprint(w, b.String())
+}
+
+// writeReady tells scripts what greet tells people; it may hold tokens.
+func writeReady(path string, info server.Info) error {
+	raw, err := json.MarshalIndent(info, "", "  ")
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(path, append(raw, '\n'), 0o600)
+}

@@ -1,0 +1,4 @@
+// Package lab holds the end-to-end tests: real servers, agents and a box on the
+// path between them, each fault and each kill, and what must come of it. See
+// its tests; the parts are in lab/proxy, lab/harness and lab/demo.
+package lab

@@ -1,0 +1,190 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"gururmm/agent/guardian"
+	"gururmm/operator"
+)
+
+// Agent is an enrolled endpoint of a Stack.
+type Agent struct {
+	ID   string
+	Name string // of its directory and log
+	Dir  string // its state
+	Env  []string
+
+	stack   *Stack
+	process *Process
+}
+
+// Enroll enrolls a fresh endpoint, through the proxy. It does not start it.
+func (s *Stack) Enroll(ctx context.Context, name string) (*Agent, error) {
+	token, err := s.Client().CreateEnrollToken(ctx, operator.NewEnrollToken{})
+	if err != nil {
+		return nil, fmt.Errorf("create an enrollment token: %w", err)
+	}
+	a := &Agent{Name: name, Dir: filepath.Join(s.Dir, name), stack: s}
+	known, err := s.agentIDs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out, err := a.run(ctx, []string{"GURURMM_ENROLL_TOKEN=" + token.Token},
+		"enroll", "--state-dir", a.Dir, "--server", "https://"+s.Proxy.Addr(), "--token", token.Token, "--ca", s.cert.certFile)
+	if err != nil {
+		return nil, fmt.Errorf("enroll: %w\n%s", err, out)
+	}
+	now, err := s.agentIDs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range now {
+		if !slices.Contains(known, id) {
+			a.ID = id
+		}
+	}
+	if a.ID == "" {
+		return nil, errors.New("enroll: the server knows no new agent")
+	}
+	s.adopt(a)
+	return a, nil
+}
+
+func (s *Stack) agentIDs(ctx context.Context) ([]string, error) {
+	agents, err := s.Client().Agents(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list agents: %w", err)
+	}
+	ids := make([]string, len(agents))
+	for i, a := range agents {
+		ids[i] = a.ID
+	}
+	return ids, nil
+}
+
+func (s *Stack) adopt(a *Agent) {
+	s.mu.Lock()
+	s.agents = append(s.agents, a)
+	s.mu.Unlock()
+}
+
+// Clone copies the endpoint's state directory, as an image of its machine would.
+func (a *Agent) Clone(name string) (*Agent, error) {
+	c := &Agent{ID: a.ID, Name: name, Dir: filepath.Join(a.stack.Dir, name), Env: slices.Clone(a.Env), stack: a.stack}
+	if err := os.Mkdir(c.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	// Only what makes the identity: a socket can't be copied.
+	for _, file := range []string{"identity.json", "policy.json"} {
+		raw, err := os.ReadFile(filepath.Join(a.Dir, file))
+		if err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(filepath.Join(c.Dir, file), raw, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	a.stack.adopt(c)
+	return c, nil
+}
+
+func (a *Agent) env(more ...string) []string {
+	env := append([]string{"GURURMM_FAULTS=" + a.stack.Faults()}, a.stack.opts.AgentEnv...)
+	return append(append(env, a.Env...), more...)
+}
+
+// run runs the agent's program to its end and gives what it printed.
+func (a *Agent) run(ctx context.Context, env []string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, a.stack.opts.Bin.Agent, args...)
+	cmd.Env = append(os.Environ(), a.env(env...)...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// Start runs the agent.
+func (a *Agent) Start() error {
+	p, err := start(a.Name, filepath.Join(a.stack.logs(), a.Name+".log"), a.env(), a.stack.opts.Bin.Agent,
+		"run", "--state-dir", a.Dir)
+	if err != nil {
+		return err
+	}
+	a.process = p
+	return nil
+}
+
+// Guardian is the agent's process as last started.
+func (a *Agent) Guardian() *Process { return a.process }
+
+// kill ends the agent and all below it, if it was started.
+func (a *Agent) kill() {
+	if a.process == nil {
+		return
+	}
+	// What the guardian reports may have left its process tree: a job whose worker was killed.
+	for _, pid := range a.jobPIDs() {
+		killAll(pid, descendants(pid))
+	}
+	a.process.Kill()
+}
+
+// jobPIDs are the processes of jobs as the status tells them; none without a status.
+func (a *Agent) jobPIDs() (pids []int) {
+	ctx, cancel := context.WithTimeout(context.Background(), startWait/10)
+	defer cancel()
+	st, err := a.Status(ctx)
+	if err != nil {
+		return nil
+	}
+	for _, j := range st.Snapshot.Jobs.Jobs {
+		if j.PID > 1 {
+			pids = append(pids, j.PID)
+		}
+	}
+	return pids
+}
+
+// Status asks the guardian, by its socket.
+func (a *Agent) Status(ctx context.Context) (guardian.Status, error) {
+	return guardian.NewClient(guardian.SocketPath(a.Dir, false)).Status(ctx)
+}
+
+// StatusCommand asks as a person at the machine would, and gives the exit code too.
+func (a *Agent) StatusCommand(ctx context.Context, args ...string) (out string, code int, err error) {
+	out, err = a.run(ctx, nil, append([]string{"status", "--state-dir", a.Dir}, args...)...)
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return out, exit.ExitCode(), nil
+	}
+	return out, 0, err
+}
+
+// WorkerPID finds the worker by the guardian's word.
+func (a *Agent) WorkerPID(ctx context.Context) (int, error) {
+	st, err := a.Status(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if st.Worker.PID == 0 {
+		return 0, errors.New("no worker runs")
+	}
+	return st.Worker.PID, nil
+}
+
+// SignalWorker sends a signal to the worker alone and tells its id.
+func (a *Agent) SignalWorker(ctx context.Context, sig syscall.Signal) (int, error) {
+	pid, err := a.WorkerPID(ctx)
+	if err != nil {
+		return 0, err
+	}
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return 0, err
+	}
+	return pid, p.Signal(sig)
+}

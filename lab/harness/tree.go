@@ -1,0 +1,31 @@
+package harness
+
+import (
+	"slices"
+
+	"github.com/shirou/gopsutil/v4/process"
+)
+
+// descendants finds the processes below pid, in whatever group or session.
+func descendants(pid int) []int {
+	all, err := process.Processes()
+	if err != nil {
+		return nil
+	}
+	children := map[int][]int{}
+	for _, p := range all {
+		if parent, err := p.Ppid(); err == nil {
+			children[int(parent)] = append(children[int(parent)], int(p.Pid))
+		}
+	}
+	var below []int
+	for queue := []int{pid}; len(queue) > 0; queue = queue[1:] {
+		for _, child := range children[queue[0]] {
+			if !slices.Contains(below, child) {
+				below = append(below, child)
+				queue = append(queue, child)
+			}
+		}
+	}
+	return below
+}
