@@ -1,0 +1,56 @@
+# Two commands do it all: `make demo` and `make test`. See README.md.
+#
+# Everything lands in bin/ (git-ignored). Tools are pinned in go.mod and built
+# from the module cache; what the system must have is checked by scripts/need.sh.
+
+GO        ?= go
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS   := -s -w -X gururmm/internal/version.Version=$(VERSION)
+GOBUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)"
+GOTEST    := CGO_ENABLED=1 $(GO) test -race
+
+.PHONY: all build demo test check quick days e2e bench fuzz clean
+
+all: build
+
+build: ## the three programs, in bin/
+	@sh scripts/need.sh go git
+	$(GOBUILD) -o bin/ ./cmd/...
+
+demo: build ## the main job, live, in about half a minute
+	./bin/gururmm-lab demo --bin bin
+
+test: check quick days e2e ## everything CI runs
+	@echo "all tests passed"
+
+check: ## formatting, vet on every platform, staticcheck
+	@sh scripts/need.sh go git gcc
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not gofmt-ed:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags faults ./...
+	GOOS=windows $(GO) vet ./cmd/gururmm-agent ./agent/... ./oob/... ./session/... ./internal/...
+	GOOS=darwin $(GO) vet ./cmd/gururmm-agent ./agent/... ./oob/... ./session/... ./internal/...
+	$(GO) tool staticcheck ./...
+
+quick: ## all tests but those with whole systems
+	@sh scripts/need.sh go git gcc bash python3 ps
+	$(GOTEST) -timeout 8m $$($(GO) list ./... | grep -v -e /lab$$ -e /lab/virtual$$)
+
+# The days in virtual time are about timing and run three bubbles of a million
+# events: without the race detector, which watches the same code in e2e.
+days: ## an idle day, one with stripped pings, one with a suspend
+	$(GO) test -timeout 5m ./lab/virtual
+
+e2e: ## real server, proxy and agents; each fault, each kill
+	@sh scripts/need.sh go git gcc bash python3 ps
+	$(GOTEST) -timeout 9m ./lab
+
+bench: ## figures, as ratios in one run
+	$(GO) test -run '^$$' -bench . -benchmem ./selfcheck ./wire
+
+fuzz: ## a minute for each fuzz target
+	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do \
+		echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime 60s $$p || exit 1; done; done
+
+clean:
+	rm -rf bin

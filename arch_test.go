@@ -1,0 +1,213 @@
+// Package gururmm holds the project's architecture in a test; it has no code.
+package gururmm
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "gururmm"
+
+// allowed lists, for each package, which packages of this module it may import.
+// "internal" stands for every leaf under internal/. Anything not listed is
+// forbidden; a new arrow is a decision, to be recorded in docs/decisions.
+var allowed = map[string][]string{
+	"internal":        {"internal"},
+	"wire":            {},
+	"selfcheck":       {"wire"},
+	"session":         {"internal", "wire", "selfcheck"},
+	"oob":             {"internal", "wire", "selfcheck"},
+	"operator":        {"internal", "wire"},
+	"agent/state":     {"internal", "wire", "oob"},
+	"agent/pipe":      {"internal", "wire", "selfcheck"},
+	"agent/task/tree": {"internal"},
+	"agent/task":      {"internal", "wire", "selfcheck", "agent/task/tree"},
+	"agent/link":      {"internal", "wire", "selfcheck", "session", "agent/state"},
+	"agent/worker":    {"internal", "wire", "selfcheck", "session", "agent/state", "agent/pipe", "agent/task", "agent/link"},
+	"agent/guardian":  {"internal", "wire", "selfcheck", "oob", "agent/state", "agent/pipe", "agent/task/tree"},
+	"agent": {"internal", "wire", "selfcheck", "oob", "agent/state", "agent/pipe",
+		"agent/task/tree", "agent/task", "agent/link", "agent/worker", "agent/guardian"},
+	"server/store":           {"internal", "wire", "operator"},
+	"server/store/storetest": {"internal", "wire", "operator", "server/store"},
+	"server/delivery":        {"internal", "wire", "operator", "server/store"},
+	"server/hub":             {"internal", "wire", "selfcheck", "session", "oob", "operator", "server/store", "server/delivery"},
+	"server/api":             {"internal", "wire", "selfcheck", "session", "oob", "operator", "server/store", "server/delivery", "server/hub"},
+	"server":                 {"internal", "wire", "selfcheck", "operator", "server/store", "server/delivery", "server/hub", "server/api"},
+	"lab":                    {"internal", "wire", "selfcheck", "operator", "lab/proxy", "lab/harness", "lab/demo", "agent/guardian"},
+	"lab/virtual":            {},
+	"lab/proxy":              {"internal", "wire", "selfcheck"},
+	"lab/harness":            {"internal", "wire", "selfcheck", "operator", "lab/proxy", "agent/guardian"},
+	"lab/demo":               {"internal", "wire", "selfcheck", "oob", "operator", "lab/proxy", "lab/harness", "agent/guardian"},
+	"cmd/gururmm-agent":      {"internal", "wire", "selfcheck", "agent/state", "agent/guardian", "agent"},
+	"cmd/gururmm":            {"internal", "wire", "operator", "server"},
+	"cmd/gururmm-lab":        {"internal", "wire", "operator", "lab/proxy", "lab/harness", "lab/demo"},
+}
+
+// foreign lists where a third-party module may be used at all; a module that is
+// not listed may not be imported by anything but a command.
+var foreign = map[string]struct {
+	in  []string
+	why string
+}{
+	"github.com/gorilla/websocket": {[]string{"session", "agent/link", "agent/worker", "server/hub", "server/api", "lab/proxy"},
+		"the second door must not share the link's library"},
+	"modernc.org/sqlite":           {[]string{"server/store"}, "one house knows the database"},
+	"github.com/golang-jwt/jwt/v5": {[]string{"agent/state", "server/api"}, "tokens are made and checked in one place each"},
+	"github.com/kardianos/service": {[]string{"agent", "cmd/gururmm-agent"}, "service managers are the agent's outermost skin"},
+	"github.com/shirou/gopsutil/v4": {[]string{"agent/worker", "agent/task", "agent/task/tree", "lab/harness", "lab/demo"},
+		"metrics live in the worker"},
+	"github.com/rs/zerolog":         {[]string{"agent", "server", "cmd/gururmm", "cmd/gururmm-agent", "cmd/gururmm-lab"}, "packages log to slog; the commands choose the writer"},
+	"go.yaml.in/yaml/v3":            {[]string{"agent/state", "server", "cmd/gururmm"}, "configuration is read in one place each"},
+	"github.com/Microsoft/go-winio": {[]string{"agent/guardian", "agent"}, "named pipes are the status door on Windows"},
+	"golang.org/x/sys":              {[]string{"internal", "agent", "agent/state", "agent/task", "agent/task/tree", "agent/guardian", "agent/worker", "agent/link", "server/store", "server", "lab/harness", "cmd/gururmm", "cmd/gururmm-agent"}, "platform seams only"},
+}
+
+type pkg struct {
+	docs    int
+	imports map[string]string // path → file
+	tests   bool
+}
+
+func packages(t *testing.T) map[string]*pkg {
+	t.Helper()
+	out := map[string]*pkg{}
+	fset := token.NewFileSet()
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && path != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "bin") {
+			return filepath.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(path, ".go") {
+			return nil
+		}
+		dir := filepath.ToSlash(filepath.Dir(path))
+		p := out[dir]
+		if p == nil {
+			p = &pkg{imports: map[string]string{}}
+			out[dir] = p
+		}
+		f, err := parser.ParseFile(fset, path, nil, parser.ParseComments|parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		if strings.HasSuffix(path, "_test.go") {
+			p.tests = true
+			if dir != "." {
+				return nil
+			}
+		}
+		if hasDoc(f) {
+			p.docs++
+		}
+		for _, i := range f.Imports {
+			name, err := strconv.Unquote(i.Path.Value)
+			if err != nil {
+				return err
+			}
+			p.imports[name] = path
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func hasDoc(f *ast.File) bool {
+	return f.Doc != nil && strings.TrimSpace(f.Doc.Text()) != ""
+}
+
+func house(path string) string {
+	path = strings.TrimPrefix(path, module+"/")
+	if strings.HasPrefix(path, "internal/") {
+		return "internal"
+	}
+	return path
+}
+
+func TestArrows(t *testing.T) {
+	for dir, p := range packages(t) {
+		if dir == "." {
+			continue
+		}
+		may, known := allowed[house(dir)]
+		if !known {
+			t.Errorf("package %s has no place in the architecture: add it to allowed, with a decision", dir)
+			continue
+		}
+		for name, file := range p.imports {
+			if strings.HasPrefix(name, module+"/") {
+				if !slices.Contains(may, house(name)) {
+					t.Errorf("%s imports %s: not along the arrows (docs/architecture.md)", file, name)
+				}
+				continue
+			}
+			for mod, rule := range foreign {
+				if (name == mod || strings.HasPrefix(name, mod+"/")) && !slices.Contains(rule.in, house(dir)) {
+					t.Errorf("%s imports %s: %s", file, name, rule.why)
+				}
+			}
+			if dir == "wire" || dir == "selfcheck" {
+				if first, _, _ := strings.Cut(name, "/"); strings.Contains(first, ".") {
+					t.Errorf("%s imports %s: %s is standard library only", file, name, dir)
+				}
+				if slices.Contains([]string{"net", "net/http", "os", "os/exec", "log", "log/slog"}, name) {
+					t.Errorf("%s imports %s: %s does no I/O", file, name, dir)
+				}
+			}
+		}
+	}
+}
+
+func TestEachPackageSaysWhatItIsOnce(t *testing.T) {
+	for dir, p := range packages(t) {
+		if p.docs != 1 {
+			t.Errorf("package %s has %d package comments, want exactly one", dir, p.docs)
+		}
+	}
+}
+
+var repoPath = regexp.MustCompile("(?m)`((?:[a-z][a-z0-9_-]*/)+[a-zA-Z0-9_.-]*|[A-Z]+\\.md|Makefile)`|\\]\\(([^)#:]+)\\)")
+
+// What a reader is sent to must be there.
+func TestPathsNamedInDocsExist(t *testing.T) {
+	docs, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := filepath.Glob("docs/*/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, doc := range append(append([]string{"README.md", "CONTRIBUTING.md", "SECURITY.md"}, docs...), more...) {
+		text, err := os.ReadFile(doc)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, m := range repoPath.FindAllStringSubmatch(string(text), -1) {
+			path, base := m[1], "."
+			if m[2] != "" {
+				path, base = m[2], filepath.Dir(doc)
+			}
+			if strings.HasPrefix(path, "bin/") || strings.HasPrefix(path, "v1/") || strings.HasPrefix(path, "testing/") {
+				continue // made by the build; an HTTP path; the standard library
+			}
+			if _, err := os.Stat(filepath.Join(base, path)); err != nil {
+				t.Errorf("%s names %s, which is not there", doc, path)
+			}
+		}
+	}
+}
