@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -218,13 +219,14 @@ func TestRefusedUpgradesWaitLong(t *testing.T) {
 func TestBackoffAndFailover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := newServer(t)
-		down := true
+		var down atomic.Bool
+		down.Store(true)
 		r := startRig(t, srv, func(c *worker.Config) {
 			c.Identity.LinkURLs = []string{"ws://127.0.0.1:1/v1/link", "ws://127.0.0.2:2/v1/link"}
 			dial := c.Dial
 			c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 				conn, err := dial(ctx, network, addr)
-				if err == nil && down {
+				if err == nil && down.Load() {
 					conn.Close()
 				}
 				return conn, err
@@ -240,7 +242,7 @@ func TestBackoffAndFailover(t *testing.T) {
 				t.Errorf("attempt %d went to %s, want %s", i, addr, want)
 			}
 		}
-		down = false
+		down.Store(false)
 		began := time.Now()
 		r.order(reconnect(pipe.ReconnectOrder{Reason: "by hand"}))
 		r.verified(1)
