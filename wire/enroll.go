@@ -18,6 +18,9 @@ type EnrollResponse struct {
 	OOB         []OOBDoor `json:"oob"`
 	Policy      Envelope  `json:"policy"` // a signed config_update
 	ServerTime  time.Time `json:"server_time"`
+	// ReleaseKeys are minisign public keys ("RW…") that updates must be signed
+	// with. They are taken at enrollment only; without one no update is accepted.
+	ReleaseKeys []string `json:"release_keys,omitempty"`
 }
 
 // OOBDoor is one endpoint of the out-of-band channel.

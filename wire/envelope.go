@@ -47,7 +47,12 @@ const (
 	TypeEcho          Type = "echo"           // A
 	TypeEchoReply     Type = "echo_reply"     // S
 	TypeDirective     Type = "directive"      // S, signed, OOB only
-	TypeNack          Type = "nack"           // both
+	// TypeDirectiveResult is the receipt of a directive, and its outcome (A, OOB only).
+	TypeDirectiveResult Type = "directive_result"
+	// TypeCall asks the guardian to call by the second door now: something waits
+	// there (S). It orders nothing, so it is not signed; [CapCall].
+	TypeCall Type = "call"
+	TypeNack Type = "nack" // both
 )
 
 // signed tells which types are refused without a valid signature of the server's command key.

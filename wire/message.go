@@ -1,6 +1,9 @@
 package wire
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // All durations on the wire are milliseconds (suffix _ms), all times RFC 3339,
 // all byte strings base64, unless a field says otherwise.
@@ -37,6 +40,7 @@ type Auth struct {
 const (
 	CapLedger = "ledger.1" // pings and heartbeats carry ledgers; flagged pings are answered
 	CapOOB    = "oob.1"
+	CapCall   = "call.1" // the agent understands call
 )
 
 // PreviousLink tells what was received on the link before this one.
@@ -343,17 +347,81 @@ const (
 	DirectiveSendBundle     DirectiveKind = "send_bundle"
 	DirectiveUpdate         DirectiveKind = "update"
 	DirectiveRollback       DirectiveKind = "rollback"
-	DirectiveQuarantine     DirectiveKind = "quarantine"
+	// DirectiveQuarantine: run no commands until the operator lifts it (Lift). The
+	// second door, status, doctor and bundle go on.
+	DirectiveQuarantine DirectiveKind = "quarantine"
+	// DirectiveReenroll: this machine is a copy; it takes a new identity.
+	DirectiveReenroll DirectiveKind = "reenroll"
 )
 
 // Directive orders something of the guardian (signed, OOB). One that the agent
-// can't do yet is nacked "unsupported", never ignored.
+// can't do yet is nacked "unsupported", never ignored; each one else is answered
+// with a [DirectiveResult].
 type Directive struct {
 	ID        string        `json:"id"`
 	Agent     string        `json:"agent"`
 	Kind      DirectiveKind `json:"kind"`
 	Endpoint  string        `json:"endpoint,omitempty"` // of use_endpoint: a link URL
 	Policy    *Policy       `json:"policy,omitempty"`   // of set_policy
+	Build     *Build        `json:"build,omitempty"`    // of update
+	Only      []string      `json:"only,omitempty"`     // of run_probes: names; empty: all
+	Lift      bool          `json:"lift,omitempty"`     // of quarantine: end it
+	Reenroll  *Reenroll     `json:"reenroll,omitempty"`
 	Reason    string        `json:"reason,omitempty"`
 	ExpiresAt time.Time     `json:"expires_at"`
 }
+
+// Build is one released program for one platform. It is trusted for its
+// minisign signature by a release key that the server does not hold, never for
+// having come from the server.
+type Build struct {
+	Version string `json:"version"` // semantic version, "v1.2.3"
+	OS      string `json:"os"`      // runtime.GOOS
+	Arch    string `json:"arch"`    // runtime.GOARCH
+	Size    int64  `json:"size"`    // bytes, at most MaxBuild
+	SHA256  string `json:"sha256"`  // hex, of the program; names it at GET /v1/oob/builds/{sha256}
+	// Signature is a whole minisign signature file. Its trusted comment, which is
+	// signed too, must say "gururmm-agent VERSION OS/ARCH".
+	Signature string `json:"signature"`
+	// AllowDowngrade: the operator wants an older version than the one that runs.
+	AllowDowngrade bool `json:"allow_downgrade,omitempty"`
+	// GraceMS is how long the new worker must hold a verified link; 0: the agent's default.
+	GraceMS int64 `json:"grace_ms,omitempty"`
+}
+
+// MaxBuild bounds a program in bytes.
+const MaxBuild = 128 << 20
+
+// Reenroll orders exactly one machine of those that share an identity to take a
+// new one. Who does not fit Instance or Fingerprint refuses it: wrong_agent.
+type Reenroll struct {
+	Instance    string `json:"instance"` // of the guardian that is meant
+	Fingerprint string `json:"fingerprint"`
+	Token       string `json:"token"` // enrollment token for one use
+}
+
+// DirectiveState says how far a directive has come.
+type DirectiveState string
+
+// The states. A directive that takes long is accepted first, then done or failed.
+const (
+	DirectiveAccepted DirectiveState = "accepted"
+	DirectiveDone     DirectiveState = "done"
+	DirectiveFailed   DirectiveState = "failed"
+)
+
+// DirectiveResult tells what became of a directive (agent → server, OOB). It is
+// repeated until an exchange that carried it has succeeded, so it may come twice.
+type DirectiveResult struct {
+	ID     string         `json:"id"`
+	Kind   DirectiveKind  `json:"kind"`
+	State  DirectiveState `json:"state"`
+	At     time.Time      `json:"at"`               // server-corrected clock
+	Detail string         `json:"detail,omitempty"` // for people
+	// Report is what was asked for: of run_probes the doctor's report, of
+	// send_bundle the bundle's id and size. At most MaxDirectiveReport bytes.
+	Report json.RawMessage `json:"report,omitempty"`
+}
+
+// MaxDirectiveReport bounds the report of a DirectiveResult in bytes.
+const MaxDirectiveReport = 256 << 10

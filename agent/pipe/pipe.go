@@ -28,6 +28,11 @@ type Order struct {
 	Frames bool `json:"frames,omitempty"`
 	// Stacks asks for the stacks of all goroutines.
 	Stacks bool `json:"stacks,omitempty"`
+	// TraceMS asks for a runtime trace of so many milliseconds, at most MaxTraceMS.
+	TraceMS int64 `json:"trace_ms,omitempty"`
+	// RestartStage names a loop to be started afresh: reader, writer, dispatcher,
+	// executor, metrics. Where that can't be, the worker says so with Fact.Stage.
+	RestartStage string `json:"restart_stage,omitempty"`
 	// OffsetNS: the server's clock minus ours as the guardian learnt it.
 	OffsetNS *int64 `json:"offset_ns,omitempty"`
 	// Verdict as last judged, to ride in heartbeats.
@@ -66,6 +71,22 @@ type Fact struct {
 	Policy *wire.Envelope          `json:"policy,omitempty"`
 	Frames []selfcheck.FrameHeader `json:"frames,omitempty"`
 	Stacks string                  `json:"stacks,omitempty"`
+	// Trace is a runtime trace (go tool trace), as asked for; may be empty where Stage says why.
+	Trace []byte `json:"trace,omitempty"`
+	// Stage says what came of RestartStage.
+	Stage *StageFact `json:"stage,omitempty"`
+	// Call: the server asks, by the link, that the second door be called now.
+	Call bool `json:"call,omitempty"`
 	// Fatal: the worker can't go on, and why; it exits after this.
 	Fatal string `json:"fatal,omitempty"`
+}
+
+// MaxTraceMS bounds a runtime trace: it must fit a line of the pipe.
+const MaxTraceMS = 2000
+
+// StageFact tells what came of the restart of one loop.
+type StageFact struct {
+	Stage     string `json:"stage"`
+	Restarted bool   `json:"restarted"`
+	Detail    string `json:"detail,omitempty"`
 }
