@@ -144,7 +144,7 @@ func (s *Setup) guardianConfig(id state.Identity, log *slog.Logger) (guardian.Co
 	c := guardian.Config{
 		Agent: id.Agent, Server: id.Server, Presence: presence,
 		SavePolicy: s.Dir.SavePolicy, StateFile: s.Dir.Path(guardianFile),
-		Service: s.Service, Log: log,
+		Service: s.Service, Log: log, Errands: s.errands(),
 	}
 	for _, k := range id.CommandKeys {
 		c.Keys = append(c.Keys, ed25519.PublicKey(k))

@@ -84,6 +84,12 @@ func (g *Guardian) directive(m wire.Envelope) {
 		if step, ok := orderedSteps[d.Kind]; ok {
 			g.ladder.Ordered(step, g.judgement.Verdict.Code, cmp.Or(d.Reason, "ordered by the server"), time.Now())
 		}
+		switch {
+		case g.errands[d.Kind] == d.ID: // told when it ends
+		case d.Kind == wire.DirectiveRestartService && g.restart: // told by the next run
+		default:
+			g.result(d, wire.DirectiveDone, "", nil)
+		}
 		if !g.stopping {
 			g.beacon(causeRequest)
 		}
@@ -146,6 +152,7 @@ func (g *Guardian) obey(d wire.Directive) error {
 		g.restartWorker(reason)
 	case wire.DirectiveRestartService:
 		// Its replay after the restart would be a loop: on disk first.
+		g.memory.untold[d.ID] = d.Kind
 		if err := g.rememberNow(); err != nil {
 			return refuse(wire.CodeJournal, "can't be remembered: "+err.Error())
 		}
@@ -168,7 +175,11 @@ func (g *Guardian) obey(d wire.Directive) error {
 		}
 		g.tellPolicy()
 	default:
-		return refuse(wire.CodeUnsupported, "this version can't do "+string(d.Kind))
+		errand, ok := g.cfg.Errands[d.Kind]
+		if !ok {
+			return refuse(wire.CodeUnsupported, "this version can't do "+string(d.Kind))
+		}
+		return g.begin(d, errand)
 	}
 	return nil
 }

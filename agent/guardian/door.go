@@ -59,6 +59,7 @@ type request struct {
 type doorState struct {
 	requests [requestKinds]request
 	forced   bool      // OOB delivery by directive
+	called   bool      // the server asks for a call
 	closed   time.Time // rejected (401): not before this
 	lastOK   time.Time
 	failures int
@@ -204,6 +205,8 @@ func (g *Guardian) wantPoll(now time.Time) (wait time.Duration, deliver, want bo
 		return long, true, true
 	case g.delivering(), g.workerDown():
 		return long, false, true // for directives: the server may know a way out
+	case g.door.called:
+		return 0, false, true
 	case v.Suspected && v.Code == selfcheck.CodeLinkTextSilent && now.Sub(g.door.viewAsk) >= viewEvery:
 		return 0, false, true // the server's view confirms it or not
 	}
@@ -233,6 +236,7 @@ func (g *Guardian) workerDown() bool {
 func (g *Guardian) poll(helpers context.Context, wait time.Duration, deliver bool) {
 	r := &g.door.requests[askPoll]
 	r.deliver, r.long = deliver, wait > 0
+	g.door.called = false
 	if !r.long {
 		g.door.viewAsk = time.Now()
 	}
@@ -305,6 +309,7 @@ func (g *Guardian) uploaded() {
 	for _, m := range d.up[:d.upTaken] {
 		d.upBytes -= size(m)
 	}
+	g.told(d.up[:d.upTaken])
 	d.up = append([]wire.Envelope(nil), d.up[d.upTaken:]...)
 	d.upTaken = 0
 	d.upSingly = d.upSingly && len(d.up) > 0

@@ -79,6 +79,10 @@ type Config struct {
 	// Status is where [Client] asks; nil: nowhere. Run closes it.
 	Status net.Listener
 
+	// Errands are what directives may ask for beyond what the guardian does itself;
+	// a kind that is not in it is refused.
+	Errands map[wire.DirectiveKind]Errand
+
 	// Findings stand beside each verdict: what was found wrong while all this was put together.
 	Findings []selfcheck.Finding
 
@@ -126,13 +130,15 @@ type Guardian struct {
 	keys  wire.Keyring
 	start time.Time
 
-	facts   chan lifeFact
-	exits   chan lifeExit
-	answers chan answer
-	kept    chan kept
-	asks    chan ask
-	keeper  *serial.Queue[job]
-	wg      sync.WaitGroup // of the helpers
+	facts      chan lifeFact
+	exits      chan lifeExit
+	answers    chan answer
+	kept       chan kept
+	asks       chan ask
+	errandEnds chan errandEnd
+	helpers    context.Context // of all helpers of this run; set once, by Run
+	keeper     *serial.Queue[job]
+	wg         sync.WaitGroup // of the helpers
 
 	// All below belongs to the loop.
 	policy    wire.Policy
@@ -143,9 +149,10 @@ type Guardian struct {
 	door      doorState
 	beacons   beaconState
 	memory    memoryState
-	framesFor []ask     // status requests that wait for the worker's frames
-	framesBy  time.Time // when they are told that none came
-	turnedAt  time.Time // last turn of the loop
+	errands   map[wire.DirectiveKind]string // under way: the directive that ordered it
+	framesFor []ask                         // status requests that wait for the worker's frames
+	framesBy  time.Time                     // when they are told that none came
+	turnedAt  time.Time                     // last turn of the loop
 	judgeAt   time.Time
 	pinged    time.Time // a ledger was last asked for to settle a suspicion
 	ladderAt  time.Time
@@ -180,6 +187,7 @@ func New(cfg Config) (*Guardian, error) {
 		cfg: cfg, log: cfg.Log, rng: cfg.Rand, keys: keys,
 		facts: make(chan lifeFact), exits: make(chan lifeExit),
 		answers: make(chan answer), kept: make(chan kept), asks: make(chan ask),
+		errandEnds: make(chan errandEnd), errands: map[wire.DirectiveKind]string{},
 		policy: cfg.Policy,
 		ladder: selfcheck.NewLadder(cfg.Policy, cfg.Rand),
 	}
@@ -190,12 +198,14 @@ func New(cfg Config) (*Guardian, error) {
 // [ErrRestartService]. It returns only after all it started has ended.
 func (g *Guardian) Run(ctx context.Context) error {
 	g.start = time.Now()
-	g.recall()
 	helpers, release := context.WithCancel(context.WithoutCancel(ctx))
+	g.helpers = helpers
+	g.recall()
 	g.keeper = serial.New(maxJobs, func(j job) { g.work(helpers, j) })
 	g.serveStatus(helpers)
 	g.startWorker(helpers)
 	g.beacon(causeStart)
+	g.tellOld()
 
 	alarm := time.NewTimer(0)
 	defer alarm.Stop()
@@ -212,6 +222,8 @@ func (g *Guardian) Run(ctx context.Context) error {
 			g.answered(a)
 		case k := <-g.kept:
 			g.keeperDid(k)
+		case e := <-g.errandEnds:
+			g.errandEnded(e)
 		case q := <-g.asks:
 			asked = append(asked, q)
 		case <-alarm.C:
@@ -229,7 +241,7 @@ func (g *Guardian) Run(ctx context.Context) error {
 		}
 		g.judge(now)
 		for _, q := range asked {
-			g.reply(q, now)
+			q.do(q, now)
 		}
 		g.due(helpers, now)
 		alarm.Reset(time.Until(g.nextDue(now, over)))

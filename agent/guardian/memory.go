@@ -25,8 +25,9 @@ const (
 
 // memoryState is what must outlive this process.
 type memoryState struct {
-	done   map[string]time.Time // directives carried out, until they have expired
-	policy *wire.Policy         // of a directive; nil: the last config_update holds
+	done   map[string]time.Time          // directives carried out, until they have expired
+	untold map[string]wire.DirectiveKind // directives whose outcome the server may not know
+	policy *wire.Policy                  // of a directive; nil: the last config_update holds
 
 	dirty  bool // something changed
 	urgent bool // ... that must not wait
@@ -38,10 +39,11 @@ type memoryState struct {
 
 // memoryFile is the state file.
 type memoryFile struct {
-	Ladder     json.RawMessage      `json:"ladder"`
-	Directives map[string]time.Time `json:"directives,omitempty"`
-	Policy     *wire.Policy         `json:"policy,omitempty"`
-	ForcedOOB  bool                 `json:"forced_oob,omitempty"`
+	Ladder     json.RawMessage               `json:"ladder"`
+	Directives map[string]time.Time          `json:"directives,omitempty"`
+	Untold     map[string]wire.DirectiveKind `json:"untold,omitempty"`
+	Policy     *wire.Policy                  `json:"policy,omitempty"`
+	ForcedOOB  bool                          `json:"forced_oob,omitempty"`
 }
 
 // errUnread: the file could not be read, which says nothing of what is in it.
@@ -50,7 +52,7 @@ var errUnread = errors.New("could not be read")
 // recall takes up what the last run knew. A file that can't be used is set
 // aside, and the run begins without it: budgets are worth less than a guardian.
 func (g *Guardian) recall() {
-	g.memory.done = map[string]time.Time{}
+	g.memory.done, g.memory.untold = map[string]time.Time{}, map[string]wire.DirectiveKind{}
 	if g.cfg.StateFile == "" {
 		return
 	}
@@ -100,6 +102,9 @@ func (g *Guardian) load() error {
 	for id, until := range f.Directives {
 		g.memory.done[id] = until
 	}
+	for id, kind := range f.Untold {
+		g.memory.untold[id] = kind
+	}
 	g.door.forced = f.ForcedOOB
 	if f.Policy != nil {
 		p := f.Policy.WithDefaults()
@@ -122,7 +127,7 @@ func (g *Guardian) encode() ([]byte, error) {
 		}
 	}
 	return json.Marshal(memoryFile{
-		Ladder: ladder, Directives: g.memory.done, Policy: g.memory.policy, ForcedOOB: g.door.forced,
+		Ladder: ladder, Directives: g.memory.done, Untold: g.memory.untold, Policy: g.memory.policy, ForcedOOB: g.door.forced,
 	})
 }
 

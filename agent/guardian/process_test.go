@@ -127,7 +127,7 @@ func TestStacksOfAWorkerThatEndsAreInTheLog(t *testing.T) {
 	}
 	eventually(t, "another worker", func() bool { mu.Lock(); defer mu.Unlock(); return len(pids) == 2 })
 	eventually(t, "a verdict of it", func() bool { return strings.Contains(log.String(), `"code":"ok`) })
-	for _, want := range []string{"SIGQUIT: quit", "m=nil [select (no cases)]"} {
+	for _, want := range []string{"SIGQUIT: quit", "guardian_test.TestMain("} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("%q is not in the log:\n%s", want, log.String())
 		}

@@ -91,18 +91,16 @@ const (
 	askWait = 5 * time.Second
 )
 
-// ask is a question to the loop; reply is closed without an answer when it ends.
+// ask is a question to the loop, which calls do once, when this moment is judged;
+// it must not block. Whoever answers later keeps q and sends then. Reply holds one
+// answer; it is closed without one when the loop ends.
 type ask struct {
-	frames bool
-	reply  chan any // Status or Frames; holds one
+	do    func(q ask, now time.Time)
+	reply chan any
 }
 
-// reply answers q from the loop's state, judged as of now.
-func (g *Guardian) reply(q ask, now time.Time) {
-	if !q.frames {
-		q.reply <- g.status(now)
-		return
-	}
+// askFrames asks the worker for its ring.
+func (g *Guardian) askFrames(q ask, now time.Time) {
 	g.framesFor = append(g.framesFor, q)
 	if len(g.framesFor) > 1 {
 		return // the answer under way serves all
@@ -220,12 +218,12 @@ func answerJSON(w http.ResponseWriter, v any, err error) {
 // errEnding says that the loop has ended.
 var errEnding = errors.New("the guardian is about to end")
 
-// askLoop puts one question to the loop.
-func askLoop[T any](ctx context.Context, g *Guardian, frames bool) (T, error) {
+// askLoop puts one question to the loop; what is sent to the reply must be a T.
+func askLoop[T any](ctx context.Context, g *Guardian, do func(q ask, now time.Time)) (T, error) {
 	var none T
 	ctx, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
-	q := ask{frames: frames, reply: make(chan any, 1)}
+	q := ask{do: do, reply: make(chan any, 1)}
 	select {
 	case g.asks <- q:
 	case <-ctx.Done():
@@ -248,8 +246,10 @@ func (g *Guardian) serveStatus(helpers context.Context) {
 		return
 	}
 	ServeStatus(helpers, &g.wg, g.cfg.Status, Handler(
-		func(ctx context.Context) (Status, error) { return askLoop[Status](ctx, g, false) },
-		func(ctx context.Context) (Frames, error) { return askLoop[Frames](ctx, g, true) },
+		func(ctx context.Context) (Status, error) {
+			return askLoop[Status](ctx, g, func(q ask, now time.Time) { q.reply <- g.status(now) })
+		},
+		func(ctx context.Context) (Frames, error) { return askLoop[Frames](ctx, g, g.askFrames) },
 	))
 }
 

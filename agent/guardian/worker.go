@@ -73,6 +73,8 @@ func (g *Guardian) take(f lifeFact) {
 		if said := g.worker.said; !said.Taken.IsZero() {
 			g.worker.said, l.reported = said.Aged(now.Sub(said.Taken)), now
 		}
+	case f.fact.Call:
+		g.door.called = true
 	case f.fact.Policy != nil:
 		g.adoptUpdate(*f.fact.Policy)
 	case f.fact.Frames != nil:

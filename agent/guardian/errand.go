@@ -1,0 +1,115 @@
+package guardian
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"gururmm/wire"
+)
+
+// Errand is long work that a directive asks for. It runs in a goroutine that the
+// guardian owns and waits for, one of a kind at a time. It ends when ctx does: at
+// a stop, or after [errandLimit]; then its children must be gone. Detail is for people;
+// report may be nil. An error that a person can act on is worth more than a code.
+type Errand func(ctx context.Context, d wire.Directive) (detail string, report json.RawMessage, err error)
+
+// errandLimit bounds one errand: a bundle or doctor's visit over a bad path.
+const errandLimit = 15 * time.Minute
+
+// errandEnd is what came of an errand.
+type errandEnd struct {
+	d      wire.Directive
+	detail string
+	report json.RawMessage
+	err    error
+}
+
+// begin starts the errand that d orders.
+func (g *Guardian) begin(d wire.Directive, e Errand) error {
+	if g.errands[d.Kind] != "" {
+		return refuse(wire.CodeBusy, string(d.Kind)+" is under way already, ordered by directive "+g.errands[d.Kind])
+	}
+	g.errands[d.Kind] = d.ID
+	g.result(d, wire.DirectiveAccepted, "", nil)
+	g.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(g.helpers, errandLimit)
+		defer cancel()
+		end := errandEnd{d: d}
+		end.detail, end.report, end.err = e(ctx, d)
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			end.err = fmt.Errorf("not done within %v: %w", errandLimit, end.err)
+		}
+		select {
+		case g.errandEnds <- end:
+		case <-g.helpers.Done():
+		}
+	})
+	return nil
+}
+
+// errandEnded tells the server what came of an errand.
+func (g *Guardian) errandEnded(e errandEnd) {
+	delete(g.errands, e.d.Kind)
+	if e.err != nil {
+		g.log.Error("errand failed", "id", e.d.ID, "kind", e.d.Kind, "error", e.err)
+		g.result(e.d, wire.DirectiveFailed, e.err.Error(), e.report)
+		return
+	}
+	g.log.Info("errand done", "id", e.d.ID, "kind", e.d.Kind, "detail", e.detail)
+	g.result(e.d, wire.DirectiveDone, e.detail, e.report)
+}
+
+// result is the receipt of a directive: it goes up by the second door, and what is
+// not told when this process ends is told by the next.
+func (g *Guardian) result(d wire.Directive, state wire.DirectiveState, detail string, report json.RawMessage) {
+	if g.cfg.Door == nil {
+		return
+	}
+	if len(report) > wire.MaxDirectiveReport {
+		detail += fmt.Sprintf(" (its report of %d bytes is too large to be sent)", len(report))
+		report = nil
+	}
+	m, err := wire.Seal(wire.TypeDirectiveResult, wire.DirectiveResult{
+		ID: d.ID, Kind: d.Kind, State: state, At: g.now(), Detail: detail, Report: report,
+	})
+	if err != nil {
+		g.log.Error("receipt can't be encoded", "id", d.ID, "error", err)
+		return
+	}
+	g.memory.untold[d.ID] = d.Kind
+	g.memory.dirty, g.memory.urgent = true, true
+	g.send(m)
+	g.door.requests[askUpload].at = time.Time{} // news do not wait for a back-off
+}
+
+// told forgets receipts that have arrived.
+func (g *Guardian) told(messages []wire.Envelope) {
+	for _, m := range messages {
+		if m.Type != wire.TypeDirectiveResult {
+			continue
+		}
+		r, err := wire.DecodePayload[wire.DirectiveResult](m)
+		if err == nil && r.State != wire.DirectiveAccepted {
+			delete(g.memory.untold, r.ID)
+			g.memory.dirty = true
+		}
+	}
+}
+
+// tellOld sends the receipts that the last run of this program still owed.
+func (g *Guardian) tellOld() {
+	for id, kind := range g.memory.untold {
+		d := wire.Directive{ID: id, Kind: kind}
+		switch kind {
+		case wire.DirectiveRestartService:
+			g.result(d, wire.DirectiveDone, "the service was restarted", nil)
+		case wire.DirectiveRunProbes, wire.DirectiveSendBundle, wire.DirectiveUpdate, wire.DirectiveReenroll:
+			g.result(d, wire.DirectiveFailed, "the agent ended before this was done, or before it could tell", nil)
+		default: // it is done before it is told
+			g.result(d, wire.DirectiveDone, "", nil)
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package guardian_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gururmm/agent/guardian"
+	"gururmm/agent/pipe"
+	"gururmm/wire"
+)
+
+// receipts gives the directive results that were handed in, as "id state".
+func (d *door) receipts(t *testing.T) (all []wire.DirectiveResult) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, m := range d.up {
+		if m.Type != wire.TypeDirectiveResult {
+			continue
+		}
+		r, err := wire.DecodePayload[wire.DirectiveResult](m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+func TestErrandsAreAcceptedThenTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.cfg.Errands = map[wire.DirectiveKind]guardian.Errand{
+			wire.DirectiveRunProbes: func(ctx context.Context, d wire.Directive) (string, json.RawMessage, error) {
+				select {
+				case <-time.After(time.Minute):
+				case <-ctx.Done():
+					return "", nil, ctx.Err()
+				}
+				if d.Reason == "fail" {
+					return "", nil, errors.New("no probe could start")
+				}
+				return "all well", json.RawMessage(`{"n":3}`), nil
+			},
+		}
+		b.run()
+		pass(2 * time.Second)
+		long := func(id, reason string) wire.Envelope {
+			return b.directive(wire.Directive{ID: id, Kind: wire.DirectiveRunProbes, Reason: reason, ExpiresAt: time.Now().Add(5 * time.Hour)})
+		}
+		b.send(long("one", ""), long("two", ""))
+		if n := b.door.nacks(t); len(n) != 1 || n[0].ID != "two" || n[0].Code != wire.CodeBusy {
+			t.Fatalf("a second of a kind: %+v, want busy", n)
+		}
+		pass(2 * time.Minute)
+		b.send(long("three", "fail"))
+		pass(2 * time.Minute)
+		want := []wire.DirectiveResult{
+			{ID: "one", State: wire.DirectiveAccepted}, {ID: "one", State: wire.DirectiveDone, Detail: "all well", Report: json.RawMessage(`{"n":3}`)},
+			{ID: "three", State: wire.DirectiveAccepted}, {ID: "three", State: wire.DirectiveFailed, Detail: "no probe could start"},
+		}
+		got := b.door.receipts(t)
+		if len(got) != len(want) {
+			t.Fatalf("receipts %+v, want %+v", got, want)
+		}
+		for i, w := range want {
+			if got[i].ID != w.ID || got[i].State != w.State || got[i].Detail != w.Detail || string(got[i].Report) != string(w.Report) {
+				t.Errorf("receipt %d: %+v, want %+v", i, got[i], w)
+			}
+		}
+
+		// One that a stop cuts off is told by the next run.
+		b.send(long("four", ""))
+		b.end()
+		b.run()
+		pass(10 * time.Second)
+		got = b.door.receipts(t)
+		if last := got[len(got)-1]; last.ID != "four" || last.State != wire.DirectiveFailed {
+			t.Fatalf("after a restart: %+v, want four failed", last)
+		}
+		n := len(got)
+		b.end()
+		b.run()
+		pass(10 * time.Second)
+		if got = b.door.receipts(t); len(got) != n {
+			t.Fatalf("told again: %+v", got[n:])
+		}
+		b.end()
+	})
+}
+
+func TestAReceiptForEachDirective(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.cfg.Service = true
+		b.run()
+		pass(2 * time.Second)
+		later := time.Now().Add(5 * time.Hour)
+		b.send(b.directive(wire.Directive{ID: "r", Kind: wire.DirectiveReconnect, ExpiresAt: later}))
+		if got := b.door.receipts(t); len(got) != 1 || got[0].ID != "r" || got[0].State != wire.DirectiveDone {
+			t.Fatalf("receipts %+v, want reconnect done", got)
+		}
+		b.door.set(func() {
+			b.door.next = append(b.door.next, b.directive(wire.Directive{ID: "s", Kind: wire.DirectiveRestartService, ExpiresAt: later}))
+		})
+		if err := <-b.done; !errors.Is(err, guardian.ErrRestartService) {
+			t.Fatalf("ended with %v", err)
+		}
+		if got := b.door.receipts(t); len(got) != 1 {
+			t.Fatalf("receipts %+v: the restart was told before it happened", got)
+		}
+		b.run()
+		pass(10 * time.Second)
+		if got := b.door.receipts(t); len(got) != 2 || got[1].ID != "s" || got[1].State != wire.DirectiveDone {
+			t.Fatalf("receipts %+v, want the restart done", got)
+		}
+		b.end()
+	})
+}
+
+func TestACallByTheLinkIsFollowedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.run()
+		pass(2 * time.Second)
+		b.door.set(func() {
+			b.door.next = append(b.door.next, b.directive(wire.Directive{ID: "r", Kind: wire.DirectiveReconnect}))
+		})
+		b.child().say(pipe.Fact{Call: true})
+		pass(time.Second)
+		if got := b.door.receipts(t); len(got) != 1 || got[0].ID != "r" {
+			t.Fatalf("a second after the call: receipts %+v", got)
+		}
+		n := len(b.door.polled())
+		pass(time.Minute)
+		if more := len(b.door.polled()) - n; more != 0 {
+			t.Fatalf("one call led to %d more polls", more)
+		}
+		b.end()
+	})
+}
