@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 	"session":         {"internal", "wire", "selfcheck"},
 	"oob":             {"internal", "wire", "selfcheck"},
 	"operator":        {"internal", "wire"},
+	"release":         {"internal", "wire"},
 	"agent/state":     {"internal", "wire", "oob"},
 	"agent/pipe":      {"internal", "wire", "selfcheck"},
 	"agent/history":   {"internal", "wire", "selfcheck"},
@@ -68,6 +69,8 @@ var foreign = map[string]struct {
 		"metrics live in the worker"},
 	"github.com/rs/zerolog":         {[]string{"agent", "server", "cmd/gururmm", "cmd/gururmm-agent", "cmd/gururmm-lab"}, "packages log to slog; the commands choose the writer"},
 	"go.yaml.in/yaml/v3":            {[]string{"agent/state", "server", "cmd/gururmm"}, "configuration is read in one place each"},
+	"aead.dev/minisign":             {[]string{"release"}, "one house says which program may run"},
+	"golang.org/x/mod":              {[]string{"release"}, "versions are compared in one place"},
 	"github.com/Microsoft/go-winio": {[]string{"agent/guardian", "agent"}, "named pipes are the status door on Windows"},
 	"golang.org/x/sys":              {[]string{"internal", "agent", "agent/state", "agent/task", "agent/task/tree", "agent/guardian", "agent/worker", "agent/link", "server/store", "server", "lab/harness", "cmd/gururmm", "cmd/gururmm-agent"}, "platform seams only"},
 }
