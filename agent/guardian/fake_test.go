@@ -61,6 +61,11 @@ func (c *child) live() {
 			switch {
 			case o.Drain != nil:
 				c.exit(nil)
+			case (o.Stacks || o.TraceMS > 0) && c.isFrozen():
+			case o.Stacks:
+				c.say(pipe.Fact{Stacks: "goroutine 1 [running]:\nthe.worker()"})
+			case o.TraceMS > 0:
+				c.say(pipe.Fact{Trace: []byte("a worker's trace")})
 			case o.Frames:
 				c.say(pipe.Fact{Frames: []selfcheck.FrameHeader{{Class: selfcheck.FrameText, Size: 7}}})
 			}
@@ -90,6 +95,15 @@ func (c *child) live() {
 		case <-tick.C:
 			c.report()
 		}
+	}
+}
+
+func (c *child) isFrozen() bool {
+	select {
+	case <-c.frozen:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -152,7 +152,8 @@ type Guardian struct {
 	errands   map[wire.DirectiveKind]string // under way: the directive that ordered it
 	framesFor []ask                         // status requests that wait for the worker's frames
 	framesBy  time.Time                     // when they are told that none came
-	turnedAt  time.Time                     // last turn of the loop
+	insight   insightState
+	turnedAt  time.Time // last turn of the loop
 	judgeAt   time.Time
 	pinged    time.Time // a ledger was last asked for to settle a suspicion
 	ladderAt  time.Time
@@ -424,6 +425,7 @@ func (g *Guardian) due(helpers context.Context, now time.Time) {
 	if len(g.framesFor) > 0 && !now.Before(g.framesBy) {
 		g.answerFrames(nil)
 	}
+	g.insightDue(now)
 	g.doorDue(helpers, now)
 	g.rememberDue(now)
 }
@@ -448,6 +450,7 @@ func (g *Guardian) nextDue(now, over time.Time) time.Time {
 	if len(g.framesFor) > 0 {
 		sooner(g.framesBy)
 	}
+	sooner(g.insight.nextDue())
 	sooner(g.beacons.next)
 	sooner(g.door.nextDue(now))
 	sooner(g.memory.saveAt)

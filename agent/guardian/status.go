@@ -205,14 +205,24 @@ func Handler(state func(context.Context) (Status, error), frames func(context.Co
 }
 
 func answerJSON(w http.ResponseWriter, v any, err error) {
-	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
-		w.Header().Set("Content-Type", "application/problem+json")
-		w.WriteHeader(http.StatusServiceUnavailable)
-		v = wire.Problem{Type: "urn:gururmm:problem:" + wire.ProblemDraining, Title: "the guardian does not answer",
-			Status: http.StatusServiceUnavailable, Detail: err.Error(), Code: wire.ProblemDraining}
+		refuseLocal(w, http.StatusServiceUnavailable, wire.ProblemDraining, err.Error())
+		return
 	}
+	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(v)
+}
+
+// refuseLocal answers why there is no answer.
+func refuseLocal(w http.ResponseWriter, status int, code, detail string) {
+	title := "the guardian does not answer"
+	if status != http.StatusServiceUnavailable {
+		title = http.StatusText(status)
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(wire.Problem{Type: "urn:gururmm:problem:" + code, Title: title,
+		Status: status, Detail: detail, Code: code})
 }
 
 // errEnding says that the loop has ended.
@@ -245,12 +255,12 @@ func (g *Guardian) serveStatus(helpers context.Context) {
 	if g.cfg.Status == nil {
 		return
 	}
-	ServeStatus(helpers, &g.wg, g.cfg.Status, Handler(
+	ServeStatus(helpers, &g.wg, g.cfg.Status, g.withInsight(Handler(
 		func(ctx context.Context) (Status, error) {
 			return askLoop[Status](ctx, g, func(q ask, now time.Time) { q.reply <- g.status(now) })
 		},
 		func(ctx context.Context) (Frames, error) { return askLoop[Frames](ctx, g, g.askFrames) },
-	))
+	)))
 }
 
 // waitGroup is what ServeStatus needs of a sync.WaitGroup.
@@ -264,6 +274,7 @@ func ServeStatus(ctx context.Context, wg waitGroup, l net.Listener, h http.Handl
 		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second,
 		MaxHeaderBytes: 8 << 10,
 		BaseContext:    func(net.Listener) context.Context { return ctx },
+		ConnContext:    withPeer,
 	}
 	wg.Go(func() { server.Serve(l) })
 	wg.Go(func() {

@@ -45,6 +45,14 @@ func (c *Client) Status(ctx context.Context) (Status, error) { return get[Status
 // Frames asks for the headers of the last frames.
 func (c *Client) Frames(ctx context.Context) (Frames, error) { return get[Frames](ctx, c, "/frames") }
 
+// Stacks asks for the stacks of both processes; root and the agent's account may.
+func (c *Client) Stacks(ctx context.Context) (Stacks, error) { return get[Stacks](ctx, c, "/stacks") }
+
+// Traces asks for runtime traces of both processes, of d, at most [pipe.MaxTraceMS].
+func (c *Client) Traces(ctx context.Context, d time.Duration) (Traces, error) {
+	return get[Traces](ctx, c, fmt.Sprintf("/trace?ms=%d", d.Milliseconds()))
+}
+
 func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 	var v T
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://guardian"+path, nil)

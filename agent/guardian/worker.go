@@ -79,8 +79,12 @@ func (g *Guardian) take(f lifeFact) {
 		g.adoptUpdate(*f.fact.Policy)
 	case f.fact.Frames != nil:
 		g.answerFrames(f.fact.Frames)
+	case f.fact.Stacks != "" && len(g.insight.stacks) > 0:
+		g.answerStacks(f.fact.Stacks, nil)
 	case f.fact.Stacks != "":
 		g.log.Warn("worker's stacks", "stacks", f.fact.Stacks)
+	case f.fact.Trace != nil:
+		g.answerTrace(f.fact.Trace, nil)
 	case f.fact.Fatal != "":
 		g.worker.fatal = f.fact.Fatal
 		g.log.Error("worker can't go on", "reason", f.fact.Fatal)

@@ -81,8 +81,12 @@ type Fact struct {
 	Fatal string `json:"fatal,omitempty"`
 }
 
-// MaxTraceMS bounds a runtime trace: it must fit a line of the pipe.
-const MaxTraceMS = 2000
+// MaxTraceMS and MaxTrace (bytes) bound a runtime trace: it must fit a line of
+// the pipe, where it is a third longer.
+const (
+	MaxTraceMS = 2000
+	MaxTrace   = MaxLine / 8 * 5
+)
 
 // StageFact tells what came of the restart of one loop.
 type StageFact struct {

@@ -1,13 +1,14 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"io"
-	"runtime"
 	"time"
 
 	"gururmm/agent/pipe"
 	"gururmm/internal/fault"
+	"gururmm/internal/insight"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
@@ -58,7 +59,9 @@ func (w *worker) obey(o pipe.Order) {
 		}
 		w.out.send(f)
 	case o.Stacks:
-		w.out.send(pipe.Fact{Stacks: stacks()})
+		w.out.send(pipe.Fact{Stacks: insight.Stacks(maxStacks)})
+	case o.TraceMS > 0:
+		w.children.Go("trace", func() { w.trace(min(ms(o.TraceMS), ms(pipe.MaxTraceMS))) })
 	case o.OffsetNS != nil:
 		w.clock.set(time.Duration(*o.OffsetNS))
 		w.change()
@@ -120,13 +123,14 @@ func (w *worker) ordered(env wire.Envelope) {
 	w.apply(p)
 }
 
-// stacks gives the stacks of all goroutines, cut off at [maxStacks].
-func stacks() string {
-	for size := 64 << 10; ; size *= 4 {
-		buf := make([]byte, min(size, maxStacks))
-		n := runtime.Stack(buf, true)
-		if n < len(buf) || size >= maxStacks {
-			return string(buf[:n])
-		}
+// trace records what the runtime does for d. One that fails is not answered but
+// logged: the guardian waits only so long.
+func (w *worker) trace(d time.Duration) {
+	raw, err := insight.Trace(context.Background(), d, pipe.MaxTrace)
+	if err != nil {
+		w.log.Warn("runtime trace", "error", err)
+	}
+	if len(raw) > 0 {
+		w.out.send(pipe.Fact{Trace: raw})
 	}
 }
