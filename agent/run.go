@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"gururmm/agent/guardian"
+	"gururmm/agent/history"
 	"gururmm/agent/state"
 	"gururmm/internal/version"
 	"gururmm/oob"
@@ -55,6 +56,14 @@ func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) e
 	config, err := s.guardianConfig(identity, log)
 	if err != nil {
 		return err
+	}
+	events, err := history.Open(s.Path)
+	if err != nil {
+		log.Warn("what happens here is not kept", "error", err)
+		config.Findings = append(config.Findings, selfcheck.Finding{Code: selfcheck.FindJournal, Sentence: "What happens here can't be kept for later: " + err.Error() + "."})
+	} else {
+		defer events.Close()
+		config.History = events
 	}
 	config.WorkerLog = workerLog
 	config.Status = s.listen(log)

@@ -76,7 +76,9 @@ var orderedSteps = map[wire.DirectiveKind]selfcheck.StepKind{
 // directive carries out one directive, or answers why not.
 func (g *Guardian) directive(m wire.Envelope) {
 	d, err := g.admit(m)
-	if err == nil {
+	admitted := err == nil
+	if admitted {
+		g.noteDirective(d)
 		err = g.obey(d)
 	}
 	if err == nil {
@@ -100,6 +102,7 @@ func (g *Guardian) directive(m wire.Envelope) {
 		refused = &errRefused{wire.CodeUnsupported, err.Error()}
 	}
 	g.log.Warn("directive refused", "id", d.ID, "kind", d.Kind, "code", refused.code, "detail", refused.detail)
+	g.noteRefused(d, admitted, refused)
 	g.nack(wire.Nack{Code: refused.code, ID: d.ID, Type: wire.TypeDirective, Detail: refused.detail})
 }
 

@@ -130,6 +130,7 @@ func (g *Guardian) answered(a answer) {
 	if a.kind == askPoll {
 		r.at = now.Add(pollGap)
 	}
+	g.noteDoor(true, "The second door answers at "+g.cfg.Door.Door()+".")
 	d.lastOK, d.failures, d.failure, d.closed = now, 0, nil, time.Time{}
 	if a.kind == askUpload {
 		g.uploaded()
@@ -158,6 +159,7 @@ func (g *Guardian) doorFailed(a answer, now time.Time) {
 	r.at = now.Add(wait)
 	d.failures++
 	d.failure = oob.NetworkError(a.err)
+	g.noteDoor(false, "The second door failed: "+a.err.Error()+".")
 	if errors.Is(a.err, oob.ErrRejected) {
 		d.closed = now.Add(max(wait, rejectedWait))
 	}

@@ -65,6 +65,7 @@ func (g *Guardian) errandEnded(e errandEnd) {
 // result is the receipt of a directive: it goes up by the second door, and what is
 // not told when this process ends is told by the next.
 func (g *Guardian) result(d wire.Directive, state wire.DirectiveState, detail string, report json.RawMessage) {
+	g.noteResult(d, state, detail)
 	if g.cfg.Door == nil {
 		return
 	}

@@ -14,6 +14,7 @@
 package guardian
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -26,6 +27,7 @@ import (
 	"sync"
 	"time"
 
+	"gururmm/agent/history"
 	"gururmm/agent/pipe"
 	"gururmm/internal/serial"
 	"gururmm/oob"
@@ -72,6 +74,9 @@ type Config struct {
 	Spawn func(ctx context.Context) (Child, error)
 	// WorkerLog takes each line of the worker's standard error; nil: they go to Log.
 	WorkerLog io.Writer
+
+	// History takes what happens; nil: it is not kept.
+	History History
 
 	Door  Door  // nil: no second door is configured
 	Spool Spool // needed with a Door
@@ -149,6 +154,7 @@ type Guardian struct {
 	door      doorState
 	beacons   beaconState
 	memory    memoryState
+	history   historyState
 	errands   map[wire.DirectiveKind]string // under way: the directive that ordered it
 	framesFor []ask                         // status requests that wait for the worker's frames
 	framesBy  time.Time                     // when they are told that none came
@@ -203,6 +209,9 @@ func (g *Guardian) Run(ctx context.Context) error {
 	g.helpers = helpers
 	g.recall()
 	g.keeper = serial.New(maxJobs, func(j job) { g.work(helpers, j) })
+	g.noteSteps(true)
+	g.note(history.Event{Kind: history.KindGuardian, Code: "started",
+		Sentence: fmt.Sprintf("The agent starts, version %s.", cmp.Or(g.cfg.Presence.Version, "unknown")), Detail: "instance " + g.cfg.Presence.Instance})
 	g.serveStatus(helpers)
 	g.startWorker(helpers)
 	g.beacon(causeStart)
@@ -241,6 +250,7 @@ func (g *Guardian) Run(ctx context.Context) error {
 			stop, over = nil, g.beginStop("the service restarts")
 		}
 		g.judge(now)
+		g.noteSteps(false)
 		for _, q := range asked {
 			q.do(q, now)
 		}
@@ -248,7 +258,11 @@ func (g *Guardian) Run(ctx context.Context) error {
 		alarm.Reset(time.Until(g.nextDue(now, over)))
 	}
 	g.killWorker("the guardian ends")
-	g.dismiss(release)
+	if g.dismiss(release) {
+		if err := g.writeNotes(); err != nil {
+			g.log.Error("history can't be written", "error", err)
+		}
+	}
 	if err := g.rememberNow(); err != nil {
 		g.log.Error("state can't be written", "error", err)
 	}
@@ -263,12 +277,15 @@ func (g *Guardian) Run(ctx context.Context) error {
 // machine, a paused virtual one): the worker's silence is counted from now, since
 // it could not report either.
 func (g *Guardian) noticePause(now time.Time) {
+	g.noteClock(now)
 	last := g.turnedAt
 	g.turnedAt = now
 	if last.IsZero() || now.Sub(last) < maxIdle+pauseSlack {
 		return
 	}
 	g.log.Warn("this process did not run for a while: the machine was suspended or starved", "for", now.Sub(last))
+	g.note(history.Event{Kind: history.KindClock, Code: "paused",
+		Sentence: fmt.Sprintf("This process did not run for %v: stopped, or starved of time.", now.Sub(last).Round(time.Second))})
 	if l := g.worker.life; l != nil {
 		l.began = now
 		if !l.reported.IsZero() {
@@ -283,6 +300,7 @@ func (g *Guardian) noticePause(now time.Time) {
 func (g *Guardian) beginStop(reason string) time.Time {
 	g.stopping = true
 	g.log.Info("guardian stops", "reason", reason)
+	g.note(history.Event{Kind: history.KindGuardian, Code: "stops", Sentence: "The agent stops: " + reason + "."})
 	g.beacon(causeStop)
 	if g.worker.life != nil {
 		g.worker.life.orders.put(pipe.Order{Drain: &pipe.DrainOrder{GraceMS: drainGrace.Milliseconds() * 4 / 5, Reason: reason}})
@@ -304,8 +322,8 @@ func (g *Guardian) stopped(over time.Time) bool {
 }
 
 // dismiss ends the helpers and waits for them, as long as that makes sense;
-// what they still say is thrown away.
-func (g *Guardian) dismiss(release context.CancelFunc) {
+// what they still say is thrown away. It reports whether all have ended.
+func (g *Guardian) dismiss(release context.CancelFunc) bool {
 	gone := make(chan struct{})
 	go func() {
 		g.wg.Wait()
@@ -319,10 +337,10 @@ func (g *Guardian) dismiss(release context.CancelFunc) {
 	for {
 		select {
 		case <-gone:
-			return
+			return true
 		case <-limit.C:
 			g.log.Error("helpers of the guardian do not end: left behind")
-			return
+			return false
 		case <-g.facts:
 		case <-g.exits:
 		case <-g.answers:
@@ -343,6 +361,7 @@ func (g *Guardian) judge(now time.Time) {
 	changed := j.Verdict.Code != g.judgement.Verdict.Code || j.Verdict.Suspected != g.judgement.Verdict.Suspected
 	j.Findings = append(j.Findings, g.ownFindings()...)
 	g.judgement = j
+	g.noteVerdict(j.Verdict)
 	if changed {
 		g.log.Info("verdict", "code", j.Verdict.Code, "suspected", j.Verdict.Suspected, "sentence", j.Verdict.Sentence)
 		g.tellVerdict()
@@ -367,6 +386,10 @@ func (g *Guardian) ownFindings() []selfcheck.Finding {
 	found := slices.Clone(g.cfg.Findings)
 	if g.memory.lost != nil {
 		found = append(found, *g.memory.lost)
+	}
+	if g.history.broken != nil {
+		found = append(found, selfcheck.Finding{Code: selfcheck.FindJournal,
+			Sentence: "What happens here can't be kept for later: " + g.history.broken.Error() + "."})
 	}
 	if g.memory.broken != nil {
 		found = append(found, selfcheck.Finding{Code: selfcheck.FindJournal,

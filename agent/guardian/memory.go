@@ -167,9 +167,10 @@ func (g *Guardian) rememberNow() error {
 
 // What the keeper is asked to write.
 const (
-	jobReport = "report"
-	jobState  = "state"
-	jobPolicy = "policy"
+	jobReport  = "report"
+	jobState   = "state"
+	jobPolicy  = "policy"
+	jobHistory = "history"
 )
 
 // job is one piece of work for the keeper, which alone waits for the disk.
@@ -185,14 +186,16 @@ type kept struct {
 	spooled, dropped int
 }
 
-// keep hands j to the keeper; it returns at once.
-func (g *Guardian) keep(j job) {
+// keep hands j to the keeper; it returns at once. False: it will not be done.
+func (g *Guardian) keep(j job) bool {
 	if err := g.keeper.Push(j, 1); err != nil {
 		g.log.Error("disk does not keep up: not written", "what", j.what, "error", err)
 		if j.what == jobReport {
 			g.beacons.putting--
 		}
+		return false
 	}
+	return true
 }
 
 // work does one job, in the keeper's goroutine.
@@ -217,6 +220,8 @@ func (g *Guardian) keeperDid(k kept) {
 		g.beacons.putting--
 	case jobState:
 		g.memory.broken = k.err
+	case jobHistory:
+		g.history.broken = k.err
 	}
 	g.beacons.waiting, g.beacons.dropped = k.spooled, k.dropped
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"gururmm/agent/history"
 	"gururmm/agent/pipe"
 	"gururmm/internal/backoff"
 	"gururmm/selfcheck"
@@ -62,6 +63,8 @@ func (g *Guardian) take(f lifeFact) {
 	case f.pid > 0:
 		l.pid = f.pid
 		g.log.Info("worker started", "pid", f.pid, "generation", f.gen)
+		g.note(history.Event{Kind: history.KindWorker, Code: "started",
+			Sentence: fmt.Sprintf("Worker %d started, process %d.", f.gen, f.pid)})
 		g.tellPolicy()
 		g.tellVerdict()
 		g.syncOffset()
@@ -104,11 +107,13 @@ func (g *Guardian) workerEnded(e lifeExit) {
 	switch {
 	case g.stopping:
 		g.log.Info("worker ended", "pid", l.pid)
+		g.noteWorkerEnd("ended", l, describeExit(e, w.fatal))
 		return
 	case l.killed != "":
 		// Our own doing, bounded by the ladder's budget: no crash, no wait.
 		w.startAt, w.attempt = now, 0
 		w.lastExit = "ended by the guardian: " + l.killed
+		g.noteWorkerEnd("killed", l, w.lastExit)
 		g.log.Warn("worker was ended", "pid", l.pid, "reason", l.killed, "last_words", e.words)
 		return
 	}
@@ -120,7 +125,16 @@ func (g *Guardian) workerEnded(e lifeExit) {
 	w.startAt = now.Add(wait)
 	w.exits = append(w.exits, now)
 	w.lastExit = describeExit(e, w.fatal)
+	g.noteWorkerEnd("died", l, w.lastExit)
 	g.log.Error("worker ended by itself", "pid", l.pid, "how", w.lastExit, "again_in", wait, "last_words", e.words)
+}
+
+// noteWorkerEnd notes how one generation ended: died by itself, killed by us, or
+// ended at a stop.
+func (g *Guardian) noteWorkerEnd(code string, l *life, how string) {
+	lived := time.Since(l.began).Round(time.Second)
+	g.note(history.Event{Kind: history.KindWorker, Code: code,
+		Sentence: fmt.Sprintf("Worker %d %s after %v.", l.gen, code, lived), Detail: how})
 }
 
 // tellVerdict lets the worker's heartbeats carry the verdict.
@@ -281,6 +295,11 @@ func (g *Guardian) adopt(p wire.Policy, signed *wire.Envelope) error {
 	if err := p.Validate(); err != nil {
 		return err
 	}
+	source := "server"
+	if signed == nil {
+		source = "directive"
+	}
+	g.notePolicy(p, source)
 	g.policy = p
 	g.ladder.SetPolicy(p)
 	if signed == nil {

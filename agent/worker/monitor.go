@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"gururmm/internal/asleep"
 	"gururmm/internal/fault"
 	"gururmm/selfcheck"
 )
@@ -44,7 +45,7 @@ func (s *suspend) facts(now time.Time) *selfcheck.SuspendFacts {
 func (w *worker) monitor(ctx context.Context) {
 	ticker := time.NewTicker(monitorEvery)
 	defer ticker.Stop()
-	last, slept := time.Now(), asleep()
+	last, slept := time.Now(), asleep.Total()
 	for {
 		select {
 		case <-ctx.Done():
@@ -53,7 +54,7 @@ func (w *worker) monitor(ctx context.Context) {
 		}
 		w.cfg.Gate()
 		fault.Stall(faultDeadlock)
-		now, sleptNow := time.Now(), asleep()
+		now, sleptNow := time.Now(), asleep.Total()
 		if gap := max(now.Sub(last)-monitorEvery, sleptNow-slept); gap > stoodStill {
 			w.resumed(gap, now)
 		}

@@ -1,4 +1,4 @@
-package worker
+package asleep
 
 import (
 	"time"
@@ -6,10 +6,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asleep is how long this machine has slept since it booted: CLOCK_BOOTTIME goes
+// Certain: a step of the wall clock is not taken for a sleep.
+const Certain = true
+
+// total is how long this machine has slept since it booted: CLOCK_BOOTTIME goes
 // on then, CLOCK_MONOTONIC does not. Unlike a jump of the wall clock it can't be
 // mistaken for somebody setting the time.
-func asleep() time.Duration {
+func total() time.Duration {
 	var boot, mono unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono) != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil {
 		return 0

@@ -1,0 +1,218 @@
+package guardian
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"time"
+
+	"gururmm/agent/history"
+	"gururmm/internal/asleep"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+// History keeps events; [history.Log] is the real one. Add may wait for the disk.
+type History interface {
+	Add(e history.Event) error
+}
+
+const (
+	// maxNotes bounds the events that wait for the disk.
+	maxNotes = 512
+	// clockStep is the least step of the wall clock that is an event: what time
+	// services do all day is none.
+	clockStep = 2 * time.Second
+	// sleepNote is the least sleep that is an event.
+	sleepNote = 5 * time.Second
+)
+
+// historyState is what the loop knows of the history, and what waits to be written.
+type historyState struct {
+	verdict selfcheck.Code    // last noted
+	steps   map[string]string // outcomes noted, by event id
+	doorUp  *bool             // last noted; nil: not known
+	broken  error             // why the last write failed
+	turned  time.Time         // last turn, wall and monotonic
+	slept   time.Duration     // as of then
+	mu      sync.Mutex        // of what follows: the loop adds, the keeper takes
+	pending []history.Event
+	dropped int
+	asked   bool // the keeper will look
+}
+
+// note keeps e, by the keeper; it returns at once.
+func (g *Guardian) note(e history.Event) {
+	if g.cfg.History == nil {
+		return
+	}
+	if e.At.IsZero() {
+		e.At = time.Now()
+	}
+	h := &g.history
+	h.mu.Lock()
+	asked := h.asked
+	h.asked = true
+	if len(h.pending) < maxNotes {
+		h.pending = append(h.pending, e)
+	} else {
+		h.dropped++
+	}
+	h.mu.Unlock()
+	if !asked && !g.keep(job{what: jobHistory, do: g.writeNotes}) {
+		h.mu.Lock()
+		h.asked = false
+		h.mu.Unlock()
+	}
+}
+
+// writeNotes writes what waits, in the keeper's goroutine (at the end, in the loop's).
+func (g *Guardian) writeNotes() error {
+	h := &g.history
+	h.mu.Lock()
+	events, dropped := h.pending, h.dropped
+	h.pending, h.dropped, h.asked = nil, 0, false
+	h.mu.Unlock()
+	var failed error
+	if dropped > 0 {
+		failed = fmt.Errorf("%d events were dropped: the disk did not keep up", dropped)
+	}
+	for _, e := range events {
+		if err := g.cfg.History.Add(e); err != nil {
+			failed = errors.Join(failed, err)
+			break // the next ones fail alike
+		}
+	}
+	return failed
+}
+
+// noteVerdict notes a verdict that has settled. Well is well, busy or idle.
+func (g *Guardian) noteVerdict(v selfcheck.Verdict) {
+	code := v.Code
+	if v.Severity == selfcheck.SeverityWell {
+		code = selfcheck.CodeOK
+	}
+	if v.Suspected || v.Severity == selfcheck.SeverityUnknown || code == g.history.verdict {
+		return
+	}
+	g.history.verdict = code
+	g.note(history.Event{
+		Kind: history.KindVerdict, Code: string(code), Severity: v.Severity,
+		Title: v.Title, Sentence: v.Sentence, Evidence: v.Evidence, Detail: v.Action,
+	})
+}
+
+// noteSteps notes the steps of the ladder that are new, and outcomes that have
+// become known. silently: they are of the last run, which has noted them.
+func (g *Guardian) noteSteps(silently bool) {
+	if g.cfg.History == nil {
+		return
+	}
+	known := g.history.steps
+	fresh := make(map[string]string, len(known))
+	for _, s := range g.ladder.Recent() {
+		id := history.StepID(s)
+		was, old := known[id]
+		fresh[id] = s.Outcome
+		if silently {
+			continue
+		}
+		if !old {
+			g.note(history.Event{
+				ID: id, At: s.At, Kind: history.KindStep, Code: string(s.Kind), Step: s.Kind, Verdict: s.Verdict,
+				Sentence: s.Reason, Detail: "expected: " + s.Expected,
+			})
+		}
+		if s.Outcome != was {
+			g.note(history.Event{Kind: history.KindOutcome, Of: id, Code: string(s.Kind), Outcome: s.Outcome})
+		}
+	}
+	g.history.steps = fresh
+}
+
+// noteDoor notes that the second door answers again, or no more.
+func (g *Guardian) noteDoor(up bool, sentence string) {
+	h := &g.history
+	if h.doorUp != nil && *h.doorUp == up {
+		return
+	}
+	h.doorUp = &up
+	code := "up"
+	if !up {
+		code = "down"
+	}
+	g.note(history.Event{Kind: history.KindDoor, Code: code, Sentence: sentence})
+}
+
+// directiveID names the event of a directive, so that its outcome finds it.
+func directiveID(id string) string { return "d" + id }
+
+// noteDirective notes that d is carried out from here on.
+func (g *Guardian) noteDirective(d wire.Directive) {
+	g.note(history.Event{ID: directiveID(d.ID), Kind: history.KindDirective, Code: string(d.Kind), Sentence: d.Reason})
+}
+
+// noteRefused notes a directive that is not carried out. Of one that was not
+// admitted nothing is known to be true.
+func (g *Guardian) noteRefused(d wire.Directive, admitted bool, why *errRefused) {
+	if admitted {
+		g.note(history.Event{Kind: history.KindOutcome, Of: directiveID(d.ID), Outcome: "refused: " + why.Error()})
+		return
+	}
+	g.note(history.Event{Kind: history.KindDirective, Code: "refused", Sentence: why.detail, Detail: string(why.code) + " " + string(d.Kind)})
+}
+
+// noteResult notes what came of a directive.
+func (g *Guardian) noteResult(d wire.Directive, state wire.DirectiveState, detail string) {
+	if state == wire.DirectiveAccepted {
+		return // its end follows
+	}
+	outcome := string(state)
+	if detail != "" {
+		outcome += ": " + detail
+	}
+	g.note(history.Event{Kind: history.KindOutcome, Of: directiveID(d.ID), Code: string(d.Kind), Outcome: outcome})
+}
+
+// notePolicy notes that p is put in force, if it is another one.
+func (g *Guardian) notePolicy(p wire.Policy, source string) {
+	if reflect.DeepEqual(p, g.policy) {
+		return
+	}
+	g.note(history.Event{
+		Kind: history.KindPolicy, Code: source,
+		Sentence: fmt.Sprintf("Policy %d is in force instead of %d.", p.Version, g.policy.Version),
+	})
+}
+
+// noteClock notes that the machine slept or its clock was set, since the last turn.
+func (g *Guardian) noteClock(now time.Time) {
+	if g.cfg.History == nil {
+		return
+	}
+	h := &g.history
+	last, lastSlept := h.turned, h.slept
+	h.turned, h.slept = now, asleep.Total()
+	if last.IsZero() {
+		return
+	}
+	slept := h.slept - lastSlept
+	// Without its monotonic reading a time is what the wall clock showed.
+	jump := now.Round(0).Sub(last.Round(0)) - now.Sub(last)
+	if slept >= sleepNote {
+		sentence := fmt.Sprintf("This machine did not run for %v.", slept.Round(time.Second))
+		if !asleep.Certain {
+			sentence = fmt.Sprintf("This machine did not run for %v, or its clock was set ahead.", slept.Round(time.Second))
+		}
+		g.note(history.Event{Kind: history.KindClock, Code: "suspended", Sentence: sentence})
+	}
+	if step := jump - slept; step.Abs() >= clockStep {
+		way := "ahead"
+		if step < 0 {
+			way = "back"
+		}
+		g.note(history.Event{Kind: history.KindClock, Code: "stepped",
+			Sentence: fmt.Sprintf("This machine's clock was set %s by %v.", way, step.Abs().Round(100*time.Millisecond))})
+	}
+}
