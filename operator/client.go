@@ -203,9 +203,23 @@ func (c *Client) Submit(ctx context.Context, agent string, n NewCommand) (Comman
 	return call[Command](c, ctx, http.MethodPost, agentPath(agent, "/commands"), nil, n)
 }
 
-// Direct orders something of an endpoint's guardian.
-func (c *Client) Direct(ctx context.Context, agent string, n NewDirective) (wire.Directive, error) {
-	return call[wire.Directive](c, ctx, http.MethodPost, agentPath(agent, "/directives"), nil, n)
+// Direct orders something of an endpoint's guardian; [Client.Directive] tells what became of it.
+func (c *Client) Direct(ctx context.Context, agent string, n NewDirective) (Directive, error) {
+	return call[Directive](c, ctx, http.MethodPost, agentPath(agent, "/directives"), nil, n)
+}
+
+// Directives lists those of one agent, the newest first, without their reports.
+func (c *Client) Directives(ctx context.Context, agent string, limit int) ([]Directive, error) {
+	q := url.Values{}
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	return list[Directive](c, ctx, agentPath(agent, "/directives"), q)
+}
+
+// Directive gives one directive by id, or an id's unique beginning.
+func (c *Client) Directive(ctx context.Context, id string) (Directive, error) {
+	return call[Directive](c, ctx, http.MethodGet, "/v1/directives/"+url.PathEscape(id), nil, nil)
 }
 
 // Filter narrows a listing of commands; zero fields don't.

@@ -143,5 +143,42 @@ type NewDirective struct {
 	Kind     wire.DirectiveKind `json:"kind"`
 	Endpoint string             `json:"endpoint,omitempty"`
 	Policy   *wire.Policy       `json:"policy,omitempty"`
+	Only     []string           `json:"only,omitempty"` // of run_probes: names; empty: all
+	Lift     bool               `json:"lift,omitempty"` // of quarantine: end it
 	Reason   string             `json:"reason,omitempty"`
 }
+
+// States of a directive beside those that the agent tells ([wire.DirectiveState]).
+const (
+	DirectiveWaiting   = "waiting"   // for the agent's next beacon or poll
+	DirectiveDelivered = "delivered" // written to the agent, which has not answered yet
+	DirectiveExpired   = "expired"   // never fetched in time, or never answered
+)
+
+// Directive as recorded (GET /v1/directives/{id}). A token or program that it carries is not shown.
+type Directive struct {
+	ID        string             `json:"id"`
+	Agent     string             `json:"agent"`
+	AgentName string             `json:"agent_name"`
+	Kind      wire.DirectiveKind `json:"kind"`
+	Reason    string             `json:"reason,omitempty"`
+	Endpoint  string             `json:"endpoint,omitempty"` // of use_endpoint
+	Only      []string           `json:"only,omitempty"`     // of run_probes
+	Lift      bool               `json:"lift,omitempty"`     // of quarantine
+	Version   string             `json:"version,omitempty"`  // of update
+	// State is waiting, delivered, accepted, done, failed or expired.
+	State       string     `json:"state"`
+	CreatedBy   string     `json:"created_by,omitempty"` // token name
+	CreatedAt   time.Time  `json:"created_at"`
+	ExpiresAt   time.Time  `json:"expires_at"`
+	DeliveredAt *time.Time `json:"delivered_at,omitempty"` // last time
+	AcceptedAt  *time.Time `json:"accepted_at,omitempty"`
+	EndedAt     *time.Time `json:"ended_at,omitempty"`
+	Code        wire.Code  `json:"code,omitempty"`   // of a refusal
+	Detail      string     `json:"detail,omitempty"` // the agent's words
+	// Report is what was asked for; in listings it is left out.
+	Report json.RawMessage `json:"report,omitempty"`
+}
+
+// Ended reports whether no further change can follow.
+func (d Directive) Ended() bool { return d.EndedAt != nil || d.State == DirectiveExpired }

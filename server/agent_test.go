@@ -293,6 +293,7 @@ type machine struct {
 	once     sync.Once
 	commands chan wire.Command
 	nacks    chan wire.Nack
+	called   chan struct{} // one for each call
 	ended    chan error
 }
 
@@ -344,10 +345,10 @@ func (n *node) link(id identity, who wire.Presence) *machine {
 	m := &machine{
 		t: n.t, id: id, who: who, ws: ws, mute: mute, conn: session.New(ws, session.Options{Link: link}),
 		verified: make(chan struct{}), commands: make(chan wire.Command, 16), nacks: make(chan wire.Nack, 16),
-		ended: make(chan error, 1),
+		called: make(chan struct{}, 16), ended: make(chan error, 1),
 	}
 	go m.read()
-	m.send(wire.TypeAuth, wire.Auth{Presence: who, Capabilities: []string{wire.CapLedger, wire.CapOOB}}, true)
+	m.send(wire.TypeAuth, wire.Auth{Presence: who, Capabilities: []string{wire.CapLedger, wire.CapOOB, wire.CapCall}}, true)
 	n.t.Cleanup(func() { m.close() })
 	return m
 }
@@ -399,6 +400,8 @@ func (m *machine) read() {
 		case wire.TypeCommand:
 			cmd, _ := wire.DecodePayload[wire.Command](env)
 			m.commands <- cmd
+		case wire.TypeCall:
+			m.called <- struct{}{}
 		case wire.TypeNack:
 			nack, _ := wire.DecodePayload[wire.Nack](env)
 			m.nacks <- nack

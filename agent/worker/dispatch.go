@@ -81,6 +81,8 @@ func (w *worker) handle(it item) {
 		w.authAck(it, env)
 	case wire.TypeHeartbeatAck:
 		w.heartbeatAck(it, env)
+	case wire.TypeCall:
+		handleAs(w, it, env, func(struct{}) { w.out.send(pipe.Fact{Call: true}) })
 	case wire.TypeEchoReply:
 		handleAs(w, it, env, func(r wire.EchoReply) { w.log.Debug("echo came back", "id", r.ID, "bytes", r.Got) })
 	case wire.TypeNack:

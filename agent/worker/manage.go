@@ -200,7 +200,7 @@ func (m *manager) auth() wire.Auth {
 	defer m.mu.Unlock()
 	return wire.Auth{
 		Presence:     m.w.presence(),
-		Capabilities: []string{wire.CapLedger, wire.CapOOB},
+		Capabilities: []string{wire.CapLedger, wire.CapOOB, wire.CapCall},
 		Previous:     m.previous, Attempts: m.attempts, Clock: fault.Now(),
 	}
 }

@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,6 +56,27 @@ func TestUpstreamTakesTheTrustedDoor(t *testing.T) {
 			}
 			return false
 		})
+	})
+}
+
+// The server may ask, by the link, that the guardian call by the second door.
+func TestACallGoesToTheGuardian(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		r := startRig(t, srv, nil)
+		p := r.verified(1)
+		if auth := decode[wire.Auth](t, p.of(wire.TypeAuth)[0]); !slices.Contains(auth.Capabilities, wire.CapCall) {
+			t.Errorf("it names %v", auth.Capabilities)
+		}
+		p.send(wire.TypeCall, struct{}{})
+		r.wait("the fact", 10*time.Second, func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return slices.ContainsFunc(r.facts, func(f pipe.Fact) bool { return f.Call })
+		})
+		if n := p.of(wire.TypeNack); len(n) != 0 {
+			t.Errorf("refused: %s", n[0].Payload)
+		}
 	})
 }
 

@@ -35,6 +35,7 @@ const (
 	codeUntrusted   = "untrusted"    // the server's certificate or key
 	codeNoExitCode  = "no_exit_code" // exec: the command ended without one
 	codeLeftRunning = "left_running" // exec: by Ctrl-C
+	codeNoOutcome   = "no_outcome"   // direct: the endpoint has not told it yet
 )
 
 // jsonError is an error as --json prints it, on one line of standard error.
@@ -55,8 +56,11 @@ func codeOf(err error) string {
 		return codeUntrusted
 	}
 	if exit, ok := errors.AsType[*exitError](err); ok {
-		if exit.code == exitDetached {
+		switch exit.code {
+		case exitDetached:
 			return codeLeftRunning
+		case exitUnknown:
+			return codeNoOutcome
 		}
 		return codeNoExitCode
 	}

@@ -37,15 +37,20 @@ func TestListingsAreReadableAt80Columns(t *testing.T) {
 		Report: []byte(`{"cause":"verdict_changed","snapshot":{"link":{"id":"0000000000000007","phase":"verified","ledger":{"local":{"written":123456},"peer":{"read":1234567}}}}}`),
 		View:   &wire.ServerView{Presence: "degraded", Owed: 1, Links: agent.Links},
 	}
+	directive := operator.Directive{
+		ID: wire.NewID(), AgentName: name, Kind: wire.DirectiveRestartService, CreatedBy: name, CreatedAt: seen, EndedAt: &now,
+		State: "delivered", Code: wire.CodeBadSignature, Detail: sentence, Reason: sentence,
+	}
 	for what, c := range map[string]struct {
 		print func(w io.Writer) error
 		whole []string // what must stand on one line
 	}{
-		"agents":   {func(w io.Writer) error { return listAgents(w, []operator.Agent{agent}) }, []string{agent.ID, agent.Verdict}},
-		"agent":    {func(w io.Writer) error { return describeAgent(w, agent) }, []string{agent.ID, "0000000000000007"}},
-		"commands": {func(w io.Writer) error { return listCommands(w, []operator.Command{command}) }, []string{command.ID + "  echo much"}},
-		"trace":    {func(w io.Writer) error { return printTrace(w, trace) }, []string{command.ID, "result_written"}},
-		"beacons":  {func(w io.Writer) error { return printBeacon(w, beacon) }, []string{"0000000000000007", "owes 1 command;"}},
+		"agents":     {func(w io.Writer) error { return listAgents(w, []operator.Agent{agent}) }, []string{agent.ID, agent.Verdict}},
+		"agent":      {func(w io.Writer) error { return describeAgent(w, agent) }, []string{agent.ID, "0000000000000007"}},
+		"commands":   {func(w io.Writer) error { return listCommands(w, []operator.Command{command}) }, []string{command.ID + "  echo much"}},
+		"trace":      {func(w io.Writer) error { return printTrace(w, trace) }, []string{command.ID, "result_written"}},
+		"beacons":    {func(w io.Writer) error { return printBeacon(w, beacon) }, []string{"0000000000000007", "owes 1 command;"}},
+		"directives": {func(w io.Writer) error { return listDirectives(w, []operator.Directive{directive}) }, []string{directive.ID, "restart_service"}},
 		"tokens": {func(w io.Writer) error {
 			return listTokens(w, []operator.EnrollToken{{ID: agent.ID, Site: sentence, UsesLeft: 10_000, ExpiresAt: now}})
 		}, []string{agent.ID}},

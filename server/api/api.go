@@ -101,6 +101,8 @@ func (a *API) Main() http.Handler {
 	a.operator(mux, "GET /v1/agents/{agent}", a.getAgent)
 	a.operator(mux, "POST /v1/agents/{agent}/commands", a.submit)
 	a.operator(mux, "POST /v1/agents/{agent}/directives", a.direct)
+	a.operator(mux, "GET /v1/agents/{agent}/directives", a.listDirectives)
+	a.operator(mux, "GET /v1/directives/{id}", a.getDirective)
 	a.operator(mux, "GET /v1/commands", a.listCommands)
 	a.operator(mux, "GET /v1/commands/{id}", a.getCommand)
 	a.operator(mux, "GET /v1/commands/{id}/events", a.events)

@@ -181,6 +181,8 @@ func (a *API) upstream(r *http.Request, agent string, at time.Time, env wire.Env
 			return nil, err
 		}
 		return replies, nil
+	case wire.TypeDirectiveResult:
+		return a.answered(r, agent, at, env)
 	case wire.TypeMetrics:
 		if m, err := wire.DecodePayload[wire.Metrics](env); err == nil {
 			a.o.Store.SaveMetrics(agent, m)
@@ -188,6 +190,9 @@ func (a *API) upstream(r *http.Request, agent string, at time.Time, env wire.Env
 		}
 	case wire.TypeNack:
 		if n, err := wire.DecodePayload[wire.Nack](env); err == nil {
+			if n.Type == wire.TypeDirective && n.ID != "" {
+				return a.answered(r, agent, at, env)
+			}
 			a.log.Warn("the agent refused a message", "agent", agent, "code", clip(string(n.Code)), "type", clip(string(n.Type)), "id", clip(n.ID))
 			return nil, nil
 		}
@@ -195,6 +200,16 @@ func (a *API) upstream(r *http.Request, agent string, at time.Time, env wire.Env
 		return a.nack(env, wire.CodeUnsupported)
 	}
 	return a.nack(env, wire.CodeUnparseable)
+}
+
+// answered takes what became of a directive.
+func (a *API) answered(r *http.Request, agent string, at time.Time, env wire.Envelope) ([]wire.Envelope, error) {
+	replies, err := a.o.Delivery.Answered(r.Context(), agent, at, env)
+	if errors.Is(err, delivery.ErrUnparseable) || errors.Is(err, delivery.ErrForeign) {
+		a.log.Warn("answer to a directive refused", "agent", agent, "type", env.Type, "reason", err)
+		return replies, nil
+	}
+	return nil, err // of the database: it will be repeated, with the rest of this poll
 }
 
 // clip bounds text of an endpoint for a log line or an answer.

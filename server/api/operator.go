@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -44,15 +45,20 @@ func (a *API) find(r *http.Request, ref string) (store.Agent, error) {
 
 // command gives the id of the one command that the request names, by id or the beginning of it.
 func (a *API) command(r *http.Request) (string, error) {
+	return one(r, "command", a.o.Store.FindCommands)
+}
+
+// one gives the id of the one thing of its kind that the request names so.
+func one(r *http.Request, kind string, find func(ctx context.Context, ref string) ([]string, error)) (string, error) {
 	ref := r.PathValue("id")
-	found, err := a.o.Store.FindCommands(r.Context(), ref)
+	found, err := find(r.Context(), ref)
 	switch {
 	case err != nil:
 		return "", err
 	case len(found) == 0:
-		return "", unknown("command", ref)
+		return "", unknown(kind, ref)
 	case len(found) > 1:
-		return "", ambiguous("commands", ref, found)
+		return "", ambiguous(kind+"s", ref, found)
 	}
 	return found[0], nil
 }
@@ -140,12 +146,41 @@ func (a *API) direct(w http.ResponseWriter, r *http.Request, by string) error {
 	if err != nil {
 		return err
 	}
-	d, err := a.o.Delivery.Directive(r.Context(), s.ID, order)
+	d, err := a.o.Delivery.Directive(r.Context(), s.ID, order, by)
 	if err != nil {
 		return err
 	}
 	a.log.Info("directive given", "agent", s.ID, "kind", order.Kind, "directive", d.ID, "by", by)
+	w.Header().Set("Location", "/v1/directives/"+d.ID)
 	return a.answer(w, http.StatusCreated, d)
+}
+
+func (a *API) listDirectives(w http.ResponseWriter, r *http.Request, _ string) error {
+	s, err := a.find(r, r.PathValue("agent"))
+	if err != nil {
+		return err
+	}
+	n, err := limit(r)
+	if err != nil {
+		return err
+	}
+	items, err := a.o.Delivery.ListDirectives(r.Context(), s.ID, n)
+	if err != nil {
+		return err
+	}
+	return a.answer(w, http.StatusOK, operator.List[operator.Directive]{Items: orEmpty(items)})
+}
+
+func (a *API) getDirective(w http.ResponseWriter, r *http.Request, _ string) error {
+	id, err := one(r, "directive", a.o.Store.FindDirectives)
+	if err != nil {
+		return err
+	}
+	d, err := a.o.Delivery.AskDirective(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return a.answer(w, http.StatusOK, d)
 }
 
 // limit reads ?limit=; 0: the store's default.
@@ -236,7 +271,7 @@ func (a *API) cancel(w http.ResponseWriter, r *http.Request, by string) error {
 	if err != nil {
 		return err
 	}
-	cmd, err := a.o.Delivery.Cancel(r.Context(), id)
+	cmd, err := a.o.Delivery.Cancel(r.Context(), id, by)
 	if err != nil {
 		return err
 	}

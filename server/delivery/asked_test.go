@@ -89,7 +89,7 @@ func TestCancel(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		cancel := func(id string) operator.Command {
 			t.Helper()
-			c, err := r.s.Cancel(t.Context(), id)
+			c, err := r.s.Cancel(t.Context(), id, "ops")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -137,7 +137,7 @@ func TestCancel(t *testing.T) {
 		if len(out) != 1 || out[0].Type != wire.TypeCancelCommand {
 			t.Fatalf("answered %v", out)
 		}
-		_, err := r.s.Cancel(t.Context(), "nothing")
+		_, err := r.s.Cancel(t.Context(), "nothing", "ops")
 		if !errors.Is(err, store.ErrNotFound) {
 			t.Fatal(err)
 		}
@@ -159,51 +159,6 @@ func TestRestartGivesBackClaimsAndKeepsWhatIsAcknowledged(t *testing.T) {
 		}
 		r.send(l, wire.TypeCommandResult, completed(acked, "x"))
 		r.expect(acked, wire.StateCompleted, 1)
-	})
-}
-
-func TestDirectivesAreHandedOutOnce(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
-		awake, stop := r.s.Waiter(r.agent)
-		defer stop()
-		d, err := r.s.Directive(t.Context(), r.agent, operator.NewDirective{Kind: wire.DirectivePoll})
-		if err != nil {
-			t.Fatal(err)
-		}
-		<-awake
-		envs, failed, err := r.s.Directives(t.Context(), r.agent)
-		if err != nil || len(envs) != 1 || envs[0].Type != wire.TypeDirective {
-			t.Fatalf("got %v, %v", envs, err)
-		}
-		if got, err := wire.DecodePayload[wire.Directive](envs[0]); err != nil || got.ID != d.ID || got.Agent != r.agent {
-			t.Fatalf("got %+v, %v", got, err)
-		}
-		none := func() {
-			t.Helper()
-			if envs, _, err := r.s.Directives(t.Context(), r.agent); err != nil || len(envs) != 0 {
-				t.Fatalf("got %v, %v", envs, err)
-			}
-		}
-		none() // it is out
-		failed(time.Now(), errBroken)
-		synctest.Wait()
-		_, envs, done := r.take()
-		if len(envs) != 1 {
-			t.Fatalf("got %v", envs)
-		}
-		done(time.Now(), nil)
-		synctest.Wait()
-		none()
-		r.restart()
-		none()
-		for _, bad := range []operator.NewDirective{{Kind: "format_disk"}, {Kind: wire.DirectiveUseEndpoint, Endpoint: "https://x"}, {Kind: wire.DirectiveSetPolicy}} {
-			if _, err := r.s.Directive(t.Context(), r.agent, bad); !errors.Is(err, ErrInvalid) {
-				t.Errorf("%+v: %v", bad, err)
-			}
-		}
-		if _, err := r.s.Directive(t.Context(), "nobody", operator.NewDirective{Kind: wire.DirectivePoll}); !errors.Is(err, store.ErrNotFound) {
-			t.Error(err)
-		}
 	})
 }
 

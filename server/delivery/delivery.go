@@ -43,7 +43,7 @@ const (
 	cancelAgain = 5 * time.Second
 	// directiveLease: whoever took directives and never told what became of the answer is gone.
 	directiveLease = 30 * time.Second
-	// directiveLife: an order to a guardian that was not fetched in a day is not wanted any more.
+	// directiveLife: an order to a guardian that was not answered in a day is not wanted any more.
 	directiveLife = 24 * time.Hour
 	// storeTimeout bounds waiting for the database in the service's own work.
 	storeTimeout = 30 * time.Second
@@ -112,6 +112,8 @@ type Link interface {
 	// shows no gap. why is a clause for people: "its link is not verified yet".
 	Deliverable() (ok bool, why string)
 	RTT() time.Duration
+	// Calls tells whether the agent on it understands call.
+	Calls() bool
 	// Send queues env with a flush ping behind it. written is called once, with the
 	// message's number and when its writing began, or the error. If Send itself
 	// fails, written is not called.

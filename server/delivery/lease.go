@@ -32,7 +32,7 @@ func (r *route) lapse() {
 	for id, until := range r.directives {
 		if !now.Before(until) {
 			delete(r.directives, id)
-			r.wake()
+			r.call()
 		}
 	}
 }
@@ -90,7 +90,7 @@ func (r *route) release(j *job, stage wire.Stage, note string) {
 	r.s.watchers.notice(j.c.ID, fmt.Sprintf("attempt %d by %s: %s", c.attempt, doorName(c.channel), note))
 	switch {
 	case j.c.CancelAt != nil:
-		r.cancelPending(j)
+		r.cancelPending(j, j.c.CancelBy)
 	case j.c.Attempts >= r.s.o.MaxAttempts:
 		reason := fmt.Sprintf("all %d attempts are used: %s", j.c.Attempts, r.untold(j))
 		r.move(j, Exhaust, func(c *store.Command) { c.Reason = reason })

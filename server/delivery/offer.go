@@ -296,17 +296,21 @@ func (h *handout) settle(at time.Time, err error) {
 	if err == nil {
 		ctx, cancel := background()
 		defer cancel()
-		if err := h.r.s.st.DirectivesDelivered(ctx, h.ordered, at); err != nil {
+		if err := h.r.s.st.DirectivesDelivered(ctx, h.ordered, h.r.now()); err != nil {
 			h.r.s.log.Error("directives could not be marked as delivered", "agent", h.r.agent, "error", err)
 			return // out until their lease ends
 		}
+		for _, id := range h.ordered {
+			if _, open := h.r.directives[id]; open { // not answered already
+				h.r.directives[id] = h.r.now().Add(unheardAfter)
+			}
+		}
+		return
 	}
 	for _, id := range h.ordered {
 		delete(h.r.directives, id)
 	}
-	if err != nil {
-		h.r.wake()
-	}
+	h.r.wake()
 }
 
 // commands claims what waits, what is out on a link that is not trusted, and cancels.
@@ -366,10 +370,10 @@ func (r *route) distrust(gen uint64) string {
 	return ""
 }
 
-// orders adds pending directives.
+// orders adds pending directives, and those that were written and never answered.
 func (h *handout) orders(ctx context.Context) error {
 	r, now := h.r, h.r.now()
-	pending, err := r.s.st.PendingDirectives(ctx, r.agent, now)
+	pending, err := r.s.st.PendingDirectives(ctx, r.agent, now, now.Add(-unheardAfter))
 	if err != nil {
 		return err
 	}

@@ -296,7 +296,7 @@ func (w *world) step() {
 	case n < 91 && len(w.wanted) > 0:
 		id, _ := pick(w.rnd, slices.Sorted(maps.Keys(w.wanted)))
 		w.logf("cancel %s", id)
-		if _, err := w.s.Cancel(w.t.Context(), id); err != nil {
+		if _, err := w.s.Cancel(w.t.Context(), id, "ops"); err != nil {
 			w.fail("%v", err)
 		}
 	case n < 94:

@@ -250,6 +250,7 @@ type fakeLink struct {
 	why   string // not deliverable
 	rtt   time.Duration
 	auto  bool // the writer writes at once
+	calls bool // understands call
 	full  error
 	n     uint64
 	sent  []sent
@@ -267,6 +268,7 @@ func (l *fakeLink) ID() wire.LinkID             { return l.id }
 func (l *fakeLink) Generation() uint64          { return l.gen }
 func (l *fakeLink) Deliverable() (bool, string) { return l.why == "", l.why }
 func (l *fakeLink) RTT() time.Duration          { return l.rtt }
+func (l *fakeLink) Calls() bool                 { return l.calls }
 
 func (l *fakeLink) Send(env wire.Envelope, written func(uint64, time.Time, error)) error {
 	turns.Lock()

@@ -33,7 +33,7 @@ type route struct {
 	// again in a later epoch.
 	epoch      uint64
 	taken      time.Time            // when a poll last came for commands
-	directives map[string]time.Time // handed out, outcome not known, until
+	directives map[string]time.Time // handed out; not again until then
 	explained  explanation
 	fallen     fallen // the last link that ended with claims out
 	timer      *time.Timer

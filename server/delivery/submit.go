@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -131,8 +130,8 @@ func (s *Service) prepare(agent store.Agent, c operator.NewCommand, by string) (
 
 // Cancel ends a waiting command at once, and asks the agent to end a running
 // one: by the link, a poll or both, until it has ended. Of one that has ended
-// nothing changes.
-func (s *Service) Cancel(ctx context.Context, id string) (operator.Command, error) {
+// nothing changes. by is the operator token's name.
+func (s *Service) Cancel(ctx context.Context, id, by string) (operator.Command, error) {
 	c, err := s.st.Command(ctx, id)
 	if err != nil {
 		return operator.Command{}, err
@@ -143,7 +142,7 @@ func (s *Service) Cancel(ctx context.Context, id string) (operator.Command, erro
 			if r == nil {
 				return ErrStopped
 			}
-			return r.cancel(id)
+			return r.cancel(id, by)
 		})
 		if err != nil {
 			return operator.Command{}, err
@@ -152,23 +151,23 @@ func (s *Service) Cancel(ctx context.Context, id string) (operator.Command, erro
 	return s.Command(ctx, id)
 }
 
-func (r *route) cancel(id string) error {
+func (r *route) cancel(id, by string) error {
 	j := r.jobs[id]
 	if j == nil || j.c.CancelAt != nil {
 		return nil // ended, or asked for already
 	}
 	if j.phase == Pending {
-		return r.cancelPending(j)
+		return r.cancelPending(j, by)
 	}
 	now := r.now()
-	_, err := r.move(j, Cancel, func(c *store.Command) { c.CancelAt = &now },
-		store.Stage{TraceEntry: operator.TraceEntry{Stage: StageCancel, At: now, End: "server", Attempt: j.c.Attempts}})
+	_, err := r.move(j, Cancel, func(c *store.Command) { c.CancelAt, c.CancelBy = &now, by },
+		store.Stage{TraceEntry: operator.TraceEntry{Stage: StageCancel, At: now, End: "server", Attempt: j.c.Attempts, Note: "asked for by " + by}})
 	r.wake()
 	return err
 }
 
 // cancelPending ends a command that no door holds.
-func (r *route) cancelPending(j *job) error {
+func (r *route) cancelPending(j *job, by string) error {
 	reason := "cancelled before it was offered"
 	if j.c.Attempts > 0 {
 		reason = "cancelled while " + r.untold(j)
@@ -177,53 +176,8 @@ func (r *route) cancelPending(j *job) error {
 	_, err := r.move(j, Cancel, func(c *store.Command) {
 		c.Reason = reason
 		if c.CancelAt == nil {
-			c.CancelAt = &now
+			c.CancelAt, c.CancelBy = &now, by
 		}
 	}, store.Stage{TraceEntry: operator.TraceEntry{Stage: StageCancel, At: now, End: "server", Attempt: j.c.Attempts}})
 	return err
-}
-
-// directiveKinds are those of the closed list that an agent can carry out today,
-// with what each needs. The others are refused here and now: an order that every
-// agent would answer "unsupported" minutes later helps nobody.
-var directiveKinds = map[wire.DirectiveKind]func(operator.NewDirective) error{
-	wire.DirectiveReconnect: nil, wire.DirectiveRestartWorker: nil, wire.DirectiveRestartService: nil,
-	wire.DirectivePoll: nil, wire.DirectiveRelease: nil,
-	wire.DirectiveUseEndpoint: func(d operator.NewDirective) error {
-		if !strings.HasPrefix(d.Endpoint, "wss://") && !strings.HasPrefix(d.Endpoint, "ws://") {
-			return errors.New("endpoint must be a wss:// or ws:// URL")
-		}
-		return nil
-	},
-	wire.DirectiveSetPolicy: func(d operator.NewDirective) error {
-		if d.Policy == nil {
-			return errors.New("policy is missing")
-		}
-		return d.Policy.WithDefaults().Validate()
-	},
-}
-
-// Directive stores an order to an agent's guardian and wakes its poll.
-func (s *Service) Directive(ctx context.Context, agent string, d operator.NewDirective) (wire.Directive, error) {
-	check, known := directiveKinds[d.Kind]
-	if !known {
-		return wire.Directive{}, fmt.Errorf("%w: no agent can carry out a directive %q", ErrInvalid, d.Kind)
-	}
-	if check != nil {
-		if err := check(d); err != nil {
-			return wire.Directive{}, fmt.Errorf("%w: %s: %w", ErrInvalid, d.Kind, err)
-		}
-	}
-	now := s.o.Now().UTC().Truncate(time.Microsecond)
-	out := wire.Directive{
-		ID: wire.NewID(), Agent: agent, Kind: d.Kind, Endpoint: d.Endpoint, Policy: d.Policy, Reason: cut(d.Reason),
-		ExpiresAt: now.Add(directiveLife),
-	}
-	if err := s.st.CreateDirective(ctx, out, "", now); err != nil {
-		return wire.Directive{}, err
-	}
-	if r := s.route(agent); r != nil {
-		r.wake()
-	}
-	return out, nil
 }

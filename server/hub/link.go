@@ -67,6 +67,7 @@ type link struct {
 	closing    sync.WaitGroup // the closer, if any
 	who        wire.Presence
 	authed     bool
+	calls      bool // the agent understands call
 	verifiedAt time.Time
 	verdict    selfcheck.Code // why nothing is delivered on it; empty: nothing wrong
 	reported   bool           // the verdict is the agent's, from a beacon
@@ -177,6 +178,13 @@ func ending(cause error) (why, proof string) {
 func (l *link) Agent() string      { return l.agent }
 func (l *link) ID() wire.LinkID    { return l.id }
 func (l *link) Generation() uint64 { return l.generation }
+
+// Calls tells whether the agent named the capability.
+func (l *link) Calls() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.calls
+}
 
 // RTT is the last round trip of a ledger ping, or a guess before the first.
 func (l *link) RTT() time.Duration {

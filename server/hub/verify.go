@@ -23,7 +23,7 @@ type probes struct {
 const probeLife = time.Minute
 
 // capabilities of this server.
-var capabilities = []string{wire.CapLedger, wire.CapOOB}
+var capabilities = []string{wire.CapLedger, wire.CapOOB, wire.CapCall}
 
 // auth takes the agent's word on which copy it is, settles who holds the
 // identity, and sends auth_ack and the policy.
@@ -48,6 +48,7 @@ func (l *link) auth(env wire.Envelope, at time.Time, again bool) error {
 	}
 	l.mu.Lock()
 	l.who, l.authed = auth.Presence, true
+	l.calls = slices.Contains(auth.Capabilities, wire.CapCall)
 	l.mu.Unlock()
 	l.hub.identify(l)
 	if !auth.Clock.IsZero() {

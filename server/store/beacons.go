@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"io"
 	"sync"
-	"time"
 
 	"gururmm/operator"
 	"gururmm/wire"
@@ -95,44 +94,4 @@ func unpack(packed []byte) ([]byte, error) {
 		return nil, err
 	}
 	return io.ReadAll(z)
-}
-
-func (d *database) CreateDirective(ctx context.Context, dir wire.Directive, by string, now time.Time) error {
-	raw, err := json.Marshal(dir)
-	if err != nil {
-		return err
-	}
-	return d.group.do(ctx, func(tx *txn) error {
-		_, err := tx.Exec(`INSERT INTO directives (id, agent, payload, created_by, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)`,
-			dir.ID, dir.Agent, string(raw), by, micros(now), micros(dir.ExpiresAt))
-		switch {
-		case orphan(err):
-			return ErrNotFound
-		case taken(err):
-			return ErrConflict
-		}
-		return err
-	})
-}
-
-func (d *database) PendingDirectives(ctx context.Context, agent string, now time.Time) ([]wire.Directive, error) {
-	return list(ctx, d, func(r row) (dir wire.Directive, err error) {
-		var raw string
-		if err := r.Scan(&raw); err != nil {
-			return dir, err
-		}
-		err = json.Unmarshal([]byte(raw), &dir)
-		return dir, err
-	}, `SELECT payload FROM directives WHERE agent = ? AND delivered_at IS NULL AND expires_at > ? ORDER BY created_at, id`, agent, micros(now))
-}
-
-func (d *database) DirectivesDelivered(ctx context.Context, ids []string, at time.Time) error {
-	return d.group.do(ctx, func(tx *txn) error {
-		for _, id := range ids {
-			if _, err := tx.Exec(`UPDATE directives SET delivered_at = ? WHERE id = ? AND delivered_at IS NULL`, micros(at), id); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
 }

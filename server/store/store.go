@@ -192,13 +192,40 @@ type Stage struct {
 	operator.TraceEntry
 }
 
-// Directives wait for an agent's guardian.
+// Directives wait for an agent's guardian; what became of them is kept.
 type Directives interface {
+	// CreateDirective stores d. Per agent the newest KeepDirectives of those that have
+	// ended or expired stay.
 	CreateDirective(ctx context.Context, d wire.Directive, by string, now time.Time) error
-	// PendingDirectives lists those neither delivered nor expired, oldest first.
-	PendingDirectives(ctx context.Context, agent string, now time.Time) ([]wire.Directive, error)
+	// PendingDirectives lists, oldest first, those that have not expired and not been
+	// answered, and were not delivered later than unheard: what was written to a
+	// connection may still have been lost.
+	PendingDirectives(ctx context.Context, agent string, now, unheard time.Time) ([]wire.Directive, error)
+	// DirectivesDelivered notes when each was last written to the agent.
 	DirectivesDelivered(ctx context.Context, ids []string, at time.Time) error
+	// AnswerDirective records what agent says of one of its directives. One that has
+	// ended stays as it is: changed is false. ErrNotFound if agent has none of this id.
+	AnswerDirective(ctx context.Context, agent string, a DirectiveAnswer) (changed bool, err error)
+	// Directive gives one with its report.
+	Directive(ctx context.Context, id string) (operator.Directive, error)
+	// FindDirectives gives ids as FindCommands does.
+	FindDirectives(ctx context.Context, ref string) (ids []string, err error)
+	// Directives lists those of an agent without their reports, newest first; limit as in CommandFilter.
+	Directives(ctx context.Context, agent string, limit int) ([]operator.Directive, error)
 }
+
+// DirectiveAnswer is an agent's word on a directive.
+type DirectiveAnswer struct {
+	ID     string
+	State  wire.DirectiveState
+	At     time.Time
+	Code   wire.Code // of a refusal
+	Detail string
+	Report []byte // JSON; nil: none
+}
+
+// KeepDirectives is how many directives of each agent stay that have ended or expired.
+const KeepDirectives = 200
 
 // Beacons as received.
 type Beacons interface {

@@ -45,7 +45,7 @@ func Run(t *testing.T, fresh Database) {
 		{"output merges in any order, repeated and overlapping", outputs},
 		{"output beyond a gap is not shown", outputGap},
 		{"pieces beyond a gap are bounded", outputPieces},
-		{"directives are pending until delivered or expired", directives},
+		{"directives are pending until answered or expired, and end once", directives},
 		{"beacons are stored once, the newest stay", beacons},
 		{"a failed write takes no other with it", together},
 		{"what was stored is there after closing", reopened},
@@ -568,17 +568,79 @@ func directives(t *testing.T, r *rig) {
 	}
 	want(t, r.CreateDirective(t.Context(), wire.Directive{ID: "d1", Agent: a.ID}, "ops", epoch), store.ErrConflict)
 	want(t, r.CreateDirective(t.Context(), wire.Directive{ID: "d4", Agent: "nobody"}, "ops", epoch), store.ErrNotFound)
-	list, err := r.PendingDirectives(t.Context(), a.ID, epoch.Add(time.Minute))
-	must(t, err)
-	if len(list) != 2 || list[0].ID != "d2" || list[0].Kind != wire.DirectiveReconnect || list[0].Reason != "r" {
-		t.Fatalf("pending are %+v", list)
+	pending := func(now time.Time) (ids []string) {
+		t.Helper()
+		list, err := r.PendingDirectives(t.Context(), a.ID, now, now.Add(-time.Minute))
+		must(t, err)
+		for _, d := range list {
+			if d.Kind != wire.DirectiveReconnect || d.Reason != "r" {
+				t.Fatalf("pending is %+v", d)
+			}
+			ids = append(ids, d.ID)
+		}
+		return ids
+	}
+	if got := pending(epoch.Add(time.Minute)); !slices.Equal(got, []string{"d2", "d3"}) {
+		t.Fatalf("pending are %v", got)
 	}
 	must(t, r.DirectivesDelivered(t.Context(), []string{"d2", "nothing"}, epoch))
-	list, err = r.PendingDirectives(t.Context(), a.ID, epoch)
-	must(t, err)
-	if len(list) != 2 || list[0].ID != "d1" || list[1].ID != "d3" {
-		t.Fatalf("pending are %+v", list)
+	if got := pending(epoch); !slices.Equal(got, []string{"d1", "d3"}) {
+		t.Fatalf("pending are %v", got)
 	}
+	if got := pending(epoch.Add(time.Minute)); !slices.Equal(got, []string{"d2", "d3"}) {
+		t.Fatalf("not answered in a minute: pending are %v", got)
+	}
+	d, err := r.Directive(t.Context(), "d2")
+	must(t, err)
+	if d.AgentName != "a" || d.CreatedBy != "ops" || d.DeliveredAt == nil || !d.DeliveredAt.Equal(epoch) || d.State != "" || d.AcceptedAt != nil {
+		t.Fatalf("delivered: %+v", d)
+	}
+	for range 2 {
+		changed, err := r.AnswerDirective(t.Context(), a.ID, store.DirectiveAnswer{ID: "d2", State: wire.DirectiveAccepted, At: epoch.Add(time.Second)})
+		must(t, err)
+		if !changed {
+			t.Fatal("accepted: nothing changed")
+		}
+	}
+	if got := pending(epoch.Add(time.Minute)); !slices.Equal(got, []string{"d3"}) {
+		t.Fatalf("accepted: pending are %v", got)
+	}
+	for i, state := range []wire.DirectiveState{wire.DirectiveFailed, wire.DirectiveDone, wire.DirectiveAccepted} {
+		changed, err := r.AnswerDirective(t.Context(), a.ID, store.DirectiveAnswer{
+			ID: "d2", State: state, At: epoch.Add(-time.Hour), Code: wire.CodeBusy, Detail: string(state), Report: []byte(`{"a":1}`)})
+		must(t, err)
+		if changed != (i == 0) {
+			t.Fatalf("%s after the end: changed %v", state, changed)
+		}
+	}
+	d, err = r.Directive(t.Context(), "d2")
+	must(t, err)
+	if d.State != "failed" || d.Code != wire.CodeBusy || d.Detail != "failed" || string(d.Report) != `{"a":1}` ||
+		!d.AcceptedAt.Equal(epoch.Add(time.Second)) || !d.EndedAt.Equal(d.CreatedAt) {
+		t.Fatalf("failed: %+v", d)
+	}
+	_, err = r.AnswerDirective(t.Context(), r.agent(t, "b").ID, store.DirectiveAnswer{ID: "d1", State: wire.DirectiveDone, At: epoch})
+	want(t, err, store.ErrNotFound)
+	_, err = r.Directive(t.Context(), "nothing")
+	want(t, err, store.ErrNotFound)
+	found, err := r.FindDirectives(t.Context(), "d3")
+	must(t, err)
+	list, err := r.Directives(t.Context(), a.ID, 2)
+	must(t, err)
+	if len(found) != 1 || len(list) != 2 || list[0].ID != "d3" || list[1].ID != "d2" || list[1].Report != nil {
+		t.Fatalf("found %v, listed %+v", found, list)
+	}
+	for i := range store.KeepDirectives + 10 { // d1 has expired by now, d2 has ended
+		must(t, r.CreateDirective(t.Context(), wire.Directive{ID: fmt.Sprint("n", i), Agent: a.ID, ExpiresAt: epoch.Add(time.Hour)}, "ops", epoch.Add(time.Minute+time.Duration(i))))
+	}
+	_, err = r.Directive(t.Context(), "d1")
+	want(t, err, store.ErrNotFound)
+	_, err = r.Directive(t.Context(), "d2")
+	want(t, err, store.ErrNotFound)
+	_, err = r.Directive(t.Context(), "d3") // still open
+	must(t, err)
+	_, err = r.Directive(t.Context(), "n0")
+	must(t, err)
 }
 
 func beacons(t *testing.T, r *rig) {
