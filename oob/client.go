@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -393,16 +394,25 @@ func (c *Client) compare(server, sent, got time.Time, bound time.Duration) {
 	c.offset, c.compared = server.Sub(sent.Add(half)), true
 }
 
-func (c *Client) newRequest(ctx context.Context, d *door, r request) (*http.Request, error) {
+// authorized makes a request with a token of its own.
+func (c *Client) authorized(ctx context.Context, method string, d *door, path string, body io.Reader) (*http.Request, error) {
 	token, err := c.token(c.now())
 	if err != nil {
 		return nil, fmt.Errorf("oob token: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, d.url+r.path, bytes.NewReader(r.body))
+	req, err := http.NewRequestWithContext(ctx, method, d.url+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("oob request: %w", err)
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
+	return req, nil
+}
+
+func (c *Client) newRequest(ctx context.Context, d *door, r request) (*http.Request, error) {
+	req, err := c.authorized(ctx, http.MethodPost, d, r.path, bytes.NewReader(r.body))
+	if err != nil {
+		return nil, err
+	}
 	req.Header.Set("Content-Type", "application/json")
 	if r.gzip {
 		req.Header.Set("Content-Encoding", "gzip")

@@ -134,7 +134,7 @@ func (c *Client) exchange(ctx context.Context, d *door, r request, limit time.Du
 	p.allow(bodyStall)
 	whole := time.AfterFunc(bodyLimit, func() { cancel(neterr.During(neterr.StepHTTP, &tooSlow{bodyLimit})) })
 	defer whole.Stop()
-	raw, err := io.ReadAll(io.LimitReader(&steady{resp.Body, p}, maxResponse+1))
+	raw, err := io.ReadAll(io.LimitReader(&steady{resp.Body, p, bodyStall}, maxResponse+1))
 	if err != nil {
 		return wire.PollResponse{}, p.failed(ctx, d, err, resp.StatusCode)
 	}
@@ -155,14 +155,15 @@ func (c *Client) exchange(ctx context.Context, d *door, r request, limit time.Du
 
 // steady gives each part of a body new time to come.
 type steady struct {
-	r io.Reader
-	p *progress
+	r     io.Reader
+	p     *progress
+	stall time.Duration
 }
 
 func (s *steady) Read(b []byte) (int, error) {
 	n, err := s.r.Read(b)
 	if n > 0 {
-		s.p.allow(bodyStall)
+		s.p.allow(s.stall)
 	}
 	return n, err
 }
