@@ -23,7 +23,7 @@ demo: build ## the main job, live, in about half a minute
 test: check quick days e2e ## everything CI runs
 	@echo "all tests passed"
 
-check: ## formatting, vet on every platform, staticcheck
+check: ## formatting, vet on every platform, staticcheck, the systemd unit
 	@sh scripts/need.sh go git gcc
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not gofmt-ed:"; echo "$$out"; exit 1; fi
 	$(GO) vet ./...
@@ -31,6 +31,7 @@ check: ## formatting, vet on every platform, staticcheck
 	GOOS=windows $(GO) vet ./cmd/gururmm-agent ./agent/... ./oob/... ./session/... ./internal/...
 	GOOS=darwin $(GO) vet ./cmd/gururmm-agent ./agent/... ./oob/... ./session/... ./internal/...
 	$(GO) tool staticcheck ./...
+	sh scripts/units.sh
 
 quick: ## all tests but those with whole systems
 	@sh scripts/need.sh go git gcc bash python3 ps

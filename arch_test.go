@@ -64,15 +64,15 @@ var foreign = map[string]struct {
 		"the second door must not share the link's library"},
 	"modernc.org/sqlite":           {[]string{"server/store"}, "one house knows the database"},
 	"github.com/golang-jwt/jwt/v5": {[]string{"agent/state", "server/api"}, "tokens are made and checked in one place each"},
-	"github.com/kardianos/service": {[]string{"agent", "cmd/gururmm-agent"}, "service managers are the agent's outermost skin"},
 	"github.com/shirou/gopsutil/v4": {[]string{"agent/worker", "agent/task", "agent/task/tree", "lab/harness", "lab/demo"},
 		"metrics live in the worker"},
-	"github.com/rs/zerolog":         {[]string{"agent", "server", "cmd/gururmm", "cmd/gururmm-agent", "cmd/gururmm-lab"}, "packages log to slog; the commands choose the writer"},
-	"go.yaml.in/yaml/v3":            {[]string{"agent/state", "server", "cmd/gururmm"}, "configuration is read in one place each"},
-	"aead.dev/minisign":             {[]string{"release"}, "one house says which program may run"},
-	"golang.org/x/mod":              {[]string{"release"}, "versions are compared in one place"},
-	"github.com/Microsoft/go-winio": {[]string{"agent/guardian", "agent"}, "named pipes are the status door on Windows"},
-	"golang.org/x/sys":              {[]string{"internal", "agent", "agent/state", "agent/task", "agent/task/tree", "agent/guardian", "agent/worker", "agent/link", "server/store", "server", "lab/harness", "cmd/gururmm", "cmd/gururmm-agent"}, "platform seams only"},
+	"github.com/rs/zerolog":            {[]string{"agent", "server", "cmd/gururmm", "cmd/gururmm-agent", "cmd/gururmm-lab"}, "packages log to slog; the commands choose the writer"},
+	"go.yaml.in/yaml/v3":               {[]string{"agent/state", "server", "cmd/gururmm"}, "configuration is read in one place each"},
+	"aead.dev/minisign":                {[]string{"release"}, "one house says which program may run"},
+	"golang.org/x/mod":                 {[]string{"release"}, "versions are compared in one place"},
+	"github.com/Microsoft/go-winio":    {[]string{"agent/guardian", "agent"}, "named pipes are the status door on Windows"},
+	"golang.org/x/sys":                 {[]string{"internal", "agent", "agent/state", "agent/task", "agent/task/tree", "agent/guardian", "agent/worker", "agent/link", "server/store", "server", "lab/harness", "cmd/gururmm", "cmd/gururmm-agent"}, "platform seams only"},
+	"github.com/coreos/go-systemd/v22": {[]string{"internal"}, "internal/sdnotify alone speaks to systemd"},
 }
 
 type pkg struct {

@@ -37,19 +37,21 @@ const HintEnroll = "gururmm-agent enroll --server https://HOST:8443 --token-file
 // Run guards this endpoint until ctx ends. Log is the guardian's, workerLog
 // takes the lines of the worker's. The error wraps [state.ErrNotEnrolled],
 // [guardian.ErrInUse] or [guardian.ErrRestartService] where a caller acts on it.
-func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) error {
+func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) (err error) {
 	unlock, err := guardian.Lock(s.Dir.Path(lockFile))
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	tell := s.teller(log)
+	defer func() { tell.end(err) }()
 	began := time.Now()
 	identity, err := s.Dir.Identity()
 	if err != nil {
 		if !s.Service {
 			return err
 		}
-		if identity, err = await(ctx, s, log, began); err != nil {
+		if identity, err = await(ctx, s, log, began, tell); err != nil {
 			return nil // stopped while waiting
 		}
 	}
@@ -67,6 +69,7 @@ func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) e
 	}
 	config.WorkerLog = workerLog
 	config.Status = s.listen(log)
+	config.Notify, config.Events = tell.turn, s.events
 	g, err := guardian.New(config)
 	if err != nil {
 		if config.Status != nil {
@@ -92,7 +95,7 @@ func (s *Setup) listen(log *slog.Logger) net.Listener {
 
 // await waits for an identity, and meanwhile says so to whoever asks for the
 // status. The error is ctx's.
-func await(ctx context.Context, s *Setup, log *slog.Logger, began time.Time) (state.Identity, error) {
+func await(ctx context.Context, s *Setup, log *slog.Logger, began time.Time, tell teller) (state.Identity, error) {
 	waiting, done := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -111,13 +114,18 @@ func await(ctx context.Context, s *Setup, log *slog.Logger, began time.Time) (st
 	tick := time.NewTicker(enrollPoll)
 	defer tick.Stop()
 	for {
+		st := notEnrolled(err, began)
+		tell.turn(guardian.Turn{At: st.At, Mode: st.Mode, Verdict: st.Verdict})
 		select {
+		case <-s.events: // of a machine that nobody guards yet
+			continue
 		case <-ctx.Done():
+			tell.turn(guardian.Turn{At: time.Now(), Mode: guardian.ModeStopping})
 			return state.Identity{}, ctx.Err()
 		case <-tick.C:
 		}
-		identity, err := s.Dir.Identity()
-		if err == nil {
+		var identity state.Identity
+		if identity, err = s.Dir.Identity(); err == nil {
 			return identity, nil
 		}
 		mu.Lock()

@@ -1,24 +1,27 @@
 package agent
 
 import (
-	"context"
+	"bytes"
+	"embed"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
-
-	"github.com/kardianos/service"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/template"
 )
 
 // ServiceName is what the service manager calls us.
 const ServiceName = "gururmm-agent"
 
-// packagedUnits are where a package puts its unit. One of our own in
-// /etc/systemd/system would shadow it, and outlive its upgrades.
-var packagedUnits = []string{
-	"/usr/lib/systemd/system/" + ServiceName + ".service",
-	"/lib/systemd/system/" + ServiceName + ".service",
-}
+// What a service manager shows of us.
+const (
+	serviceTitle       = "GuruRMM Agent"
+	serviceDescription = "GuruRMM endpoint agent: runs what the operator orders, and repairs its own link"
+)
 
 // ErrNotInstalled says that there is no service to control.
 var ErrNotInstalled = errors.New("the service is not installed: " + ServiceName + " install")
@@ -29,72 +32,144 @@ var ErrRights = errors.New("run as root (administrator)")
 // ErrPackaged says that a package owns the service definition.
 var ErrPackaged = errors.New("the service is installed by a package")
 
-// unit is written in place of kardianos' own, which has RestartSec=120 and a
-// start limit: an agent that asked to be restarted would stay away for two
-// minutes, and one that crashes often would end stopped. KillMode=mixed leaves
-// draining to the guardian; what is left then is killed.
-const unit = `[Unit]
-Description={{Description}}
-ConditionFileIsExecutable={{Path | cmdEscape}}
-After=network-online.target
-Wants=network-online.target
-StartLimitIntervalSec=0
+// errNotHere says that hardening is systemd's.
+var errNotHere = errors.New("--hardened is for systemd only")
 
-[Service]
-ExecStart={{Path | cmdEscape}}{{range Arguments}} {{. | cmd}}{{end}}
-Restart=always
-RestartSec=2
-KillMode=mixed
-TimeoutStopSec=20
+// definitions are the texts that service managers read, the same for `install` and for packages.
+//
+//go:embed service
+var definitions embed.FS
 
-[Install]
-WantedBy=multi-user.target
-`
+// Definitions are what [WriteDefinition] can write.
+var Definitions = []string{"systemd", "systemd-hardened", "launchd"}
+
+var definitionFiles = map[string]string{
+	"systemd":          "service/gururmm-agent.service",
+	"systemd-hardened": "service/hardened.conf",
+	"launchd":          "service/gururmm-agent.plist",
+}
+
+// Service is what is to be installed: the program, and how it is to run.
+type Service struct {
+	Program  string // absolute
+	Options  Options
+	Hardened bool // systemd: with the stricter drop-in
+}
+
+// Args are the arguments of the service's process: all that was given here holds there.
+func (s Service) Args() []string {
+	args := []string{"run", "--service"}
+	for _, f := range []struct{ name, value string }{
+		{"--state-dir", s.Options.StateDir}, {"--status-socket", s.Options.StatusSocket},
+		{"--status-group", s.Options.StatusGroup}, {"--log-level", s.Options.LogLevel},
+	} {
+		if f.value != "" {
+			args = append(args, f.name, f.value)
+		}
+	}
+	return args
+}
+
+// Definition gives the text of one of [Definitions] for s.
+func (s Service) Definition(kind string) (string, error) {
+	file, known := definitionFiles[kind]
+	if !known {
+		return "", fmt.Errorf("no service definition %q: there are %s", kind, strings.Join(Definitions, ", "))
+	}
+	text, err := definitions.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	t, err := template.New(kind).Parse(string(text))
+	if err != nil {
+		return "", err
+	}
+	all := append([]string{s.Program}, s.Args()...)
+	fill := struct {
+		Command, State string
+		Args           []string
+		DefaultState   bool
+	}{State: systemdWord(s.Options.StateDir), DefaultState: s.Options.StateDir == ""}
+	var words []string
+	for _, a := range all {
+		if strings.ContainsAny(a, "\n\r\x00") {
+			return "", fmt.Errorf("%q has a line break: no service definition can hold that", a)
+		}
+		words = append(words, systemdWord(a))
+		var x bytes.Buffer
+		if err := xml.EscapeText(&x, []byte(a)); err != nil {
+			return "", err
+		}
+		fill.Args = append(fill.Args, x.String())
+	}
+	fill.Command = strings.Join(words, " ")
+	var b strings.Builder
+	if err := t.Execute(&b, fill); err != nil {
+		return "", err
+	}
+	return b.String(), nil
+}
+
+// systemdWord quotes one word of a command line or path list: systemd.syntax(7),
+// with specifiers and variables as themselves.
+func systemdWord(word string) string {
+	word = strings.NewReplacer(`%`, `%%`, `$`, `$$`, `\`, `\\`, `"`, `\"`).Replace(word)
+	if word == "" || strings.ContainsAny(word, " \t'\";\\") {
+		return `"` + word + `"`
+	}
+	return word
+}
+
+// manager is the platform's service manager.
+type manager interface {
+	installed() (bool, error)
+	install(s Service) error
+	uninstall() error
+	start() error
+	stop() error
+	restart() error
+}
 
 // ServiceActions are what [ControlService] can do.
 var ServiceActions = []string{"install", "uninstall", "start", "stop", "restart"}
 
-// ControlService installs, uninstalls, starts, stops or restarts the service.
-// stateDir is written into a new installation; "": the platform's default.
-func ControlService(action, stateDir string) error {
+// ControlService installs, uninstalls, starts, stops or restarts the service. Of s
+// only install looks at all; an empty Program is the running one.
+func ControlService(action string, s Service) error {
 	if os.Geteuid() > 0 { // Windows: -1, and the service manager says it
 		return fmt.Errorf("%s: %w", action, ErrRights)
 	}
-	svc, err := service.New(&program{}, serviceConfig(stateDir))
+	m, err := newManager()
 	if err != nil {
 		return fmt.Errorf("%s: %w", action, err)
 	}
-	return control(svc, action)
-}
-
-// control does what [ControlService] promises. It does not leave it to
-// service.Control, whose errors can't be told apart.
-func control(svc service.Service, action string) error {
-	do := map[string]func() error{
-		"install": svc.Install, "uninstall": svc.Uninstall, "start": svc.Start, "stop": svc.Stop, "restart": svc.Restart,
-	}[action]
-	switch action {
-	case "start", "stop", "restart":
-		if _, err := svc.Status(); errors.Is(err, service.ErrNotInstalled) {
-			return ErrNotInstalled
-		}
-	case "install":
-		for _, file := range packagedUnits {
-			if exists(file) {
-				return fmt.Errorf("%w: %s; use systemctl enable --now %s", ErrPackaged, file, ServiceName)
-			}
-		}
-	case "uninstall":
-		// Windows only marks a running service for deletion, launchd likes it stopped too.
-		if state, err := svc.Status(); err == nil && state == service.StatusRunning {
-			if err := svc.Stop(); err != nil {
-				return fmt.Errorf("uninstall: stop first: %w", err)
-			}
+	if s.Program == "" {
+		if s.Program, err = os.Executable(); err != nil {
+			return fmt.Errorf("%s: find the own program: %w", action, err)
 		}
 	}
-	err := do()
-	if errors.Is(err, os.ErrPermission) {
-		return fmt.Errorf("%s: %w: %w", action, ErrRights, err)
+	return control(m, action, s)
+}
+
+// control does what [ControlService] promises.
+func control(m manager, action string, s Service) error {
+	there, err := m.installed()
+	switch {
+	case err != nil:
+	case action == "install":
+		err = m.install(s)
+	case !there:
+		if action == "uninstall" {
+			return nil
+		}
+		return ErrNotInstalled
+	default:
+		err = map[string]func() error{
+			"uninstall": m.uninstall, "start": m.start, "stop": m.stop, "restart": m.restart,
+		}[action]()
+	}
+	if errors.Is(err, os.ErrPermission) && !errors.Is(err, ErrRights) {
+		err = fmt.Errorf("%w: %w", ErrRights, err)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", action, err)
@@ -102,74 +177,43 @@ func control(svc service.Service, action string) error {
 	return nil
 }
 
-func serviceConfig(stateDir string) *service.Config {
-	args := []string{"run", "--service"}
-	if stateDir != "" {
-		args = append(args, "--state-dir", stateDir)
+// command runs a service manager's own tool, and gives what it said where it failed.
+func command(name string, args ...string) (string, error) {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	text := strings.TrimSpace(string(out))
+	if err != nil {
+		return text, fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, text)
 	}
-	return &service.Config{
-		Name: ServiceName, DisplayName: "GuruRMM Agent",
-		Description: "GuruRMM endpoint agent: runs what the operator orders, and repairs its own link",
-		Arguments:   args,
-		Option: service.KeyValue{
-			"SystemdScript": unit,
-			"Restart":       "always",
-			"RunAtLoad":     true, // launchd: its default here is false
-			"KeepAlive":     true,
-			"LogOutput":     false,
-			// Windows: the documented default is restart, the code's is none.
-			"OnFailure":              "restart",
-			"OnFailureDelayDuration": "2s",
-			"OnFailureResetPeriod":   3600, // seconds
-			"DelayedAutoStart":       false,
-		},
-	}
+	return text, nil
 }
 
-// RunService runs run as the service manager wants it: on Windows under its
-// control handler, elsewhere as any program. A failed run ends the process with
-// code 1, so that it is started again.
-func RunService(ctx context.Context, run func(context.Context) error) error {
-	if runtime.GOOS != "windows" || service.Interactive() {
-		return run(ctx)
-	}
-	p := &program{run: run, ctx: ctx}
-	svc, err := service.New(p, serviceConfig(""))
+// writeDefinition writes a service definition, readable for all: there is no secret in it.
+func writeDefinition(s Service, kind, file string) error {
+	text, err := s.Definition(kind)
 	if err != nil {
 		return err
 	}
-	return svc.Run()
-}
-
-// program is the service as kardianos drives it; Start must not block.
-type program struct {
-	run    func(context.Context) error
-	ctx    context.Context
-	cancel context.CancelFunc
-	done   chan struct{}
-	err    error
-}
-
-func (p *program) Start(service.Service) error {
-	if p.run == nil {
-		return errors.New("not to be run, only controlled")
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
 	}
-	ctx, cancel := context.WithCancel(p.ctx)
-	p.cancel, p.done = cancel, make(chan struct{})
-	go func() {
-		defer close(p.done)
-		p.err = p.run(ctx)
-		if ctx.Err() == nil {
-			// Ended by itself. Only a process that dies, without reporting a stop, is
-			// restarted by the service manager.
-			os.Exit(1)
-		}
-	}()
-	return nil
+	return os.WriteFile(file, []byte(text), 0o644)
 }
 
-func (p *program) Stop(service.Service) error {
-	p.cancel()
-	<-p.done // run bounds its own stop
-	return p.err
+// remove removes files, and minds only what is not gone then.
+func remove(files ...string) error {
+	var failed error
+	for _, file := range files {
+		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+			failed = errors.Join(failed, err)
+		}
+	}
+	return failed
+}
+
+// firstExisting gives the first of files that is there, "" if none is.
+func firstExisting(files []string) string {
+	if i := slices.IndexFunc(files, exists); i >= 0 {
+		return files[i]
+	}
+	return ""
 }

@@ -39,7 +39,12 @@ type Setup struct {
 	Group   string
 	Level   string // debug, info, warn or error
 	Service bool
+
+	events chan guardian.Event // from the service manager
 }
+
+// maxPending is how many events of the platform may wait for the guardian.
+const maxPending = 8
 
 // Prepare opens the state directory and reads agent.yaml.
 func Prepare(o Options) (*Setup, error) {
@@ -55,7 +60,7 @@ func Prepare(o Options) (*Setup, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Setup{Dir: dir, Path: path, Config: config, Service: o.Service}
+	s := &Setup{Dir: dir, Path: path, Config: config, Service: o.Service, events: make(chan guardian.Event, maxPending)}
 	s.Socket = cmp.Or(o.StatusSocket, config.StatusSocket, guardian.SocketPath(path, isDefault))
 	s.Group = cmp.Or(o.StatusGroup, config.StatusGroup, guardian.StatusGroup)
 	s.Level = cmp.Or(o.LogLevel, config.LogLevel, "info")
@@ -120,11 +125,18 @@ func stateDir(given string) (path string, isDefault bool, err error) {
 // ClockNote is the clock offset from which a person is told of it.
 const ClockNote = time.Second
 
-// AbsStateDir is StateDir made absolute, for whoever will run elsewhere; "" stays "".
-func (o Options) AbsStateDir() (string, error) {
-	if o.StateDir == "" {
-		return "", nil
+// Absolute is o for whoever will run in another directory; what is "" stays "".
+func (o Options) Absolute() (Options, error) {
+	var err error
+	if o.StateDir != "" {
+		if o.StateDir, _, err = stateDir(o.StateDir); err != nil {
+			return o, err
+		}
 	}
-	path, _, err := stateDir(o.StateDir)
-	return path, err
+	if o.StatusSocket != "" {
+		if o.StatusSocket, err = filepath.Abs(o.StatusSocket); err != nil {
+			return o, fmt.Errorf("status socket: %w", err)
+		}
+	}
+	return o, nil
 }

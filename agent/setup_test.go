@@ -107,20 +107,3 @@ func TestTokenComesFromOnePlace(t *testing.T) {
 		t.Fatal("a file without bounds was taken")
 	}
 }
-
-func TestServiceDefinitionDoesNotEndStopped(t *testing.T) {
-	c := serviceConfig("/srv/agent")
-	if got := strings.Join(c.Arguments, " "); got != "run --service --state-dir /srv/agent" {
-		t.Fatalf("arguments %q", got)
-	}
-	for option, want := range map[string]any{"RunAtLoad": true, "KeepAlive": true, "OnFailure": "restart", "Restart": "always"} {
-		if c.Option[option] != want {
-			t.Errorf("%s is %v, want %v", option, c.Option[option], want)
-		}
-	}
-	for _, line := range []string{"RestartSec=2\n", "Restart=always\n", "StartLimitIntervalSec=0\n", "KillMode=mixed\n"} {
-		if !strings.Contains(unit, line) {
-			t.Errorf("the unit lacks %q", line)
-		}
-	}
-}

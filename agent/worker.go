@@ -19,6 +19,9 @@ const EnvInstance = "GURURMM_AGENT_INSTANCE"
 
 // RunWorker is the guardian's child: in brings its orders, out takes the facts.
 func RunWorker(ctx context.Context, s *Setup, in io.Reader, out io.Writer, log *slog.Logger) error {
+	if err := giveUpMercy(); err != nil {
+		log.Warn("jobs are spared when memory runs out, as the guardian is", "error", err)
+	}
 	identity, err := s.Dir.Identity()
 	if err != nil {
 		return err

@@ -10,6 +10,9 @@ package_of() { # command -> Debian package
 	case "$1" in
 	gcc) echo "gcc libc6-dev" ;;
 	ps | pgrep) echo procps ;;
+	systemd-analyze) echo systemd ;;
+	systemd-nspawn) echo systemd-container ;;
+	nsenter | unshare) echo util-linux ;;
 	*) echo "$1" ;;
 	esac
 }

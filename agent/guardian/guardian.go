@@ -93,12 +93,40 @@ type Config struct {
 
 	// Service: a service manager will start us again if we end uncleanly.
 	Service bool
+	// Notify is told of each turn of the loop, by the loop itself, at least every
+	// [MaxTurn] while it is well: what is not told any more is a guardian that hangs. It must not block.
+	Notify func(Turn)
+	// Events are what the platform tells of the machine; nil: it tells nothing.
+	Events <-chan Event
 	// Gate is passed at each turn of the loop: a test blocks it while its machine
 	// is suspended. Default: open.
 	Gate func()
 	Log  *slog.Logger // nil: discarded
 	Rand *rand.Rand   // of the jitter; nil: seeded by chance
 }
+
+// Turn is what one turn of the loop came to, for whoever watches the guardian itself.
+type Turn struct {
+	At      time.Time
+	Mode    Mode
+	Verdict selfcheck.Verdict // unknown before the first report
+}
+
+// Event is what the platform tells of the machine.
+type Event string
+
+// The events. Not every platform tells them: a pause is noticed by its gap too.
+const (
+	EventSuspend Event = "suspend" // is about to happen
+	EventResume  Event = "resume"
+	EventSession Event = "session" // somebody logged on or off; networks and proxies like to change then
+)
+
+// MaxTurn is the longest a loop that is well takes for a turn.
+const MaxTurn = maxIdle
+
+// StopWithin is the longest a stop takes from its beginning.
+const StopWithin = drainGrace + dismissLimit
 
 const (
 	// drainGrace is what running jobs and the link get to end well at a stop.
@@ -236,6 +264,8 @@ func (g *Guardian) Run(ctx context.Context) error {
 			g.errandEnded(e)
 		case q := <-g.asks:
 			asked = append(asked, q)
+		case e := <-g.cfg.Events:
+			g.event(e)
 		case <-alarm.C:
 		case <-stop:
 			stop = nil
@@ -255,6 +285,7 @@ func (g *Guardian) Run(ctx context.Context) error {
 			q.do(q, now)
 		}
 		g.due(helpers, now)
+		g.tellTurn(now)
 		alarm.Reset(time.Until(g.nextDue(now, over)))
 	}
 	g.killWorker("the guardian ends")
@@ -273,6 +304,18 @@ func (g *Guardian) Run(ctx context.Context) error {
 	return nil
 }
 
+// tellTurn says that the loop turned, and how things are.
+func (g *Guardian) tellTurn(now time.Time) {
+	if g.cfg.Notify == nil {
+		return
+	}
+	t := Turn{At: now, Mode: ModeGuarding, Verdict: g.judgement.Verdict}
+	if g.stopping {
+		t.Mode = ModeStopping
+	}
+	g.cfg.Notify(t)
+}
+
 // noticePause recognises that this process did not run for a while (a suspended
 // machine, a paused virtual one): the worker's silence is counted from now, since
 // it could not report either.
@@ -286,12 +329,36 @@ func (g *Guardian) noticePause(now time.Time) {
 	g.log.Warn("this process did not run for a while: the machine was suspended or starved", "for", now.Sub(last))
 	g.note(history.Event{Kind: history.KindClock, Code: "paused",
 		Sentence: fmt.Sprintf("This process did not run for %v: stopped, or starved of time.", now.Sub(last).Round(time.Second))})
-	if l := g.worker.life; l != nil {
-		l.began = now
-		if !l.reported.IsZero() {
-			// Nothing in its last report grew older meanwhile either.
-			l.reported, g.worker.said.Taken = now, now
-		}
+	g.excuse(now)
+}
+
+// excuse counts the worker's silence from now: it could not report either.
+func (g *Guardian) excuse(now time.Time) {
+	l := g.worker.life
+	if l == nil {
+		return
+	}
+	l.began = now
+	if !l.reported.IsZero() {
+		// Nothing in its last report grew older meanwhile either.
+		l.reported, g.worker.said.Taken = now, now
+	}
+}
+
+// event acts on what the platform tells.
+func (g *Guardian) event(e Event) {
+	g.log.Info("event", "event", e)
+	switch e {
+	case EventSuspend:
+		g.note(history.Event{Kind: history.KindClock, Code: "suspends", Sentence: "The machine is about to be suspended."})
+		// The battery may not last: nothing learnt is left in memory alone.
+		g.memory.dirty, g.memory.urgent = true, true
+	case EventResume:
+		g.note(history.Event{Kind: history.KindClock, Code: "resumed", Sentence: "The machine runs again after a suspend."})
+		g.excuse(time.Now())
+		g.order(pipe.Order{Ping: true})
+	case EventSession:
+		g.order(pipe.Order{Ping: true})
 	}
 }
 

@@ -364,3 +364,55 @@ func TestClockOffsetIsToldToTheWorker(t *testing.T) {
 		b.end()
 	})
 }
+
+func TestEachTurnIsToldByTheLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		var turns []guardian.Turn // the loop's until it ended
+		b.cfg.Notify = func(turn guardian.Turn) { turns = append(turns, turn) }
+		b.run()
+		pass(time.Minute)
+		if err := b.end(); err != nil {
+			t.Fatal(err)
+		}
+		last := time.Now()
+		for i := len(turns) - 1; i >= 0; i-- {
+			if gap := last.Sub(turns[i].At); gap > guardian.MaxTurn {
+				t.Errorf("%v between two turns, want at most %v", gap, guardian.MaxTurn)
+			}
+			last = turns[i].At
+		}
+		end := turns[len(turns)-1]
+		if mid := turns[len(turns)/2]; mid.Mode != guardian.ModeGuarding || mid.Verdict.Severity != selfcheck.SeverityWell {
+			t.Errorf("told %s with %q, want guarding and well", mid.Mode, mid.Verdict.Code)
+		}
+		if end.Mode != guardian.ModeStopping {
+			t.Errorf("told %s at the end, want stopping", end.Mode)
+		}
+	})
+}
+
+// A worker that could not report because the machine slept is not blamed for it.
+func TestResumeExcusesTheWorkersSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		events := make(chan guardian.Event)
+		b.cfg.Events = events
+		b.run()
+		pass(time.Minute)
+		c := b.child()
+		pings := func() int { return orders(c, func(o pipe.Order) bool { return o.Ping }) }
+		before := pings()
+		events <- guardian.EventSuspend
+		events <- guardian.EventResume
+		events <- guardian.EventSession
+		pass(time.Second)
+		if got := pings() - before; got != 2 {
+			t.Errorf("%d pings after a resume and a logon, want one each", got)
+		}
+		if b.spawned() != 1 {
+			t.Error("the worker was started again")
+		}
+		b.end()
+	})
+}

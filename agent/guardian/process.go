@@ -8,6 +8,7 @@ import (
 	"os/exec"
 
 	"gururmm/agent/task/tree"
+	"gururmm/internal/sdnotify"
 	"gururmm/selfcheck"
 )
 
@@ -30,7 +31,7 @@ func ProcessSpawner(program string, args, env []string, marker string) func(cont
 		}
 		// Not CommandContext: its end is ours to choose, with the stacks first.
 		cmd := exec.Command(program, args...)
-		cmd.Env = append(os.Environ(), env...)
+		cmd.Env = append(sdnotify.Strip(os.Environ()), env...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, errs
 		t, err := tree.Start(cmd, marker)
 		// The child's ends are the child's: an open copy here would hide its end.

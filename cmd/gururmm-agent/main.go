@@ -23,6 +23,9 @@ import (
 // envPrefix of the variables that stand for flags: --state-dir is GURURMM_AGENT_STATE_DIR.
 const envPrefix = "GURURMM_AGENT_"
 
+// defaultProgram is where packages for Linux put this program.
+const defaultProgram = "/usr/bin/gururmm-agent"
+
 // Exit codes besides those of `status`.
 const (
 	exitFailed      = 1
@@ -79,7 +82,7 @@ func root() *cobra.Command {
 	flags.StringVar(&o.StatusSocket, "status-socket", "", "where the local status is answered")
 	flags.StringVar(&o.StatusGroup, "status-group", "", "Unix group that may ask for the status (default "+guardian.StatusGroup+")")
 	flags.StringVar(&o.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
-	cmd.AddCommand(enrollCommand(&o), runCommand(&o), workerCommand(&o), statusCommand(&o), versionCommand())
+	cmd.AddCommand(enrollCommand(&o), runCommand(&o), workerCommand(&o), statusCommand(&o), definitionCommand(&o), versionCommand())
 	for _, action := range agent.ServiceActions {
 		cmd.AddCommand(serviceCommand(&o, action))
 	}
@@ -171,7 +174,7 @@ func runCommand(o *agent.Options) *cobra.Command {
 				return err
 			}
 			if s.Service {
-				return agent.RunService(cmd.Context(), guard)
+				return s.RunService(cmd.Context(), guard)
 			}
 			return guard(cmd.Context())
 		},
@@ -205,14 +208,14 @@ func serviceCommand(o *agent.Options, action string) *cobra.Command {
 		"install": "Install the service", "uninstall": "Stop and remove the service; the state stays",
 		"start": "Start the service", "stop": "Stop the service", "restart": "Restart the service",
 	}[action]
-	return &cobra.Command{
+	var s agent.Service
+	cmd := &cobra.Command{
 		Use: action, Short: short, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			dir, err := o.AbsStateDir()
-			if err != nil {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if s.Options, err = o.Absolute(); err != nil {
 				return err
 			}
-			if err := agent.ControlService(action, dir); err != nil {
+			if err := agent.ControlService(action, s); err != nil {
 				return err
 			}
 			if action == "install" {
@@ -221,6 +224,33 @@ func serviceCommand(o *agent.Options, action string) *cobra.Command {
 			return nil
 		},
 	}
+	if action == "install" {
+		cmd.Long = short + ". Flags and GURURMM_AGENT_* variables given here hold for the service too."
+		cmd.Flags().BoolVar(&s.Hardened, "hardened", false, "systemd: jobs may observe the machine, not change it")
+	}
+	return cmd
+}
+
+func definitionCommand(o *agent.Options) *cobra.Command {
+	s := agent.Service{Program: defaultProgram}
+	cmd := &cobra.Command{
+		Use:   "service-definition " + strings.Join(agent.Definitions, "|"),
+		Short: "Print what a service manager reads, for packages",
+		Args:  cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs), ValidArgs: agent.Definitions,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if s.Options, err = o.Absolute(); err != nil {
+				return err
+			}
+			text, err := s.Definition(args[0])
+			if err != nil {
+				return err
+			}
+			fmt.Fprint(cmd.OutOrStdout(), text)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&s.Program, "program", s.Program, "where the package puts the program")
+	return cmd
 }
 
 func versionCommand() *cobra.Command {

@@ -1,0 +1,34 @@
+//go:build unix
+
+package agent
+
+import (
+	"log/slog"
+
+	"gururmm/agent/guardian"
+	"gururmm/internal/sdnotify"
+)
+
+// stopMargin is what a stop may take beyond what the guardian promises: the lock, the logs.
+const stopMargin = guardian.StopWithin / 2
+
+// systemdTeller speaks to systemd, if it is there.
+type systemdTeller struct{ n *sdnotify.Notifier }
+
+func (s *Setup) teller(log *slog.Logger) teller {
+	n, err := sdnotify.New(log)
+	if err != nil {
+		log.Error("the service manager will restart this process for nothing", "error", err)
+	}
+	return systemdTeller{n}
+}
+
+func (t systemdTeller) turn(turn guardian.Turn) {
+	state := sdnotify.State{Status: told(turn)}
+	if turn.Mode == guardian.ModeStopping {
+		state.Stopping, state.Extend = true, guardian.StopWithin+stopMargin
+	}
+	t.n.Tell(state)
+}
+
+func (t systemdTeller) end(error) { t.n.Close() }

@@ -1,0 +1,3 @@
+package agent
+
+func newManager() (manager, error) { return launchd{root: "/", run: command}, nil }
