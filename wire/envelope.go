@@ -22,6 +22,9 @@ const (
 	// HeaderTime carries the server's clock, RFC 3339 with nanoseconds, in every response,
 	// errors too: an endpoint whose clock is wrong corrects itself from it.
 	HeaderTime = "Gururmm-Time"
+	// HeaderProbe, "1" on a link upgrade or a poll of the second door, marks a look at
+	// the path: same way, same token, but nothing is registered, handed out or taken in.
+	HeaderProbe = "Gururmm-Probe"
 )
 
 // Type names a message.

@@ -205,23 +205,29 @@ func dialOnce(ctx context.Context, u *url.URL, o Options) (*Session, error) {
 		return nil, err
 	}
 	if u.Scheme == "wss" {
-		secure := tls.Client(conn, o.tlsConfig(u.Hostname()))
-		shake, cancel := context.WithTimeout(ctx, tlsTimeout)
-		err := secure.HandshakeContext(shake)
-		cancel()
-		if err != nil {
-			conn.Close()
-			return nil, neterr.During(neterr.StepTLS, fmt.Errorf("TLS with %s: %w", remote, err))
+		if conn, err = o.secure(ctx, u, conn, remote); err != nil {
+			return nil, err
 		}
-		conn = secure
 	}
 	tapped := tap(conn)
-	ws, id, err := o.upgrade(ctx, u, tapped)
+	ws, id, err := o.upgrade(ctx, u, tapped, http.Header{})
 	if err != nil {
 		conn.Close()
 		return nil, neterr.During(neterr.StepHTTP, fmt.Errorf("upgrade at %s: %w", remote, err))
 	}
 	return start(ws, id, tapped, remote, o), nil
+}
+
+// secure makes the TLS connection; on an error conn is closed.
+func (o Options) secure(ctx context.Context, u *url.URL, conn net.Conn, remote string) (net.Conn, error) {
+	secure := tls.Client(conn, o.tlsConfig(u.Hostname()))
+	ctx, cancel := context.WithTimeout(ctx, tlsTimeout)
+	defer cancel()
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, neterr.During(neterr.StepTLS, fmt.Errorf("TLS with %s: %w", remote, err))
+	}
+	return secure, nil
 }
 
 func (o Options) tlsConfig(host string) *tls.Config {
@@ -339,8 +345,9 @@ func (o Options) connect(ctx context.Context, addrs []string) (net.Conn, string,
 	return nil, "", neterr.During(neterr.StepDial, errors.Join(errs...))
 }
 
-// upgrade makes the WebSocket (RFC 6455 §4) on conn, which it leaves to be closed by the caller.
-func (o Options) upgrade(ctx context.Context, u *url.URL, conn net.Conn) (*websocket.Conn, wire.LinkID, error) {
+// upgrade makes the WebSocket (RFC 6455 §4) on conn, which it leaves to be closed
+// by the caller; head is sent along.
+func (o Options) upgrade(ctx context.Context, u *url.URL, conn net.Conn, head http.Header) (*websocket.Conn, wire.LinkID, error) {
 	token, err := o.Token(o.Clock.Now())
 	if err != nil {
 		return nil, 0, fmt.Errorf("make token: %w", err)
@@ -355,8 +362,11 @@ func (o Options) upgrade(ctx context.Context, u *url.URL, conn net.Conn) (*webso
 	// The dialer obeys its time-out while it waits for the answer, but not ctx.
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	if token != "" { // none before enrollment: the refusal tells enough of the path
+		head.Set("Authorization", "Bearer "+token)
+	}
 	sent := time.Now()
-	ws, resp, err := dialer.DialContext(ctx, u.String(), http.Header{"Authorization": {"Bearer " + token}})
+	ws, resp, err := dialer.DialContext(ctx, u.String(), head)
 	received := time.Now()
 	if resp != nil {
 		if at, err := time.Parse(time.RFC3339Nano, resp.Header.Get(wire.HeaderTime)); err == nil {

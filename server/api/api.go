@@ -62,8 +62,8 @@ type API struct {
 	replays *replays
 	enrolls *limiter
 	polls   polls
-	// requests and bodies are those of each agent under way.
-	requests, bodies shares
+	// requests, bodies and probes are those of each agent under way.
+	requests, bodies, probes shares
 
 	drained  chan struct{} // closed: finish up
 	draining sync.Once

@@ -35,6 +35,13 @@ func sameOrigin(r *http.Request) bool {
 	return err == nil && strings.EqualFold(u.Host, r.Host)
 }
 
+// maxProbes bounds the probe links of one agent at once: a doctor has one open at
+// a time, and a person may start another beside one that was ordered.
+const maxProbes = 2
+
+// probes tells whether a request only looks at the path; see [wire.HeaderProbe].
+func probes(r *http.Request) bool { return r.Header.Get(wire.HeaderProbe) == "1" }
+
 // link upgrades an authenticated request and hands the connection to the hub,
 // whose reader runs on when this handler, with all it holds, has returned.
 func (a *API) link(w http.ResponseWriter, r *http.Request, agent store.Agent) error {
@@ -47,6 +54,13 @@ func (a *API) link(w http.ResponseWriter, r *http.Request, agent store.Agent) er
 	case !slices.Contains(websocket.Subprotocols(r), wire.Subprotocol):
 		return problem(http.StatusBadRequest, wire.ProblemBadRequest, "the subprotocol must be "+wire.Subprotocol)
 	}
+	probe, done := probes(r), func() {}
+	if probe {
+		var ok bool
+		if done, ok = a.probes.take(agent.ID, maxProbes); !ok {
+			return errTooMany
+		}
+	}
 	id := wire.NewLinkID()
 	up := upgrader
 	up.Error = func(w http.ResponseWriter, r *http.Request, status int, reason error) {
@@ -57,7 +71,12 @@ func (a *API) link(w http.ResponseWriter, r *http.Request, agent store.Agent) er
 		wire.HeaderTime:   {time.Now().UTC().Format(time.RFC3339Nano)},
 	})
 	if err != nil { // answered already
+		done()
 		a.log.Info("upgrade failed", "agent", agent.ID, "addr", a.clientAddr(r), "reason", err)
+		return nil
+	}
+	if probe {
+		a.o.Hub.Probe(ws, agent.ID, id, a.clientAddr(r), done)
 		return nil
 	}
 	a.o.Hub.Accept(ws, agent.ID, id, a.clientAddr(r))

@@ -116,6 +116,8 @@ func (a *API) poll(w http.ResponseWriter, r *http.Request, agent store.Agent) er
 		return problem(http.StatusRequestEntityTooLarge, wire.ProblemTooLarge, "at most 1024 messages in a poll")
 	case req.WaitMS < 0:
 		return problem(http.StatusBadRequest, wire.ProblemBadRequest, "wait_ms is negative")
+	case probes(r): // a look at the path: what waits here is not for it
+		return a.hand(w, nil, func(time.Time, error) {}, nil)
 	}
 	a.o.Hub.Polled(agent.ID, req.Deliver, a.clientAddr(r), at)
 

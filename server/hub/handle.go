@@ -132,21 +132,26 @@ func (l *link) metrics(env wire.Envelope) error {
 }
 
 func (l *link) echo(env wire.Envelope) error {
-	echo, err := wire.DecodePayload[wire.Echo](env)
-	if err != nil {
-		return err
-	}
-	if echo.Size < 0 || echo.Size > wire.MaxEcho || len(echo.ID) > maxIDLength {
-		return refusal{wire.CodeTooLarge, "an echo has at most 256 KiB"}
-	}
-	reply, err := wire.Seal(wire.TypeEchoReply, wire.EchoReply{
-		ID: echo.ID, Got: len(echo.Pad), Pad: strings.Repeat("x", echo.Size),
-	})
+	reply, err := echoReply(env)
 	if err != nil {
 		return err
 	}
 	l.reply(reply, session.SendOptions{Flush: true})
 	return nil
+}
+
+// echoReply answers an echo with as many bytes as it asks for.
+func echoReply(env wire.Envelope) (wire.Envelope, error) {
+	echo, err := wire.DecodePayload[wire.Echo](env)
+	if err != nil {
+		return wire.Envelope{}, err
+	}
+	if echo.Size < 0 || echo.Size > wire.MaxEcho || len(echo.ID) > maxIDLength {
+		return wire.Envelope{}, refusal{wire.CodeTooLarge, "an echo has at most 256 KiB"}
+	}
+	return wire.Seal(wire.TypeEchoReply, wire.EchoReply{
+		ID: echo.ID, Got: len(echo.Pad), Pad: strings.Repeat("x", echo.Size),
+	})
 }
 
 // maxIDLength bounds what an endpoint may call things.

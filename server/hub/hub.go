@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 
 	"gururmm/server/delivery"
 	"gururmm/server/store"
+	"gururmm/session"
 	"gururmm/wire"
 )
 
@@ -67,7 +69,9 @@ type Hub struct {
 
 	mu       sync.Mutex
 	agents   map[string]*endpoint
-	draining error // why no link is taken any more; nil: serving
+	probing  map[*session.Conn]struct{}
+	probed   uint64 // probe links since the start
+	draining error  // why no link is taken any more; nil: serving
 }
 
 // endpoint is what is known of one agent in this process.
@@ -97,7 +101,7 @@ func New(opts Options) *Hub {
 	return &Hub{
 		opts: opts, log: opts.Log, wheel: newWheel(), started: time.Now(),
 		ctx: ctx, stop: stop,
-		agents: map[string]*endpoint{},
+		agents: map[string]*endpoint{}, probing: map[*session.Conn]struct{}{},
 	}
 }
 
@@ -195,7 +199,11 @@ func (h *Hub) Drain(ctx context.Context, reason error) error {
 	for _, ep := range h.agents {
 		all = append(all, ep.links...)
 	}
+	looks := slices.Collect(maps.Keys(h.probing))
 	h.mu.Unlock()
+	for _, c := range looks {
+		h.readers.Go(func() { c.Close(websocket.CloseServiceRestart, reason) })
+	}
 	for _, l := range all {
 		l.end(websocket.CloseServiceRestart, "", reason)
 	}

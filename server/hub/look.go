@@ -1,0 +1,120 @@
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"gururmm/session"
+	"gururmm/wire"
+)
+
+const (
+	// lookLife bounds a probe link: a whole ladder of echoes on a slow path takes half of it.
+	lookLife = 90 * time.Second
+	// lookBytes bounds what goes over it, both ways together: several ladders.
+	lookBytes = 16 << 20
+	// lookQueue bounds what waits for an endpoint that asks and does not read.
+	lookQueue = 1 << 20
+)
+
+// Reasons why a probe link ends, as the closing frame says them.
+var (
+	errLookLife  = fmt.Errorf("a probe link lives %v at most", lookLife)
+	errLookBytes = fmt.Errorf("a probe link carries %d MiB at most", lookBytes>>20)
+)
+
+// Probe takes over an upgraded connection that only looks at the path: pings are
+// answered with ledgers and echoes with texts. It is not registered: it replaces
+// no link, gets no command, and no presence comes of it. It returns at once;
+// done is called when the link is gone.
+func (h *Hub) Probe(ws *websocket.Conn, agent string, id wire.LinkID, addr string, done func()) {
+	conn := session.New(ws, session.Options{Link: id, MaxQueue: lookQueue})
+	h.mu.Lock()
+	refuse := h.draining
+	if refuse == nil {
+		h.probing[conn] = struct{}{}
+		h.probed++
+		h.readers.Go(func() {
+			defer done()
+			h.look(conn, agent, addr)
+			h.mu.Lock()
+			delete(h.probing, conn)
+			h.mu.Unlock()
+		})
+	}
+	h.mu.Unlock()
+	if refuse != nil {
+		conn.Close(websocket.CloseTryAgainLater, refuse)
+		done()
+	}
+}
+
+// Probes counts the probe links that are open, and all since the start.
+func (h *Hub) Probes() (open int, total uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.probing), h.probed
+}
+
+// look is a probe link's one reader and owner.
+func (h *Hub) look(conn *session.Conn, agent, addr string) {
+	began := time.Now()
+	over := time.AfterFunc(lookLife, func() { conn.Close(websocket.ClosePolicyViolation, errLookLife) })
+	defer over.Stop()
+	left, echoes := lookBytes, 0
+	for {
+		m, err := conn.Read()
+		if err != nil {
+			break
+		}
+		reply, spent := answerLook(m)
+		if left -= spent; left < 0 {
+			conn.Close(websocket.ClosePolicyViolation, errLookBytes)
+			break
+		}
+		if err := conn.Send(reply, session.SendOptions{Flush: true}); err != nil {
+			conn.Close(websocket.CloseTryAgainLater, errFlooded)
+			break
+		}
+		echoes++
+	}
+	conn.Close(websocket.CloseNormalClosure, errors.New("looked at"))
+	h.log.Info("probe link ended", "agent", agent, "link", conn.Link().String(), "addr", addr, "texts", echoes,
+		"bytes", lookBytes-left, "open_for", time.Since(began).Round(time.Millisecond), "reason", conn.Err())
+}
+
+// answerLook gives the answer to one text of a probe link, and the bytes both cost.
+func answerLook(m session.Message) (reply wire.Envelope, spent int) {
+	refuse := func(env wire.Envelope, code wire.Code, detail string) (wire.Envelope, int) {
+		nack, err := wire.Seal(wire.TypeNack, wire.Nack{Code: code, Type: wire.Type(clip(string(env.Type))), Seq: env.Seq, Detail: clip(detail)})
+		if err != nil { // strings only: it can be encoded
+			panic(err)
+		}
+		return nack, len(m.Text) + len(nack.Payload)
+	}
+	switch {
+	case m.TooLarge:
+		nack, n := refuse(wire.Envelope{}, wire.CodeTooLarge, "at most 1 MiB a message")
+		return nack, n + wire.MaxMessage // at the least
+	case m.Binary:
+		return refuse(wire.Envelope{}, wire.CodeUnparseable, "binary message; only text is spoken here")
+	}
+	env, err := wire.Decode(m.Text)
+	if err != nil {
+		return refuse(env, wire.CodeUnparseable, err.Error())
+	}
+	if env.Type != wire.TypeEcho {
+		return refuse(env, wire.CodeUnsupported, "a probe link carries echoes only")
+	}
+	reply, err = echoReply(env)
+	if r, ok := errors.AsType[refusal](err); ok {
+		return refuse(env, r.code, r.detail)
+	}
+	if err != nil {
+		return refuse(env, wire.CodeUnparseable, err.Error())
+	}
+	return reply, len(m.Text) + len(reply.Payload)
+}
