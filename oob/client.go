@@ -62,14 +62,18 @@ type ClientOptions struct {
 	Proxy func(*http.Request) (*url.URL, error)
 	// RootCAs for doors without a pin; nil: the system's.
 	RootCAs *x509.CertPool
-	Log     *slog.Logger     // nil: none
-	Clock   func() time.Time // nil: time.Now
+	// Probe marks each request as a look at the way: the server answers it, hands
+	// nothing out and takes nothing in; see wire.HeaderProbe.
+	Probe bool
+	Log   *slog.Logger     // nil: none
+	Clock func() time.Time // nil: time.Now
 }
 
 // Client speaks to the doors, one at a time: the last that worked first. It is
 // safe for concurrent use.
 type Client struct {
 	token func(time.Time) (string, error)
+	probe bool
 	log   *slog.Logger
 	clock func() time.Time
 	doors []*door
@@ -116,7 +120,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 	if err := CheckDoors(o.Doors); err != nil {
 		return nil, fmt.Errorf("oob: %w", err)
 	}
-	c := &Client{token: o.Token, log: o.Log, clock: o.Clock}
+	c := &Client{token: o.Token, probe: o.Probe, log: o.Log, clock: o.Clock}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -416,6 +420,9 @@ func (c *Client) newRequest(ctx context.Context, d *door, r request) (*http.Requ
 	req.Header.Set("Content-Type", "application/json")
 	if r.gzip {
 		req.Header.Set("Content-Encoding", "gzip")
+	}
+	if c.probe {
+		req.Header.Set(wire.HeaderProbe, "1")
 	}
 	return req, nil
 }

@@ -94,3 +94,14 @@ func ensurePrivate(dir string) error {
 	}
 	return nil
 }
+
+// exposedTo says who but this account can get at the directory; nil: nobody.
+func exposedTo(dir string, fi os.FileInfo) error {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() && os.Geteuid() != 0 {
+		return fmt.Errorf("%w: %s belongs to uid %d, this is uid %d", ErrNotPrivate, dir, st.Uid, os.Geteuid())
+	}
+	if perm := fi.Mode().Perm(); perm&0o077 != 0 {
+		return fmt.Errorf("%w: %s has mode %#o, others may enter it", ErrNotPrivate, dir, perm)
+	}
+	return nil
+}

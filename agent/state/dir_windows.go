@@ -143,3 +143,20 @@ func openToOthers(sd *windows.SECURITY_DESCRIPTOR, self *windows.SID) bool {
 	}
 	return false
 }
+
+// exposedTo says who but this account can get at the directory; nil: nobody.
+func exposedTo(dir string, _ os.FileInfo) error {
+	_, self, err := private()
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrNotPrivate, dir, err)
+	}
+	have, err := windows.GetNamedSecurityInfo(dir, windows.SE_FILE_OBJECT,
+		windows.OWNER_SECURITY_INFORMATION|windows.DACL_SECURITY_INFORMATION)
+	if err != nil {
+		return fmt.Errorf("%w: %s: owner: %w", ErrNotPrivate, dir, err)
+	}
+	if openToOthers(have, self) {
+		return fmt.Errorf("%w: the access list of %s lets others in", ErrNotPrivate, dir)
+	}
+	return nil
+}
