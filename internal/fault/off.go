@@ -10,6 +10,9 @@ func Active(string) bool { return false }
 // Stall blocks while the fault named label is switched on.
 func Stall(string) {}
 
+// Die ends this process at once, once, if the fault named label is switched on.
+func Die(string) {}
+
 // Env gives the value of an environment variable that only fault builds obey.
 func Env(string) string { return "" }
 

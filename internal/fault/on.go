@@ -26,6 +26,22 @@ func Stall(label string) {
 	}
 }
 
+// Die ends this process at once, as kill -9 does, if the fault named label is
+// switched on. It is switched off first, its file renamed to end in ".died":
+// the next start comes further.
+func Die(label string) {
+	if !Active(label) {
+		return
+	}
+	file := filepath.Join(os.Getenv("GURURMM_FAULTS"), label)
+	if err := os.Rename(file, file+".died"); err != nil {
+		return
+	}
+	if self, err := os.FindProcess(os.Getpid()); err == nil && self.Kill() == nil {
+		select {} // it is under way
+	}
+}
+
 // Env gives the value of an environment variable that only fault builds obey.
 func Env(name string) string { return os.Getenv(name) }
 
