@@ -43,7 +43,7 @@ func (s Snapshot) withAges(change func(time.Duration) time.Duration) Snapshot {
 	link := &s.Link
 	l := &link.Ledger
 	changed(&s.UndecodedAge, &s.RejectedAge,
-		&link.PhaseAge, &link.VerifiedAge, &link.HeartbeatPending,
+		&link.PhaseAge, &link.VerifiedAge, &link.TextTripAge, &link.HeartbeatPending,
 		&l.PeerAge, &l.AlteredAge, &l.ClosedAge, &l.OwedAge, &l.UnansweredAge, &l.PongAge)
 	for _, t := range []*TapView{&link.In, &link.Out} {
 		changed(&t.AnyAge, &t.TextAge, &t.PingAge, &t.PongAge, &t.OpenFragment, &t.FragmentIdle, &t.PartialFrame)

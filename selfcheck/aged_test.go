@@ -13,7 +13,7 @@ import (
 var notAges = map[string]bool{
 	"Link.Ledger.RTT": true, "Clock.Offset": true, "Suspend.Length": true,
 	"Link.Ledger.Up.Age": true, "Link.Ledger.Excess.Age": true, // only fresh ledgers make them older
-	"Worker.Silent": true, "OOB.LastOK": true, "OOB.ViewAge": true, // the guardian's own: as of now already
+	"Worker.Silent": true, "Worker.NextStart": true, "OOB.LastOK": true, "OOB.ViewAge": true, // the guardian's own: as of now already
 }
 
 // walk calls f for each duration reachable from v, making what is missing on the way.

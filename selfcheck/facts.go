@@ -22,7 +22,7 @@ type Snapshot struct {
 	RejectedAge  *time.Duration `json:"rejected_age_ns,omitempty"`
 	// RejectedCode is the nack code of the last rejected message.
 	RejectedCode wire.Code `json:"rejected_code,omitempty"`
-	// Loops by name: reader, dispatcher, writer, executor, metrics.
+	// Loops by name: reader, dispatcher, writer, executor, metrics, orders, monitor.
 	Loops   map[string]LoopFacts `json:"loops,omitempty"`
 	Jobs    JobFacts             `json:"jobs"`
 	Clock   ClockFacts           `json:"clock"`
@@ -44,6 +44,8 @@ type WorkerFacts struct {
 	// Exits within the last ten minutes (guardian).
 	Exits    int    `json:"exits"`
 	LastExit string `json:"last_exit,omitempty"`
+	// NextStart is in how long a worker that is not there is started again (guardian); nil: one is there.
+	NextStart *time.Duration `json:"next_start_ns,omitempty"`
 }
 
 // Phase of the link session.
@@ -85,6 +87,9 @@ type LinkFacts struct {
 	Plain bool `json:"plain,omitempty"`
 	// VerifiedAge is how long this link has been verified; nil: it is not.
 	VerifiedAge *time.Duration `json:"verified_age_ns,omitempty"`
+	// TextTripAge is since the writing of the last heartbeat that the server has
+	// answered: text has gone both ways after that; nil: not on this link yet.
+	TextTripAge *time.Duration `json:"text_trip_age_ns,omitempty"`
 
 	Ledger LedgerView `json:"ledger"`
 	In     TapView    `json:"in"`
@@ -108,6 +113,8 @@ type LoopFacts struct {
 	// Pending is how long the loop has left a token undrained; nil: none is
 	// outstanding and the loop turns (or waits, rightly, for input).
 	Pending *time.Duration `json:"pending_ns,omitempty"`
+	// Waits: it is in a call that has a deadline of its own, a write to the network.
+	Waits bool `json:"waits,omitempty"`
 }
 
 // JobFacts describe the executor.

@@ -1,6 +1,7 @@
 package selfcheck
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -29,6 +30,9 @@ func Judge(s Snapshot, now time.Time, p wire.Policy) Judgement {
 	j := Judgement{Verdict: unknownVerdict(f), Findings: f.findings(), Recheck: f.recheck, Ping: f.ping}
 	if best := gravest(hits); best != nil {
 		j.Verdict = best.verdict()
+		if late := f.late(); late > 0 && !inFamily(best.code, CodeAgentHung) {
+			j.Verdict.Sentence += fmt.Sprintf(" All this as of the worker's last report, %s ago.", span(late))
+		}
 	}
 	return j
 }
@@ -41,6 +45,8 @@ type facts struct {
 	known bool
 	// carried is how far ages are brought forward.
 	carried time.Duration
+	// taken is how long ago the worker reported; known tells whether it did.
+	taken time.Duration
 	// overdue is what somebody else has brought ages forward beyond that.
 	overdue time.Duration
 	// awake is how long the machine has run since its last suspend; 0: no suspend known.
@@ -53,7 +59,8 @@ type facts struct {
 func look(s Snapshot, now time.Time, p wire.Policy) *facts {
 	f := &facts{Snapshot: s, p: p, known: !s.Taken.IsZero()}
 	if f.known {
-		f.carried = min(max(0, now.Sub(s.Taken)), reportSlack)
+		f.taken = max(0, now.Sub(s.Taken))
+		f.carried = min(f.taken, reportSlack)
 		if s.Worker.Running && s.Worker.Silent != nil {
 			f.Worker.Silent = new(max(*s.Worker.Silent, now.Sub(s.Taken)))
 		}
@@ -68,6 +75,22 @@ func look(s Snapshot, now time.Time, p wire.Policy) *facts {
 		f.awake = max(s.Suspend.Age+f.carried, time.Millisecond)
 	}
 	return f
+}
+
+// late is how long ago the worker reported, if that is too long for the ages of
+// its report to be taken as of now; else 0.
+func (f *facts) late() time.Duration {
+	if !f.known || !f.Worker.Running {
+		return 0
+	}
+	late := f.taken
+	if f.Worker.Silent != nil {
+		late = max(late, f.sinceAwake(*f.Worker.Silent))
+	}
+	if late <= reportSlack {
+		return 0
+	}
+	return late
 }
 
 // age brings a to now; ok is false if it is not known.

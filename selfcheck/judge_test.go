@@ -328,18 +328,20 @@ var judgeCases = []judgeCase{
 		stall(s, "dispatcher", 12)
 		owe(s, 12, 1)
 	}},
-	{name: "writer waits for the network, perhaps", want: CodeAgentStalled + ".writer", suspected: true, change: func(s *Snapshot) { stall(s, "writer", 6) }},
-	{name: "writer stalled", want: CodeAgentStalled + ".writer", change: func(s *Snapshot) { stall(s, "writer", 16) }},
+	{name: "writer waits for the network, perhaps", want: CodeAgentStalled + ".writer", suspected: true, change: func(s *Snapshot) { atNetwork(s, 6) }},
+	{name: "writer stands still elsewhere", want: CodeAgentStalled + ".writer", change: func(s *Snapshot) { stall(s, "writer", 6) }},
+	{name: "writer stalled", want: CodeAgentStalled + ".writer", change: func(s *Snapshot) { atNetwork(s, 16) }},
 	{name: "executor stalled", want: CodeAgentStalled + ".executor", masks: []Code{CodeAgentExecutorFull}, change: func(s *Snapshot) {
 		stall(s, "executor", 6)
 		s.Jobs.Running = 8
 	}},
 	{name: "another loop stalled", want: CodeAgentStalled + ".orders", change: func(s *Snapshot) { stall(s, "orders", 6) }},
 	{name: "a proof before a suspicion", want: CodeAgentStalled + ".executor", change: func(s *Snapshot) {
-		stall(s, "writer", 6)
+		atNetwork(s, 6)
 		stall(s, "executor", 6)
 	}},
-	{name: "metrics stalled", want: CodeAgentStalled + ".metrics", change: func(s *Snapshot) { stall(s, "metrics", 31) }},
+	{name: "metrics stalled", want: CodeAgentStalled + ".metrics", change: func(s *Snapshot) { stall(s, "metrics", 9) }},
+	{name: "metrics take a while", want: CodeOK, change: func(s *Snapshot) { stall(s, "metrics", 7) }},
 	{name: "a loop takes a while", want: CodeOK, change: func(s *Snapshot) { stall(s, "dispatcher", 3) }},
 	{name: "executor full", want: CodeAgentExecutorFull, change: func(s *Snapshot) { s.Jobs.Running = 8 }, says: "8 of 8 jobs"},
 	{name: "hung", want: CodeAgentHung, masks: []Code{CodeLinkTextLost, CodeAgentStalled + ".reader"}, change: func(s *Snapshot) {
@@ -357,11 +359,16 @@ var judgeCases = []judgeCase{
 	{name: "a frozen worker's suspicion does not ripen", want: CodeLinkTextLost, suspected: true, change: func(s *Snapshot) {
 		lose(s, 1, 0.2)
 		s.Link.Ledger.RTT = sec(1)
-	}, after: 4.5},
+	}, after: 2.9, says: "as of the worker's last report, 2.9 s ago"},
 	{name: "nor if its ages were brought forward", want: CodeLinkTextLost, suspected: true, change: func(s *Snapshot) {
-		lose(s, 1, 4.7)
-		s.Worker.Silent, s.Link.Ledger.RTT = sec(4.5), sec(1)
+		lose(s, 1, 3.2)
+		s.Worker.Silent, s.Link.Ledger.RTT = sec(2.9), sec(1)
 	}},
+	{name: "a worker just frozen: the ages are those of its last report", want: CodeOK, after: 2, says: "as of the worker's last report, 2.0 s ago"},
+	{name: "a worker frozen, perhaps", want: CodeAgentHung, suspected: true, after: 3.1, says: "not reported for 3.1 s", masks: []Code{CodeLinkTextLost},
+		change: func(s *Snapshot) { lose(s, 1, 0.2); s.Link.Ledger.RTT = sec(1) }},
+	{name: "a proof stands while the worker is perhaps frozen", want: CodeLinkTextLost, after: 4, says: "last report, 4.0 s ago",
+		change: func(s *Snapshot) { lose(s, 1, 5) }},
 	{name: "crash loop", want: CodeAgentCrashloop, change: func(s *Snapshot) {
 		*s = Snapshot{Worker: WorkerFacts{Exits: 4, LastExit: "exit status 2"}}
 	}, says: "exit status 2"},
@@ -411,6 +418,11 @@ func owe(s *Snapshot, owed, said float64) {
 func other(s *Snapshot, ageMS int64) {
 	view(s, 1, wire.LinkView{Written: 17, AgeMS: ageMS})
 	s.OOB.View.Links = append(s.OOB.View.Links, wire.LinkView{Link: 0xb2, Instance: "instance-2"})
+}
+
+// atNetwork is a writer in a write that the network holds up.
+func atNetwork(s *Snapshot, age float64) {
+	s.Loops["writer"] = LoopFacts{Pending: sec(age), Waits: true}
 }
 
 func stall(s *Snapshot, loop string, age float64) { s.Loops[loop] = LoopFacts{Pending: sec(age)} }

@@ -13,8 +13,12 @@ const (
 	// downGrace is how long a link may take to be verified before commands go by
 	// the second door meanwhile: a link on a bad path takes 1 s, and an operator waits.
 	downGrace = 2500 * time.Millisecond
-	// workerGrace is how long a restarted worker may take to report.
+	// workerGrace is how long a restarted worker may take until text has gone both ways.
 	workerGrace = 30 * time.Second
+	// stageGrace is how long a loop that was started afresh may still be reported as standing.
+	stageGrace = 5 * time.Second
+	// stageAgain: a loop that stands still again so soon was not cured by its restart.
+	stageAgain = 10 * time.Minute
 	// budgetWindow is what budgets are counted over.
 	budgetWindow = time.Hour
 	// recentSteps are kept for status, beacon and events.
@@ -30,9 +34,9 @@ const (
 //
 // Rungs for a link proven bad: reconnect, alternative, the second door; from
 // there the link is retried with back-off until one is verified. Rungs for a
-// worker that stands still: restart it, then the service. A suspicion never acts,
-// a step waits for its outcome, and no state is final: whatever is held back is
-// tried again when its budget or back-off allows.
+// worker that stands still: the loop afresh, where that can be, the worker, the
+// service. A suspicion never acts, a step waits for its outcome, and no state is
+// final: whatever is held back is tried again when its budget or back-off allows.
 type Ladder struct {
 	p   wire.Policy
 	rng *rand.Rand
@@ -75,19 +79,31 @@ const (
 type workerClimb struct {
 	restarts []time.Time
 	services []time.Time // restarts of the service
+	stages   []time.Time // restarts of single loops
+	tried    map[Code]triedStage
 	step     *waiting
+	refused  string   // why the loop that step is for can't be started afresh; "": it can, as far as known
+	loop     *waiting // the hold of a crash loop that goes on
 	level    int
 	retryAt  time.Time
 	wellAt   time.Time // no fault of the worker since; zero: there is one
 	held     Code
 }
 
+// triedStage is the last restart of one loop.
+type triedStage struct {
+	pid int
+	at  time.Time
+}
+
 // waiting is a step whose outcome is not known yet.
 type waiting struct {
-	kind StepKind
-	link wire.LinkID // in place when it was taken
-	pid  int
-	at   time.Time
+	kind  StepKind
+	code  Code        // the verdict it was taken for
+	link  wire.LinkID // in place when it was taken
+	pid   int
+	at    time.Time // names its record
+	since time.Time // waited for from here: later than at if the machine slept
 }
 
 // NewLadder starts at the bottom; rng gives the jitter (nil: one is seeded at random).
@@ -95,7 +111,7 @@ func NewLadder(p wire.Policy, rng *rand.Rand) *Ladder {
 	if rng == nil {
 		rng = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	}
-	l := &Ladder{rng: rng, link: linkClimb{spent: map[Code][]time.Time{}}}
+	l := &Ladder{rng: rng, link: linkClimb{spent: map[Code][]time.Time{}}, worker: workerClimb{tried: map[Code]triedStage{}}}
 	l.SetPolicy(p)
 	return l
 }
@@ -160,6 +176,7 @@ func (l *Ladder) prune(now time.Time) {
 	}
 	l.worker.restarts = lately(l.worker.restarts, now)
 	l.worker.services = lately(l.worker.services, now)
+	l.worker.stages = lately(l.worker.stages, now)
 	limit := now.Add(max(ms(l.p.BackoffMaxMS), ms(l.p.RetryLinkMS)))
 	for _, at := range []*time.Time{&l.link.retryAt, &l.worker.retryAt} {
 		if at.After(limit) {
@@ -241,7 +258,7 @@ func (t *turn) noBetter(w *waiting, why string) { t.outcome(w, "no better: "+why
 // the worker is down or does not report.
 func (t *turn) linkKnown() bool {
 	if t.s.Taken.IsZero() || !t.s.Worker.Running ||
-		inFamily(t.v.Code, CodeAgentHung) || inFamily(t.v.Code, CodeAgentCrashloop) {
+		inFamily(t.v.Code, CodeAgentHung) && !t.v.Suspected || inFamily(t.v.Code, CodeAgentCrashloop) {
 		t.link.downSince, t.link.verifiedSince = time.Time{}, time.Time{}
 		return false
 	}
@@ -255,7 +272,11 @@ func (t *turn) linkWell() bool {
 		return false
 	}
 	r := ruleOf(t.v.Code)
-	return r != nil && r.remedy == remedyNone
+	if r == nil {
+		return false
+	}
+	// A worker that is a little late with its reports says nothing of its link.
+	return r.remedy == remedyNone || r.remedy == remedyStage || r.remedy == remedyWorker && t.v.Suspected
 }
 
 // stable follows how long all has been well, and forgets back-offs when that has
@@ -275,65 +296,6 @@ func (t *turn) stable() {
 	} else if w.wellAt.IsZero() {
 		w.wellAt = t.now
 	}
-}
-
-// climbWorker deals with a worker that stands still.
-func (t *turn) climbWorker() {
-	w := &t.worker
-	if w.step != nil && !t.workerStepDone() {
-		return
-	}
-	if t.remedy != remedyWorker || t.p.HoldRecovery {
-		return
-	}
-	if !t.due(w.retryAt) {
-		return
-	}
-	w.retryAt = time.Time{}
-	reason := t.v.Sentence
-	switch {
-	case len(w.restarts) < t.p.RestartsPerHour:
-		w.restarts = append(w.restarts, t.now)
-		w.step = &waiting{kind: StepRestartWorker, link: t.s.Link.ID, pid: t.s.Worker.PID, at: t.now}
-		t.take(StepRestartWorker, reason, "a new worker reports within "+span(workerGrace))
-		t.in(workerGrace)
-	case len(w.services) == 0:
-		w.services = append(w.services, t.now)
-		w.step = &waiting{kind: StepRestartService, link: t.s.Link.ID, pid: t.s.Worker.PID, at: t.now}
-		t.take(StepRestartService, reason+fmt.Sprintf(" %s within an hour did not cure it.", count(len(w.restarts), "restart")),
-			"the service manager starts the agent afresh")
-		t.in(workerGrace)
-	default:
-		free := frees(w.restarts, t.p.RestartsPerHour)
-		if n := frees(w.services, 1); len(w.services) > 0 && n.Before(free) {
-			free = n
-		}
-		t.hold(&w.held, reason+" The restarts of this hour are spent.", free)
-	}
-}
-
-// workerStepDone settles the step under way, if it can be.
-func (t *turn) workerStepDone() bool {
-	w := &t.worker
-	fresh := t.s.Worker.Running && t.s.Worker.PID != w.step.pid && !t.s.Taken.IsZero()
-	waited := t.now.Sub(w.step.at)
-	switch {
-	case fresh && t.remedy == remedyWorker:
-		t.noBetter(w.step, "the new worker: "+t.v.Sentence)
-	case fresh && t.s.Worker.Silent != nil && *t.s.Worker.Silent < hungGrace && t.v.Code != CodeUnknown:
-		t.helped(w.step, "a new worker reports after "+span(waited))
-		w.step = nil
-		return true
-	case waited >= workerGrace:
-		t.noBetter(w.step, "no new worker reported within "+span(waited))
-	default:
-		t.in(workerGrace - waited)
-		return false
-	}
-	w.step = nil
-	w.retryAt = t.now.Add(t.backoff(ms(t.p.BackoffMinMS), w.level))
-	w.level = min(w.level+1, maxLevel)
-	return true
 }
 
 // frees is when a budget of n of the times (oldest first) allows one more.

@@ -62,7 +62,7 @@ func (t *turn) settle(well bool) {
 	c := &t.link
 	w := c.step
 	fresh := t.s.Link.ID != 0 && t.s.Link.ID != w.link
-	waited := t.now.Sub(w.at)
+	waited := t.now.Sub(w.since)
 	switch {
 	case fresh && well:
 		t.helped(w, fmt.Sprintf("link %s verified after %s", t.s.Link.ID, span(waited)))
@@ -84,7 +84,7 @@ func (t *turn) settle(well bool) {
 // knock finds out whether the second door answers since it is needed.
 func (t *turn) knock() {
 	w, oob := t.link.door, &t.s.OOB
-	waited := t.now.Sub(w.at)
+	waited := t.now.Sub(w.since)
 	switch {
 	case oob.LastOK != nil && *oob.LastOK < waited:
 		t.helped(w, "the second door answers")
@@ -151,7 +151,7 @@ func (t *turn) reconnect(kind StepKind, reason, expected string) {
 }
 
 func (t *turn) await(kind StepKind) {
-	t.link.step = &waiting{kind: kind, link: t.s.Link.ID, at: t.now}
+	t.link.step = t.waiting(kind)
 	t.in(ms(t.p.VerifyMS))
 }
 
@@ -190,7 +190,7 @@ func (t *turn) enter(reason string) bool {
 	if !c.delivering {
 		c.delivering = true
 		t.backOff()
-		c.door = &waiting{kind: StepOOB, at: t.now}
+		c.door = t.waiting(StepOOB)
 		t.take(StepOOB, reason, "commands and results go by the second door")
 	}
 	return true

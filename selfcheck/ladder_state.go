@@ -18,13 +18,25 @@ const (
 	stateVersion = 1
 )
 
-// ladderState is what survives a restart: budgets and back-off, by wall clock.
-// What was under way does not: it is judged afresh.
+// Uptime is how long this machine has been up, sleep included, and since which
+// boot: unlike the wall clock nobody can set it. Zero: not known.
+type Uptime struct {
+	Boot string        `json:"boot,omitempty"`
+	Up   time.Duration `json:"up_ns,omitempty"`
+}
+
+// ladderState is what survives a restart: budgets and back-off, by the wall clock
+// as of Saved. Of what was under way only a restart of the service is: what it
+// came to is known by the next guardian alone.
 type ladderState struct {
 	Version     int                  `json:"v"`
+	Saved       time.Time            `json:"saved,omitzero"`
+	Uptime      Uptime               `json:"uptime,omitzero"`
 	Spent       map[Code][]time.Time `json:"spent,omitempty"`
 	Restarts    []time.Time          `json:"restarts,omitempty"`
 	Services    []time.Time          `json:"services,omitempty"`
+	Stages      []time.Time          `json:"stages,omitempty"`
+	Service     *StepRecord          `json:"service,omitempty"` // under way
 	LinkRung    linkRung             `json:"link_rung,omitempty"`
 	LinkLevel   int                  `json:"link_level,omitempty"`
 	LinkRetry   time.Time            `json:"link_retry,omitzero"`
@@ -32,18 +44,62 @@ type ladderState struct {
 	WorkerRetry time.Time            `json:"worker_retry,omitzero"`
 }
 
-// State encodes what must survive a restart.
-func (l *Ladder) State() ([]byte, error) {
-	spent := map[Code][]time.Time{}
-	for code, times := range l.link.spent {
-		spent[code] = last(times)
-	}
-	return json.Marshal(ladderState{
-		Version: stateVersion, Spent: spent,
-		Restarts: last(l.worker.restarts), Services: last(l.worker.services),
+// State encodes what must survive a restart, as of now.
+func (l *Ladder) State(now time.Time, up Uptime) ([]byte, error) {
+	s := ladderState{
+		Version: stateVersion, Saved: now.Round(0), Uptime: up, Spent: map[Code][]time.Time{},
+		Restarts: last(l.worker.restarts), Services: last(l.worker.services), Stages: last(l.worker.stages),
 		LinkRung: l.link.rung, LinkLevel: l.link.level, LinkRetry: l.link.retryAt,
 		WorkerLevel: l.worker.level, WorkerRetry: l.worker.retryAt,
-	})
+	}
+	for code, times := range l.link.spent {
+		s.Spent[code] = last(times)
+	}
+	if w := l.worker.step; w != nil && w.kind == StepRestartService {
+		for _, r := range l.recent {
+			if r.Kind == w.kind && r.At.Equal(w.at) {
+				s.Service = &r
+			}
+		}
+	}
+	// By the monotonic clock: the wall clock may have been set since.
+	s.each(func(t time.Time) time.Time { return now.Add(t.Sub(now)).Round(0) })
+	return json.Marshal(s)
+}
+
+// each replaces each time but Saved, unless it is zero, by what change makes of it.
+func (s *ladderState) each(change func(time.Time) time.Time) {
+	all := func(times []time.Time) []time.Time {
+		out := make([]time.Time, len(times))
+		for i, t := range times {
+			out[i] = change(t)
+		}
+		return out
+	}
+	for code, times := range s.Spent {
+		s.Spent[code] = all(times)
+	}
+	s.Restarts, s.Services, s.Stages = all(s.Restarts), all(s.Services), all(s.Stages)
+	for _, t := range []*time.Time{&s.LinkRetry, &s.WorkerRetry} {
+		if !t.IsZero() {
+			*t = change(*t)
+		}
+	}
+	if s.Service != nil {
+		service := *s.Service
+		service.At = change(service.At)
+		s.Service = &service
+	}
+}
+
+// elapsed is how long ago s was saved. Within one boot no setting of the clock
+// changes it; over a reboot the wall clock is all there is, and one that was set
+// back counts as no time at all.
+func (s *ladderState) elapsed(now time.Time, up Uptime) time.Duration {
+	if up.Boot != "" && up.Boot == s.Uptime.Boot && up.Up >= s.Uptime.Up {
+		return up.Up - s.Uptime.Up
+	}
+	return max(0, now.Sub(s.Saved))
 }
 
 // last keeps as many times as a state may hold.
@@ -51,18 +107,26 @@ func last(times []time.Time) []time.Time { return times[max(0, len(times)-maxSpe
 
 // Restore takes in what State wrote. The error is [ErrBadState]; the ladder is
 // then unchanged.
-func (l *Ladder) Restore(state []byte, now time.Time) error {
+func (l *Ladder) Restore(state []byte, now time.Time, up Uptime) error {
 	s, err := parseState(state)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrBadState, err)
+	}
+	if !s.Saved.IsZero() {
+		elapsed := s.elapsed(now, up)
+		s.each(func(t time.Time) time.Time { return now.Add(t.Sub(s.Saved) - elapsed) })
 	}
 	spent := map[Code][]time.Time{}
 	for code, times := range s.Spent {
 		spent[code] = times
 	}
 	l.link.spent, l.link.rung, l.link.level, l.link.retryAt = spent, s.LinkRung, s.LinkLevel, s.LinkRetry
-	l.worker.restarts, l.worker.services = s.Restarts, s.Services
+	l.worker.restarts, l.worker.services, l.worker.stages = s.Restarts, s.Services, s.Stages
 	l.worker.level, l.worker.retryAt = s.WorkerLevel, s.WorkerRetry
+	if r := s.Service; r != nil {
+		l.record(*r)
+		l.worker.step = &waiting{kind: r.Kind, code: r.Verdict, at: r.At, since: now}
+	}
 	l.prune(now)
 	if !l.link.retryAt.After(now) {
 		l.link.rung = rungGround // its back-off is over: what did not help may be tried again
@@ -86,8 +150,10 @@ func parseState(raw []byte) (s ladderState, err error) {
 		return s, fmt.Errorf("version %d is not known", s.Version)
 	case s.LinkRung > rungAlternative || s.LinkLevel < 0 || s.LinkLevel > maxLevel || s.WorkerLevel < 0 || s.WorkerLevel > maxLevel:
 		return s, errors.New("a level is out of range")
-	case len(s.Spent) > maxSpent || len(s.Restarts) > maxSpent || len(s.Services) > maxSpent:
+	case len(s.Spent) > maxSpent || len(s.Restarts) > maxSpent || len(s.Services) > maxSpent || len(s.Stages) > maxSpent:
 		return s, errors.New("too many entries")
+	case s.Service != nil && (s.Service.Kind != StepRestartService || ruleOf(s.Service.Verdict) == nil):
+		return s, errors.New("the step under way is none")
 	}
 	for code, times := range s.Spent {
 		if ruleOf(code) == nil {

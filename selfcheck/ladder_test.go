@@ -181,19 +181,20 @@ func TestLadderOrderNotCarriedOut(t *testing.T) {
 
 func TestLadderActsOnProofOnly(t *testing.T) {
 	for name, change := range map[string]func(s *Snapshot){
-		"well":            func(s *Snapshot) {},
-		"suspected loss":  func(s *Snapshot) { lose(s, 1, 0.1) },
-		"suspected text":  rewritten,
-		"delayed":         func(s *Snapshot) { s.Link.Ledger.Closed, s.Link.Ledger.ClosedAge = 1, sec(1) },
-		"decode":          func(s *Snapshot) { s.Stages.Undecoded = 1 },
-		"rejected":        func(s *Snapshot) { s.Stages.Rejected = 1 },
-		"executor full":   func(s *Snapshot) { s.Jobs.Running = 8 },
-		"flapping":        func(s *Snapshot) { s.Link.Drops = 5 },
-		"duplicate":       func(s *Snapshot) { other(s, 30_000) },
-		"door fails":      func(s *Snapshot) { s.OOB.Failures = 9 },
-		"metrics stalled": func(s *Snapshot) { stall(s, "metrics", 60) },
-		"writer waits":    func(s *Snapshot) { stall(s, "writer", 6) },
-		"no snapshot":     func(s *Snapshot) { *s = Snapshot{} },
+		"well":           func(s *Snapshot) {},
+		"suspected loss": func(s *Snapshot) { lose(s, 1, 0.1) },
+		"suspected text": rewritten,
+		"delayed":        func(s *Snapshot) { s.Link.Ledger.Closed, s.Link.Ledger.ClosedAge = 1, sec(1) },
+		"decode":         func(s *Snapshot) { s.Stages.Undecoded = 1 },
+		"rejected":       func(s *Snapshot) { s.Stages.Rejected = 1 },
+		"executor full":  func(s *Snapshot) { s.Jobs.Running = 8 },
+		"flapping":       func(s *Snapshot) { s.Link.Drops = 5 },
+		"duplicate":      func(s *Snapshot) { other(s, 30_000) },
+		"door fails":     func(s *Snapshot) { s.OOB.Failures = 9 },
+		"metrics slow":   func(s *Snapshot) { stall(s, "metrics", 5) },
+		"perhaps frozen": func(s *Snapshot) { s.Worker.Silent = sec(4) },
+		"writer waits":   func(s *Snapshot) { atNetwork(s, 6) },
+		"no snapshot":    func(s *Snapshot) { *s = Snapshot{} },
 	} {
 		b := newBench(t)
 		change(&b.s)
@@ -359,7 +360,7 @@ func TestLadderHoldRecovery(t *testing.T) {
 		b.pass(time.Second)
 		b.wants()
 	}
-	stall(&b.s, "reader", 6)
+	stall(&b.s, "orders", 6)
 	b.wants()
 	// Lifted: it goes on where it was held.
 	b.p.HoldRecovery = false
@@ -377,10 +378,15 @@ func TestLadderWorker(t *testing.T) {
 	b.wants(StepRestartWorker)
 	b.pass(time.Second)
 	b.wants()
-	b.s = healthy()
+	b.s = connecting(PhaseAuth)
 	b.s.Worker.PID = 2
+	b.wants() // it reports; whether it is any good only text both ways can tell
+	b.outcome(StepRestartWorker, "")
+	b.pass(time.Second)
+	b.s = healthy()
+	b.s.Worker.PID, b.s.Link.VerifiedAge = 2, sec(0.5)
 	b.wants()
-	b.outcome(StepRestartWorker, "helped: a new worker reports after 1.0 s")
+	b.outcome(StepRestartWorker, "helped: a new worker, and text both ways, after 2.0 s")
 
 	for i := range 2 {
 		hang(2 + i)
@@ -461,14 +467,14 @@ func TestLadderState(t *testing.T) {
 	b.wants(StepOOB)
 	b.s.Worker.Silent = sec(6)
 	b.wants(StepRestartWorker)
-	raw, err := b.l.State()
+	raw, err := b.l.State(b.now, Uptime{})
 	if err != nil {
 		t.Fatal(err)
 	}
 
 	after := newBench(t)
 	after.now = b.now.Round(0).Add(2 * time.Second)
-	if err := after.l.Restore(raw, after.now); err != nil {
+	if err := after.l.Restore(raw, after.now, Uptime{}); err != nil {
 		t.Fatal(err)
 	}
 	after.l.code = CodeLinkTextLost
@@ -477,13 +483,13 @@ func TestLadderState(t *testing.T) {
 	}
 	after.deaf(3)
 	after.wants(StepOOB) // the reconnect that did not help is not repeated before its back-off
-	if again, err := after.l.State(); err != nil || !json.Valid(again) {
+	if again, err := after.l.State(after.now, Uptime{}); err != nil || !json.Valid(again) {
 		t.Errorf("%s, %v", again, err)
 	}
 
 	later := newBench(t)
 	later.now = b.now.Add(10 * time.Minute)
-	if err := later.l.Restore(raw, later.now); err != nil {
+	if err := later.l.Restore(raw, later.now, Uptime{}); err != nil {
 		t.Fatal(err)
 	}
 	later.deaf(3)
@@ -497,12 +503,12 @@ func TestLadderStateFromTheFuture(t *testing.T) {
 		b.l.link.spent[CodeLinkTextLost] = append(b.l.link.spent[CodeLinkTextLost], t0.AddDate(1, 0, i))
 	}
 	b.l.link.retryAt, b.l.link.rung = t0.AddDate(1, 0, 0), rungReconnected
-	raw, err := b.l.State()
+	raw, err := b.l.State(b.now, Uptime{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	after := newBench(t)
-	if err := after.l.Restore(raw, t0); err != nil {
+	if err := after.l.Restore(raw, t0, Uptime{}); err != nil {
 		t.Fatal(err)
 	}
 	after.l.code = CodeLinkTextLost
@@ -536,7 +542,7 @@ func TestLadderRefusesGarbage(t *testing.T) {
 		"flood":         `{"v":1,"restarts":[` + strings.Repeat(`"2026-03-01T12:00:00Z",`, 100) + `"2026-03-01T12:00:00Z"]}`,
 		"huge":          strings.Repeat(" ", maxState) + `{"v":1}`,
 	} {
-		if err := b.l.Restore([]byte(raw), b.now); !errors.Is(err, ErrBadState) {
+		if err := b.l.Restore([]byte(raw), b.now, Uptime{}); !errors.Is(err, ErrBadState) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if got := b.l.Budgets(b.now).Reconnects; got != 5 {

@@ -296,12 +296,12 @@ func TestLadderInARandomWorld(t *testing.T) {
 				}
 				w.live(t, l, w.now.Add(time.Duration(rng.Int64N(int64(40*time.Minute)))), c, watch)
 				if rng.IntN(4) == 0 { // the guardian restarts
-					raw, err := l.State()
+					raw, err := l.State(w.now, Uptime{})
 					if err != nil {
 						t.Fatal(err)
 					}
 					l = NewLadder(w.p, rng)
-					if err := l.Restore(raw, w.now); err != nil {
+					if err := l.Restore(raw, w.now, Uptime{}); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -388,7 +388,7 @@ func FuzzRestore(f *testing.F) {
 	f.Add([]byte(`{`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		l := NewLadder(wire.DefaultPolicy(), rand.New(rand.NewPCG(1, 1)))
-		if err := l.Restore(raw, t0); err != nil {
+		if err := l.Restore(raw, t0, Uptime{}); err != nil {
 			return
 		}
 		s := healthy()

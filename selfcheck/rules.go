@@ -9,7 +9,9 @@ const (
 	remedyNone   remedy = iota // nothing an endpoint does by itself would help
 	remedyLink                 // a fresh link, another way, then the second door
 	remedyDoor                 // the second door; the link's own back-off dials
-	remedyWorker               // start the worker again
+	remedyWorker               // start the loop again, or the worker
+	remedyStage                // start the loop again; the worker is not worth it
+	remedyWait                 // it is started again anyway, ever more rarely
 )
 
 // rule is one row of the table.
@@ -36,11 +38,12 @@ type rule struct {
 // [facts.grace].
 const (
 	hungGrace    = 5 * time.Second // five reports missed in a row
+	hungSuspect  = 3 * time.Second // three: to be told, not to be acted upon
 	stalledGrace = 5 * time.Second // no loop may take so long over one thing: handlers run elsewhere
-	// writerGrace: a write may rightly wait for the network as long as its own
+	// writerGrace: a loop in a write may rightly wait for the network as long as its own
 	// deadline of 10 s; only then can it be said that the agent is what stands still.
 	writerGrace   = 15 * time.Second
-	metricsGrace  = 30 * time.Second // reading figures can hang in the kernel for a while
+	metricsGrace  = 8 * time.Second  // reading figures takes a moment, more on a busy disk
 	fragmentGrace = 5 * time.Second  // without a byte: no path pauses so long inside a message
 	silentGrace   = 5 * time.Second  // the least wait for a heartbeat's answer
 	silentTrips   = 8
@@ -68,7 +71,7 @@ const (
 // rules, deepest cause first: where two of the same severity hold, the upper one shows.
 var rules = []rule{
 	{
-		code: CodeAgentCrashloop, severity: SeverityError, unreported: true,
+		code: CodeAgentCrashloop, severity: SeverityError, unreported: true, remedy: remedyWait,
 		title: "The worker keeps exiting", look: lookCrashloop,
 		masks:  []Code{"agent", "link", "route"},
 		action: "Read the worker's last exit and log; roll back the last update or free what it lacks (disk, memory, files).",
@@ -80,14 +83,14 @@ var rules = []rule{
 		action: "None: the worker is started again. If it recurs, send the stacks from the bundle to the developers.",
 	},
 	{
-		code: CodeAgentStalled + "." + loopMetrics, severity: SeverityWarning, grace: metricsGrace,
+		code: CodeAgentStalled + "." + loopMetrics, severity: SeverityWarning, grace: metricsGrace, remedy: remedyStage,
 		title: "The machine's figures can't be read", look: lookMetrics,
 		action: "Look for what they wait for, such as a dead network drive.",
 	},
 	{
 		code: CodeAgentStalled, severity: SeverityError, grace: stalledGrace, remedy: remedyWorker, family: true,
 		title: "A loop of the worker stands still", look: lookStalled,
-		action: "None: the worker is started again. If it recurs, send the stacks from the bundle to the developers.",
+		action: "None: the loop is started again, then the worker. If it recurs, send the stacks from the bundle to the developers.",
 	},
 	{
 		code: CodeRouteDuplicate, severity: SeverityError, grace: returnGrace,

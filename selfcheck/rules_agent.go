@@ -30,11 +30,12 @@ func lookHung(f *facts, r *rule) *hit {
 		return nil
 	}
 	silent := f.sinceAwake(*w.Silent)
-	if !f.ripe(silent, r.grace) {
+	if !f.ripe(silent, hungSuspect) {
 		return nil
 	}
 	return &hit{
-		sentence: fmt.Sprintf("The worker (process %d) runs and has not reported for %s; it reports every second.", w.PID, span(silent)),
+		suspected: !f.ripe(silent, r.grace),
+		sentence:  fmt.Sprintf("The worker (process %d) runs and has not reported for %s; it reports every second.", w.PID, span(silent)),
 		evidence: []Evidence{{Fact: "worker.silent", Seen: span(silent), Expected: "under " + span(r.grace)}},
 	}
 }
@@ -94,7 +95,7 @@ func stalled(f *facts, r *rule, stage string, pending time.Duration) *hit {
 		h.masks = []Code{"route", CodeLinkTextSilent, CodeLinkHandshake, CodeLinkConnecting, CodeAgentDecode, CodeAgentRejected}
 	case "writer":
 		h.masks = []Code{CodeLinkUplinkLost, CodeLinkTextSilent, CodeLinkPingForeign, CodeRouteStale, CodeLinkHandshake, CodeLinkConnecting}
-		if !f.ripe(pending, writerGrace) {
+		if f.Loops[stage].Waits && !f.ripe(pending, writerGrace) {
 			h.suspected = true // its write may wait for the network
 			h.sentence += fmt.Sprintf(" A write may wait so long for the network; after %s it can't.", span(writerGrace))
 		}

@@ -113,9 +113,10 @@ const (
 	StepOOB            StepKind = "oob"         // commands go by the second door
 	StepRetryLink      StepKind = "retry_link"  // in OOB delivery: try the link again
 	StepRelease        StepKind = "release"     // the link is trusted again
+	StepRestartStage   StepKind = "restart_stage" // of the verdict agent.stalled.<stage>: one loop afresh, in place
 	StepRestartWorker  StepKind = "restart_worker"
 	StepRestartService StepKind = "restart_service"
-	StepHold           StepKind = "hold" // budgets are spent: wait, beacon, tell
+	StepHold           StepKind = "hold" // nothing is to be done yet: wait, beacon, tell
 )
 
 // StepRecord is one step taken, kept for status, beacon and events.
