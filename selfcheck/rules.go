@@ -43,9 +43,9 @@ const (
 	// writerGrace: a loop in a write may rightly wait for the network as long as its own
 	// deadline of 10 s; only then can it be said that the agent is what stands still.
 	writerGrace   = 15 * time.Second
-	metricsGrace  = 8 * time.Second  // reading figures takes a moment, more on a busy disk
-	fragmentGrace = 5 * time.Second  // without a byte: no path pauses so long inside a message
-	silentGrace   = 5 * time.Second  // the least wait for a heartbeat's answer
+	metricsGrace  = 8 * time.Second // reading figures takes a moment, more on a busy disk
+	fragmentGrace = 5 * time.Second // without a byte: no path pauses so long inside a message
+	silentGrace   = 5 * time.Second // the least wait for a heartbeat's answer
 	silentTrips   = 8
 	staleGrace    = 8 * time.Second // longer than the server's claim (5 s) and its re-offer
 	staleTrips    = 10

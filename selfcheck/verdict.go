@@ -108,11 +108,11 @@ type StepKind string
 
 // The steps.
 const (
-	StepReconnect      StepKind = "reconnect"   // at once, fresh DNS
-	StepAlternative    StepKind = "alternative" // other endpoint or IP family
-	StepOOB            StepKind = "oob"         // commands go by the second door
-	StepRetryLink      StepKind = "retry_link"  // in OOB delivery: try the link again
-	StepRelease        StepKind = "release"     // the link is trusted again
+	StepReconnect      StepKind = "reconnect"     // at once, fresh DNS
+	StepAlternative    StepKind = "alternative"   // other endpoint or IP family
+	StepOOB            StepKind = "oob"           // commands go by the second door
+	StepRetryLink      StepKind = "retry_link"    // in OOB delivery: try the link again
+	StepRelease        StepKind = "release"       // the link is trusted again
 	StepRestartStage   StepKind = "restart_stage" // of the verdict agent.stalled.<stage>: one loop afresh, in place
 	StepRestartWorker  StepKind = "restart_worker"
 	StepRestartService StepKind = "restart_service"

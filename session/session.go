@@ -72,6 +72,7 @@ type Conn struct {
 	havePong bool
 	writing  bool
 	busy     time.Time // a write is under way since; zero: none
+	network  bool      // ... and is in a call to the network, which has a deadline
 	reading  time.Time // the reader came back with something at; zero: it waits in Read
 	inbound  time.Time // last frame of any kind
 	seq      uint64
@@ -374,7 +375,9 @@ func (c *Conn) text(it item) {
 	c.mu.Unlock()
 	began := time.Now()
 	c.ws.SetWriteDeadline(began.Add(c.opts.WriteTimeout))
+	c.atNetwork(true)
 	err = c.ws.WriteMessage(websocket.TextMessage, raw)
+	c.atNetwork(false)
 	if err != nil {
 		c.fail(fmt.Errorf("write: %w", err))
 	}
@@ -407,9 +410,19 @@ func (c *Conn) outgoing(via string, answer bool) wire.Ledger {
 }
 
 func (c *Conn) control(kind int, data []byte) {
-	if err := c.ws.WriteControl(kind, data, time.Now().Add(c.opts.WriteTimeout)); err != nil {
+	c.atNetwork(true)
+	err := c.ws.WriteControl(kind, data, time.Now().Add(c.opts.WriteTimeout))
+	c.atNetwork(false)
+	if err != nil {
 		c.fail(fmt.Errorf("write: %w", err))
 	}
+}
+
+// atNetwork notes that the writer enters or leaves a call to the network.
+func (c *Conn) atNetwork(on bool) {
+	c.mu.Lock()
+	c.network = on
+	c.mu.Unlock()
 }
 
 // PeerLedger takes in a ledger that came in text m. acked is the number of the
@@ -429,6 +442,8 @@ type Facts struct {
 	// ReaderBusy and WriterBusy: since when the reader's owner has not come back
 	// for more, or a write has been under way; zero: not.
 	ReaderBusy, WriterBusy time.Time
+	// WriterWaits: the write is in a call to the network, which has a deadline.
+	WriterWaits bool
 	// Queued messages not yet written.
 	Queued int
 }
@@ -439,7 +454,7 @@ func (c *Conn) Facts(now time.Time) Facts {
 	defer c.mu.Unlock()
 	return Facts{
 		Ledger: c.ledgers.View(now), Inbound: c.inbound,
-		ReaderBusy: c.reading, WriterBusy: c.busy, Queued: len(c.queue),
+		ReaderBusy: c.reading, WriterBusy: c.busy, WriterWaits: c.network, Queued: len(c.queue),
 	}
 }
 

@@ -95,7 +95,7 @@ func (g *Guardian) load() error {
 		}
 	}
 	if len(f.Ladder) > 0 {
-		if err := g.ladder.Restore(f.Ladder, time.Now()); err != nil {
+		if err := g.ladder.Restore(f.Ladder, time.Now(), g.uptime()); err != nil {
 			return err
 		}
 	}
@@ -116,7 +116,7 @@ func (g *Guardian) load() error {
 
 // encode gives the bytes of the state file.
 func (g *Guardian) encode() ([]byte, error) {
-	ladder, err := g.ladder.State()
+	ladder, err := g.ladder.State(time.Now(), g.uptime())
 	if err != nil {
 		return nil, err
 	}

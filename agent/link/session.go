@@ -318,3 +318,7 @@ func (s *Session) Busy(now time.Time) (reader, writer *time.Duration) {
 	}
 	return selfcheck.Age(f.ReaderBusy, now), selfcheck.Age(f.WriterBusy, now)
 }
+
+// WriterWaits tells whether the write under way is in a call to the network,
+// which has a deadline of its own.
+func (s *Session) WriterWaits() bool { return s.conn.Facts(time.Now()).WriterWaits }

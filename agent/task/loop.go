@@ -1,7 +1,9 @@
 package task
 
 import (
+	"errors"
 	"maps"
+	"sync"
 	"time"
 
 	"gururmm/internal/fault"
@@ -25,29 +27,94 @@ const (
 
 // loop starts jobs, repeats results and answers the server's acks. It never waits
 // for a job; each turn drains the token.
-func (e *Executor) loop() {
-	defer close(e.loopDone)
+func (e *Executor) loop(self *turning) {
+	defer close(self.done)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-e.stop:
 			return
+		case <-self.replaced:
+			return
 		case <-e.wake:
 		case <-timer.C:
 		}
 		fault.Stall("worker.executor")
 		fault.Stall("worker.deadlock")
-		timer.Reset(e.turn())
+		next, ok := e.turn(self)
+		if !ok {
+			return
+		}
+		timer.Reset(next)
 	}
 }
 
-// turn does all that is due, and says when to come back.
-func (e *Executor) turn() time.Duration {
+// turning is one goroutine that runs the loop.
+type turning struct {
+	replaced chan struct{} // closed: another does
+	done     chan struct{}
+}
+
+func newTurning() *turning {
+	return &turning{replaced: make(chan struct{}), done: make(chan struct{})}
+}
+
+// heldPoll is how often what is held is tried again.
+const heldPoll = 5 * time.Millisecond
+
+// Held says, as an error, what of the executor has not been let go for wait: its
+// memory, or its journal, whose disk then does not answer.
+func (e *Executor) Held(wait time.Duration) error {
+	try := func(lock *sync.Mutex) bool {
+		for over := time.Now().Add(wait); !lock.TryLock(); time.Sleep(heldPoll) {
+			if !time.Now().Before(over) {
+				return false
+			}
+		}
+		lock.Unlock()
+		return true
+	}
+	switch {
+	case !try(&e.mu):
+		return errors.New("the executor's memory is held by what hangs")
+	case !try(&e.journal.io):
+		return errors.New("the journal's disk does not answer")
+	}
+	return nil
+}
+
+// RestartLoop replaces the loop's goroutine, which hangs, by a fresh one. All that
+// a loop decides it decides under the lock, and only while it is in charge: the old
+// one starts nothing any more. The error says why a fresh one would hang too.
+func (e *Executor) RestartLoop(wait time.Duration) error {
+	if err := e.Held(wait); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.draining {
+		return errors.New("the executor is stopping")
+	}
+	close(e.turning.replaced)
+	e.turning = newTurning()
+	go e.loop(e.turning)
+	e.nudge()
+	return nil
+}
+
+// turn does all that is due, and says when to come back; false: another loop is
+// in charge by now.
+func (e *Executor) turn(self *turning) (time.Duration, bool) {
 	_, broken := e.journal.state()
 	full := e.journal.due()
 
 	e.mu.Lock()
+	if e.turning != self {
+		e.nudge() // the news was for the other
+		e.mu.Unlock()
+		return 0, false
+	}
 	now := time.Now()
 	token, acks := e.token, e.acks
 	e.token, e.acks = nil, map[string]wire.ResultAck{}
@@ -79,7 +146,7 @@ func (e *Executor) turn() time.Duration {
 			e.opts.Log.Info("the task journal can be written again")
 		}
 	}
-	return next
+	return next, true
 }
 
 // launch starts the jobs whose time has come, as slots allow; with last it only

@@ -65,11 +65,10 @@ type Executor struct {
 	out     outputs
 	runDir  string
 
-	wake     chan struct{} // of the loop; one is enough
-	stop     chan struct{}
-	loopDone chan struct{}
-	jobs     sync.WaitGroup // added to under mu only, and never once draining
-	closing  sync.Once
+	wake    chan struct{} // of the loop; one is enough
+	stop    chan struct{}
+	jobs    sync.WaitGroup // added to under mu only, and never once draining
+	closing sync.Once
 
 	mu       sync.Mutex // never held across I/O
 	book     *book
@@ -77,6 +76,7 @@ type Executor struct {
 	draining bool
 	acks     map[string]wire.ResultAck // for the loop, the last of each id
 	token    chan struct{}
+	turning  *turning  // the loop in charge
 	retryAt  time.Time // of a broken journal
 	started  uint64
 	finished uint64
@@ -103,7 +103,7 @@ func open(o Options, files func(string, int) (file, error)) (*Executor, error) {
 	e := &Executor{
 		opts: o, maxJobs: max(o.MaxJobs, 1), book: newBook(),
 		out: outputs{filepath.Join(o.Dir, outputDir)}, runDir: filepath.Join(o.Dir, runDir),
-		wake: make(chan struct{}, 1), stop: make(chan struct{}), loopDone: make(chan struct{}),
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), turning: newTurning(),
 		acks: map[string]wire.ResultAck{},
 	}
 	e.journal = &journal{dir: o.Dir, lockWait: o.LockWait, open: files, snapshot: e.snapshot}
@@ -134,7 +134,7 @@ func open(o Options, files func(string, int) (file, error)) (*Executor, error) {
 	for id, pid := range killed {
 		e.jobs.Go(func() { e.killLeft(id, pid) })
 	}
-	go e.loop()
+	go e.loop(e.turning)
 	return e, nil
 }
 
@@ -499,7 +499,10 @@ func (e *Executor) close(ctx context.Context, grace time.Duration) error {
 	e.mu.Unlock()
 	err := await(ctx, ended, "jobs")
 	close(e.stop)
-	err = errors.Join(err, await(ctx, e.loopDone, "executor"))
+	e.mu.Lock()
+	loop := e.turning // one that was replaced finds the journal closed
+	e.mu.Unlock()
+	err = errors.Join(err, await(ctx, loop.done, "executor"))
 	// While something of ours may still write, nobody else may.
 	return errors.Join(err, e.journal.close(err == nil))
 }

@@ -33,6 +33,7 @@ type beats struct {
 	session *link.Session
 	sent    []sentBeat // oldest first
 	acked   uint64     // the last one answered: its answer can overtake the news that it was written
+	trip    time.Time  // the last one answered was written at; zero: none was
 }
 
 type sentBeat struct {
@@ -44,7 +45,7 @@ func (b *beats) wrote(s *link.Session, number uint64, at time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if s != b.session {
-		b.session, b.sent, b.acked = s, nil, 0
+		b.session, b.sent, b.acked, b.trip = s, nil, 0, time.Time{}
 	}
 	if number <= b.acked {
 		return
@@ -61,13 +62,14 @@ func (b *beats) answered(s *link.Session, number uint64) (at time.Time, ok bool)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if s != b.session {
-		b.session, b.sent = s, nil
+		b.session, b.sent, b.trip = s, nil, time.Time{}
 	}
 	b.acked = number
 	rest := b.sent[:0]
 	for _, sent := range b.sent {
 		if sent.number == number {
 			at, ok = sent.at, true
+			b.trip = at
 		}
 		if sent.number > number {
 			rest = append(rest, sent)
@@ -77,11 +79,15 @@ func (b *beats) answered(s *link.Session, number uint64) (at time.Time, ok bool)
 	return at, ok
 }
 
-// fill tells in f of the oldest heartbeat of s that was not answered.
+// fill tells in f of the oldest heartbeat of s that was not answered, and of the last one that was.
 func (b *beats) fill(f *selfcheck.LinkFacts, s *link.Session, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if s != nil && s == b.session && len(b.sent) > 0 {
+	if s == nil || s != b.session {
+		return
+	}
+	f.TextTripAge = selfcheck.Age(b.trip, now)
+	if len(b.sent) > 0 {
 		f.HeartbeatPending, f.HeartbeatSeq = selfcheck.Age(b.sent[0].at, now), b.sent[0].number
 	}
 }

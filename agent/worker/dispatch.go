@@ -12,26 +12,30 @@ import (
 )
 
 // dispatch handles what came by either door, one piece at a time.
-func (w *worker) dispatch(ctx context.Context) {
+func (w *worker) dispatch(ctx context.Context, by *token) {
 	for {
 		var posted bool
 		select {
 		case <-ctx.Done():
 			return
-		case <-w.dispatcher.C:
+		case <-by.C:
 			posted = true
 		case <-w.inbox.ready:
 		}
-		w.turn(posted)
-		for ctx.Err() == nil {
-			it, ok := w.inbox.take()
+		turn(by, posted)
+		for {
+			it, ok := w.inbox.take(by)
 			if !ok {
 				break
 			}
+			if ctx.Err() != nil {
+				return
+			}
 			w.handle(it)
+			w.inbox.done(by)
 			select {
-			case <-w.dispatcher.C:
-				w.turn(true)
+			case <-by.C:
+				turn(by, true)
 			default:
 			}
 		}
@@ -39,11 +43,11 @@ func (w *worker) dispatch(ctx context.Context) {
 }
 
 // turn is where the dispatcher can be made to stall, and shows that it does not.
-func (w *worker) turn(posted bool) {
+func turn(by *token, posted bool) {
 	fault.Stall(faultDispatcher)
 	fault.Stall(faultDeadlock)
 	if posted {
-		w.dispatcher.drained()
+		by.drained()
 	}
 }
 
@@ -67,6 +71,9 @@ func (w *worker) handle(it item) {
 			w.refuse(it, env, claimedID(env), wire.CodeBadSignature, err.Error())
 			return
 		}
+	}
+	if it.lost() {
+		return
 	}
 	switch env.Type {
 	case wire.TypeCommand, wire.TypeProbe:
@@ -147,6 +154,9 @@ func (w *worker) command(it item, env wire.Envelope, stages wire.StageTimes) {
 	stages[wire.StageVerified] = w.clock.Now()
 	w.counters.count(it.session, func(c *wire.StageCounters) { c.Verified++ })
 
+	if it.lost() { // a cancel may have passed it by
+		return
+	}
 	// Accept knows repeats before it looks at the expiry: what ran is not expired.
 	got := w.exec.Accept(c, probe, stages)
 	switch {
@@ -276,6 +286,9 @@ func (w *worker) refuse(it item, env wire.Envelope, id string, code wire.Code, d
 // reply sends an answer by the channel that the question came by; what concerns
 // a command goes up the pipe too, or instead, where that channel is not to be relied on.
 func (w *worker) reply(it item, t wire.Type, payload any, flush bool) {
+	if it.lost() {
+		return
+	}
 	env, err := wire.Seal(t, payload)
 	if err != nil {
 		w.log.Error("an answer could not be encoded", "type", t, "error", err)

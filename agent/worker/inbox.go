@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -24,7 +25,12 @@ type item struct {
 	env     *wire.Envelope  // of the second door
 	do      func()          // an errand
 	at      time.Time
+	by      *token // of the dispatcher that has it in hand
 }
+
+// lost tells whether another dispatcher has it in hand by now: this one must do
+// nothing more about it.
+func (it item) lost() bool { return it.by != nil && it.by.revoked.Load() }
 
 // channel says by which door it came.
 func (it item) channel() wire.Channel {
@@ -42,6 +48,8 @@ type inbox struct {
 	mu    sync.Mutex
 	items []item
 	bytes int
+	owner *token // of the dispatcher that may take; nil: whoever comes
+	hand  *item  // what it has taken and not done
 }
 
 func newInbox() *inbox { return &inbox{ready: make(chan struct{}, 1)} }
@@ -56,11 +64,31 @@ func (b *inbox) put(it item) error {
 	}
 	b.items = append(b.items, it)
 	b.bytes += weight
+	b.wake()
+	return nil
+}
+
+// wake never blocks.
+func (b *inbox) wake() {
 	select {
 	case b.ready <- struct{}{}:
 	default:
 	}
-	return nil
+}
+
+// handOver gives the inbox to another dispatcher, first of all what the one
+// before has taken and not done: it may have done half of it, which each message
+// bears (the journal knows a command that came twice).
+func (b *inbox) handOver(to *token) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.owner = to
+	if b.hand != nil {
+		b.items = slices.Insert(b.items, 0, *b.hand)
+		b.bytes += b.hand.weight()
+		b.hand = nil
+	}
+	b.wake()
 }
 
 func (it item) weight() int {
@@ -71,10 +99,23 @@ func (it item) weight() int {
 	return w
 }
 
-// take gives the oldest item.
-func (b *inbox) take() (item, bool) {
+// done forgets what the dispatcher by had in hand.
+func (b *inbox) done(by *token) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.owner == nil || b.owner == by {
+		b.hand = nil
+	}
+}
+
+// take gives the oldest item to the dispatcher that owns the inbox.
+func (b *inbox) take(by *token) (item, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.owner != nil && b.owner != by {
+		b.wake() // the news was for the other
+		return item{}, false
+	}
 	if len(b.items) == 0 {
 		b.items = nil // let a burst's memory go
 		return item{}, false
@@ -83,5 +124,7 @@ func (b *inbox) take() (item, bool) {
 	b.items[0] = item{}
 	b.items = b.items[1:]
 	b.bytes -= it.weight()
+	b.hand = new(it)
+	it.by = by
 	return it, true
 }

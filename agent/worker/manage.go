@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,12 +31,17 @@ const (
 	// goneWait bounds the wait for the goroutines of a link that has ended; one that
 	// hangs is left behind, stays visible in the facts, and does not hold up the next link.
 	goneWait = 5 * time.Second
+	// givenWait is the same for a link that was given up because one of them hangs.
+	givenWait = 100 * time.Millisecond
 	// maxTries bounds the exponent of the back-off.
 	maxTries = 30
 )
 
 // errOrdered is why a link ends on the guardian's order.
 var errOrdered = errors.New("reconnect ordered")
+
+// errAbandoned is why nothing more is taken from a link whose reader or writer hung.
+var errAbandoned = errors.New("the link was given up: a goroutine of it hung")
 
 // errDraining is why a link ends when the worker stops.
 var errDraining = errors.New("the agent is stopping")
@@ -52,6 +58,7 @@ type manager struct {
 	mu       sync.Mutex
 	cur      *link.Session   // nil: none is open
 	left     []*link.Session // ended, but a goroutine of it hangs
+	given    []*link.Session // given up with such a goroutine on the guardian's order: it is known
 	verified time.Time       // of cur; zero: not
 	phase    selfcheck.Phase // while cur is nil
 	since    time.Time
@@ -247,16 +254,63 @@ func (m *manager) open(s *link.Session) {
 
 // await waits until the goroutines of s have ended, but not for ever.
 func (m *manager) await(s *link.Session) {
-	timer := time.NewTimer(goneWait)
+	wait := goneWait
+	if m.abandoned(s) {
+		wait = givenWait
+	}
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-s.Gone():
 	case <-timer.C:
 		m.log.Error("a link's goroutine hangs and is left behind", "link", s.ID())
 		m.mu.Lock()
-		m.left = append(m.left, s)
+		if !slices.Contains(m.given, s) {
+			m.left = append(m.left, s)
+		}
 		m.mu.Unlock()
 	}
+}
+
+// relink gives up the link in place, and what is left of those before it, without
+// waiting for their goroutines; another is dialed. What such a link still brings is dropped.
+func (m *manager) relink(reason string) error {
+	m.mu.Lock()
+	m.given, m.left = hanging(m.given), hanging(m.left)
+	if len(m.given) >= maxLeft {
+		m.mu.Unlock()
+		return errors.New("goroutines of too many links hang already")
+	}
+	m.given = append(m.given, m.left...)
+	m.left = nil
+	cur := m.cur
+	if cur != nil {
+		m.given = append(m.given, cur)
+	}
+	m.mu.Unlock()
+	if cur != nil {
+		m.order(pipe.ReconnectOrder{Reason: reason, Link: cur.ID()})
+	}
+	return nil
+}
+
+// abandoned tells whether s was given up.
+func (m *manager) abandoned(s *link.Session) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Contains(m.given, s)
+}
+
+// hanging picks those of ss that are not gone.
+func hanging(ss []*link.Session) []*link.Session {
+	return slices.DeleteFunc(ss, func(s *link.Session) bool {
+		select {
+		case <-s.Gone():
+			return true
+		default:
+			return false
+		}
+	})
 }
 
 // close takes down what became of s.
@@ -418,33 +472,24 @@ func (m *manager) facts(now time.Time) selfcheck.LinkFacts {
 
 // busy tells how long the reader and the writer have been at one piece of work,
 // those of links left behind too: whichever hangs longest.
-func (m *manager) busy(now time.Time) (reader, writer *time.Duration) {
+func (m *manager) busy(now time.Time) (reader, writer selfcheck.LoopFacts) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	kept := m.left[:0]
-	for _, s := range m.left {
-		select {
-		case <-s.Gone():
-		default:
-			kept = append(kept, s)
-		}
-	}
-	m.left = kept
-	for _, s := range append(kept[:len(kept):len(kept)], m.cur) {
+	m.left = hanging(m.left)
+	longer := func(a, b *time.Duration) bool { return b != nil && (a == nil || *b > *a) }
+	for _, s := range append(slices.Clip(m.left), m.cur) {
 		if s == nil {
 			continue
 		}
 		r, w := s.Busy(now)
-		reader, writer = longest(reader, r), longest(writer, w)
+		if longer(reader.Pending, r) {
+			reader.Pending = r
+		}
+		if longer(writer.Pending, w) {
+			writer = selfcheck.LoopFacts{Pending: w, Waits: s.WriterWaits()}
+		}
 	}
 	return reader, writer
-}
-
-func longest(a, b *time.Duration) *time.Duration {
-	if a == nil || b != nil && *b > *a {
-		return b
-	}
-	return a
 }
 
 func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }

@@ -21,7 +21,11 @@ import (
 )
 
 // measure sends the vital signs on a verified link.
-func (w *worker) measure(ctx context.Context) {
+func (w *worker) measure(ctx context.Context, by *token) {
+	read := w.cfg.Metrics
+	if read == nil { // its own for each goroutine: it remembers the last reading
+		read = machine(w.cfg.StateDir.Path(""))
+	}
 	last := time.Now().Add(-rand.N(ms(w.policy().MetricsMS)))
 	for {
 		// Looked at again at least each minute: the policy may have changed.
@@ -31,10 +35,11 @@ func (w *worker) measure(ctx context.Context) {
 		case <-ctx.Done():
 			timer.Stop()
 			return
-		case <-w.metrics.C:
+		case <-by.C:
 			timer.Stop()
+			fault.Stall(faultMetrics)
 			fault.Stall(faultDeadlock)
-			w.metrics.drained()
+			by.drained()
 			continue
 		case <-timer.C:
 		}
@@ -47,7 +52,10 @@ func (w *worker) measure(ctx context.Context) {
 		if s == nil {
 			continue
 		}
-		m := w.cfg.Metrics()
+		m := read()
+		if by.revoked.Load() {
+			return
+		}
 		m.At = w.clock.Now()
 		if env, err := wire.Seal(wire.TypeMetrics, m); err == nil {
 			// Refused only when the link ends or is stuck: the next ones are newer.

@@ -46,6 +46,7 @@ func (w *worker) monitor(ctx context.Context) {
 	ticker := time.NewTicker(monitorEvery)
 	defer ticker.Stop()
 	last, slept := time.Now(), asleep.Total()
+	w.ticked.set(last)
 	for {
 		select {
 		case <-ctx.Done():
@@ -53,8 +54,10 @@ func (w *worker) monitor(ctx context.Context) {
 		case <-ticker.C:
 		}
 		w.cfg.Gate()
+		fault.Stall(faultMonitor)
 		fault.Stall(faultDeadlock)
 		now, sleptNow := time.Now(), asleep.Total()
+		w.ticked.set(now)
 		if gap := max(now.Sub(last)-monitorEvery, sleptNow-slept); gap > stoodStill {
 			w.resumed(gap, now)
 		}
@@ -74,6 +77,8 @@ func (w *worker) resumed(length time.Duration, now time.Time) {
 	w.dispatcher.restamp(now)
 	w.metrics.restamp(now)
 	w.executor.restamp(now)
+	w.ordering.restamp(now)
+	w.ticked.restamp(now)
 	w.out.restamp(now)
 	w.suspend.note(length, now)
 	w.link.wake(now)

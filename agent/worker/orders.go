@@ -24,16 +24,20 @@ func (w *worker) listen(in io.Reader) {
 	lines := pipe.NewReader[pipe.Order](in)
 	for {
 		o, err := lines.Read()
+		w.ordering.set(time.Now())
+		fault.Stall(faultOrders)
 		fault.Stall(faultDeadlock)
 		switch {
 		case errors.Is(err, pipe.ErrGarbled):
 			w.log.Error("an order was not understood", "error", err)
 		case err != nil:
 			w.end(stopRequest{grace: stopGrace, reason: "the guardian is gone: " + err.Error()})
+			w.ordering.set(time.Time{})
 			return
 		default:
 			w.obey(o)
 		}
+		w.ordering.set(time.Time{})
 	}
 }
 
@@ -62,6 +66,8 @@ func (w *worker) obey(o pipe.Order) {
 		w.out.send(pipe.Fact{Stacks: insight.Stacks(maxStacks)})
 	case o.TraceMS > 0:
 		w.children.Go("trace", func() { w.trace(min(ms(o.TraceMS), ms(pipe.MaxTraceMS))) })
+	case o.RestartStage != "":
+		w.restartStage(o.RestartStage)
 	case o.OffsetNS != nil:
 		w.clock.set(time.Duration(*o.OffsetNS))
 		w.change()

@@ -91,6 +91,7 @@ func (o *out) run() {
 			<-o.wake
 			continue
 		}
+		fault.Stall(faultFacts)
 		fault.Stall(faultDeadlock)
 		err := pipe.Write(o.w, f)
 		o.mu.Lock()

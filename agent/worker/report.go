@@ -26,6 +26,8 @@ const (
 	loopWriter     = "writer"
 	loopExecutor   = "executor"
 	loopMetrics    = "metrics"
+	loopOrders     = "orders"
+	loopMonitor    = "monitor"
 )
 
 // calm reports whether nothing in s could grow worse by time alone: no token
@@ -95,12 +97,18 @@ func (w *worker) snapshot() *selfcheck.Snapshot {
 	w.counters.fill(s, started, finished, now)
 	s.Suspend = w.suspend.facts(now)
 	reader, writer := w.link.busy(now)
+	monitor := w.ticked.pending(now)
+	if monitor != nil && *monitor < 2*monitorEvery {
+		monitor = nil
+	}
 	s.Loops = map[string]selfcheck.LoopFacts{
-		loopReader:     {Pending: reader},
-		loopWriter:     {Pending: writer},
+		loopReader:     reader,
+		loopWriter:     writer,
 		loopDispatcher: {Pending: w.dispatcher.pending(now)},
 		loopExecutor:   {Pending: w.executor.pending(now)},
 		loopMetrics:    {Pending: w.metrics.pending(now)},
+		loopOrders:     {Pending: w.ordering.pending(now)},
+		loopMonitor:    {Pending: monitor},
 	}
 	return s
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gururmm/selfcheck"
@@ -12,6 +13,9 @@ import (
 type token struct {
 	// C is what the loop selects on; it then calls drained.
 	C chan struct{}
+
+	// revoked: the loop was handed to another goroutine, with another token.
+	revoked atomic.Bool
 
 	mu  sync.Mutex
 	out time.Time // posted at, not drained; zero: none
@@ -91,4 +95,31 @@ func (a *ask) pending(now time.Time) *time.Duration {
 		return nil
 	}
 	return selfcheck.Age(a.out, now)
+}
+
+// mark tells how long a loop that waits for input has been at one piece of it.
+type mark struct {
+	mu    sync.Mutex
+	since time.Time // zero: it waits
+}
+
+// set notes that a piece has begun at now; the zero time: that it is done.
+func (m *mark) set(now time.Time) {
+	m.mu.Lock()
+	m.since = now
+	m.mu.Unlock()
+}
+
+func (m *mark) restamp(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.since.IsZero() {
+		m.since = now
+	}
+}
+
+func (m *mark) pending(now time.Time) *time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return selfcheck.Age(m.since, now)
 }

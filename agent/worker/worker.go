@@ -27,6 +27,11 @@ const (
 	faultDispatcher = "worker.dispatcher"
 	faultReader     = "worker.reader"
 	faultWriter     = "worker.writer"
+	faultMetrics    = "worker.metrics"
+	faultOrders     = "worker.orders"
+	faultFacts      = "worker.facts"
+	faultMonitor    = "worker.monitor"
+	faultCrash      = "worker.crash"    // it dies once it has opened its journal
 	faultDeadlock   = "worker.deadlock" // every loop but those of the executor
 )
 
@@ -90,8 +95,10 @@ type worker struct {
 	beats    beats
 	suspend  suspend
 
-	dispatcher, metrics *token
+	dispatcher, metrics *relay
 	executor            ask
+	ordering            mark // the loop that obeys the guardian
+	ticked              mark // since the monitor last turned
 
 	inForce atomic.Pointer[policy]
 	oob     atomic.Bool            // the link is not trusted
@@ -101,6 +108,8 @@ type worker struct {
 	rebeat  chan struct{} // phase, policy or path have changed: when is the next heartbeat due?
 	stop    chan stopRequest
 
+	// life ends when the loops are to end; set before they begin.
+	life     context.Context
 	children children
 }
 
@@ -137,10 +146,10 @@ func open(cfg Config, to io.Writer) (*worker, error) {
 	}
 	w := &worker{
 		cfg: cfg, log: cfg.Log, inbox: newInbox(),
-		dispatcher: newToken(), metrics: newToken(),
 		changes: make(chan struct{}, 1), rebeat: make(chan struct{}, 1),
 		stop: make(chan stopRequest, 1),
 	}
+	w.dispatcher, w.metrics = newRelay(w.dispatch), newRelay(w.measure)
 	w.out = newOut(to, cfg.Log, func(err error) {
 		w.end(stopRequest{grace: stopGrace, reason: "the guardian's pipe broke: " + err.Error()})
 	})
@@ -173,8 +182,8 @@ func (w *worker) prepare() error {
 	if err != nil {
 		return fmt.Errorf("open the journal: %w", err)
 	}
-	if w.cfg.Metrics == nil {
-		w.cfg.Metrics = machine(w.cfg.StateDir.Path(""))
+	if fault.Active(faultCrash) {
+		panic("the fault " + faultCrash + " is switched on")
 	}
 	return nil
 }
@@ -185,14 +194,15 @@ func (w *worker) run(ctx context.Context, in io.Reader, out io.Writer) error {
 	defer cancel()
 	linkLife, endLink := context.WithCancel(life)
 	defer endLink()
+	w.life = life
 
 	linkDone := make(chan struct{})
 	w.children.Go("link", func() { defer close(linkDone); w.link.run(linkLife) })
-	w.children.Go(loopDispatcher, func() { w.dispatch(life) })
-	w.children.Go(loopMetrics, func() { w.measure(life) })
+	w.dispatcher.start(life, &w.children, loopDispatcher)
+	w.metrics.start(life, &w.children, loopMetrics)
 	w.children.Go("reporter", func() { w.report(life) })
-	w.children.Go("monitor", func() { w.monitor(life) })
-	w.children.Go("orders", func() { w.listen(in) })
+	w.children.Go(loopMonitor, func() { w.monitor(life) })
+	w.children.Go(loopOrders, func() { w.listen(in) })
 
 	var req stopRequest
 	select {
@@ -311,6 +321,9 @@ func (w *worker) count(s *link.Session) {
 // receive takes a text from the link's reader.
 func (w *worker) receive(s *link.Session, m session.Message) error {
 	fault.Stall(faultDeadlock)
+	if w.link.abandoned(s) { // its reader hung, and the server has been asked for all of it again
+		return errAbandoned
+	}
 	return w.inbox.put(item{session: s, msg: m, at: m.At})
 }
 

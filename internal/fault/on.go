@@ -19,9 +19,17 @@ func Active(label string) bool {
 	return err == nil
 }
 
+// Once in the file of a fault makes it strike one goroutine only, which then
+// never comes back; the fault is off again for all others.
+const Once = "once"
+
 // Stall blocks while the fault named label is switched on.
 func Stall(label string) {
 	for Active(label) {
+		path := filepath.Join(os.Getenv("GURURMM_FAULTS"), label)
+		if raw, err := os.ReadFile(path); err == nil && string(raw) == Once && os.Remove(path) == nil {
+			select {}
+		}
 		time.Sleep(10 * time.Millisecond)
 	}
 }

@@ -1,0 +1,9 @@
+package uptime
+
+import (
+	"time"
+
+	"golang.org/x/sys/windows"
+)
+
+func get() (time.Duration, bool) { return windows.DurationSinceBoot(), true }
