@@ -29,6 +29,7 @@ const (
 	lockFile     = "guardian.lock"
 	guardianFile = "guardian.json"
 	spoolDir     = "spool"
+	stacksDir    = "stacks"
 )
 
 // HintEnroll is what a person does about [state.ErrNotEnrolled].
@@ -160,7 +161,7 @@ func (s *Setup) guardianConfig(id state.Identity, log *slog.Logger) (guardian.Co
 	}
 	c := guardian.Config{
 		Agent: id.Agent, Server: id.Server, Presence: presence,
-		SavePolicy: s.Dir.SavePolicy, StateFile: s.Dir.Path(guardianFile),
+		SavePolicy: s.Dir.SavePolicy, StateFile: s.Dir.Path(guardianFile), StacksDir: s.Dir.Path(stacksDir),
 		Service: s.Service, Log: log, Errands: s.errands(),
 	}
 	for _, k := range id.CommandKeys {

@@ -205,7 +205,7 @@ func (g *Guardian) wantPoll(now time.Time) (wait time.Duration, deliver, want bo
 		return 0, false, false
 	case g.delivering() && g.canDeliver():
 		return long, true, true
-	case g.delivering(), g.workerDown():
+	case g.delivering(), g.workerDown(), v.Code == selfcheck.CodeAgentCrashloop:
 		return long, false, true // for directives: the server may know a way out
 	case g.door.called:
 		return 0, false, true

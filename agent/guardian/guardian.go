@@ -30,6 +30,7 @@ import (
 	"gururmm/agent/history"
 	"gururmm/agent/pipe"
 	"gururmm/internal/serial"
+	"gururmm/internal/uptime"
 	"gururmm/oob"
 	"gururmm/selfcheck"
 	"gururmm/wire"
@@ -90,6 +91,13 @@ type Config struct {
 
 	// Findings stand beside each verdict: what was found wrong while all this was put together.
 	Findings []selfcheck.Finding
+
+	// StacksDir keeps the last stacks of workers that stood still or crashed, one
+	// file each; it is made private. "": none are kept on disk.
+	StacksDir string
+	// Uptime is how long this machine has been up, sleep included; ok is false if it
+	// is not known. Default: as the system says.
+	Uptime func() (up time.Duration, ok bool)
 
 	// Service: a service manager will start us again if we end uncleanly.
 	Service bool
@@ -187,6 +195,7 @@ type Guardian struct {
 	framesFor []ask                         // status requests that wait for the worker's frames
 	framesBy  time.Time                     // when they are told that none came
 	insight   insightState
+	dump      stacksState
 	turnedAt  time.Time // last turn of the loop
 	judgeAt   time.Time
 	pinged    time.Time // a ledger was last asked for to settle a suspicion
@@ -216,6 +225,9 @@ func New(cfg Config) (*Guardian, error) {
 	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+	}
+	if cfg.Uptime == nil {
+		cfg.Uptime = uptime.Get
 	}
 	cfg.Policy = cfg.Policy.WithDefaults()
 	g := &Guardian{
@@ -332,13 +344,18 @@ func (g *Guardian) noticePause(now time.Time) {
 	g.excuse(now)
 }
 
-// excuse counts the worker's silence from now: it could not report either.
+// excuse counts the worker's silence from now: it could not report either. What
+// the ladder waits for could not come.
 func (g *Guardian) excuse(now time.Time) {
+	g.ladder.Resumed(now)
 	l := g.worker.life
 	if l == nil {
 		return
 	}
 	l.began = now
+	if l.killed != "" {
+		l.killedAt = now
+	}
 	if !l.reported.IsZero() {
 		// Nothing in its last report grew older meanwhile either.
 		l.reported, g.worker.said.Taken = now, now
@@ -427,6 +444,8 @@ func (g *Guardian) judge(now time.Time) {
 	j := selfcheck.Judge(g.snapshot, now, g.policy)
 	changed := j.Verdict.Code != g.judgement.Verdict.Code || j.Verdict.Suspected != g.judgement.Verdict.Suspected
 	j.Findings = append(j.Findings, g.ownFindings()...)
+	g.wantStacks(now)
+	g.showStack(&j.Verdict)
 	g.judgement = j
 	g.noteVerdict(j.Verdict)
 	if changed {
@@ -486,6 +505,8 @@ func (g *Guardian) climb(step selfcheck.StepRecord) {
 		g.order(pipe.Order{Reconnect: &pipe.ReconnectOrder{Reason: proof(step), Alternative: true, Link: g.snapshot.Link.ID}})
 	case selfcheck.StepRetryLink:
 		g.order(pipe.Order{Reconnect: &pipe.ReconnectOrder{Reason: step.Reason, Probe: true}})
+	case selfcheck.StepRestartStage:
+		g.restartStage(selfcheck.StageOf(step.Verdict))
 	case selfcheck.StepRestartWorker:
 		g.restartWorker(step.Reason)
 	case selfcheck.StepRestartService:

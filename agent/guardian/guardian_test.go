@@ -169,8 +169,9 @@ func TestFrozenWorkerIsJudgedHungAndStatusAnswers(t *testing.T) {
 			}
 		})
 		pass(4 * time.Second)
-		if st := ask(); st.Verdict.Code == selfcheck.CodeAgentHung || st.Snapshot.Worker.PID != first.pid {
-			t.Fatalf("status after 4 s: %s of worker %d", st.Verdict.Code, st.Snapshot.Worker.PID)
+		if st := ask(); st.Verdict.Code != selfcheck.CodeAgentHung || !st.Verdict.Suspected || st.Snapshot.Worker.PID != first.pid ||
+			!strings.Contains(st.Verdict.Sentence, "has not reported for 4.") {
+			t.Fatalf("status after 4 s: %s (suspected %v) of worker %d: %s", st.Verdict.Code, st.Verdict.Suspected, st.Snapshot.Worker.PID, st.Verdict.Sentence)
 		}
 		pass(1500 * time.Millisecond)
 		if got := b.spawned(); got != 2 {

@@ -171,6 +171,7 @@ const (
 	jobState   = "state"
 	jobPolicy  = "policy"
 	jobHistory = "history"
+	jobStacks  = "stacks"
 )
 
 // job is one piece of work for the keeper, which alone waits for the disk.

@@ -82,10 +82,11 @@ func (g *Guardian) take(f lifeFact) {
 		g.adoptUpdate(*f.fact.Policy)
 	case f.fact.Frames != nil:
 		g.answerFrames(f.fact.Frames)
-	case f.fact.Stacks != "" && len(g.insight.stacks) > 0:
-		g.answerStacks(f.fact.Stacks, nil)
 	case f.fact.Stacks != "":
-		g.log.Warn("worker's stacks", "stacks", f.fact.Stacks)
+		g.tookStacks(f.gen, f.fact.Stacks, now)
+		g.answerStacks(f.fact.Stacks, nil)
+	case f.fact.Stage != nil:
+		g.stageAnswered(*f.fact.Stage)
 	case f.fact.Trace != nil:
 		g.answerTrace(f.fact.Trace, nil)
 	case f.fact.Fatal != "":
@@ -112,7 +113,7 @@ func (g *Guardian) workerEnded(e lifeExit) {
 	case l.killed != "":
 		// Our own doing, bounded by the ladder's budget: no crash, no wait.
 		w.startAt, w.attempt = now, 0
-		w.lastExit = "ended by the guardian: " + l.killed
+		w.lastExit = "ended by the guardian: " + l.killed + g.lastWords(l.gen, e.words, l.killed, now)
 		g.noteWorkerEnd("killed", l, w.lastExit)
 		g.log.Warn("worker was ended", "pid", l.pid, "reason", l.killed, "last_words", e.words)
 		return
@@ -124,7 +125,8 @@ func (g *Guardian) workerEnded(e lifeExit) {
 	w.attempt++
 	w.startAt = now.Add(wait)
 	w.exits = append(w.exits, now)
-	w.lastExit = describeExit(e, w.fatal)
+	how := describeExit(e, w.fatal)
+	w.lastExit = how + g.lastWords(l.gen, e.words, how, now)
 	g.noteWorkerEnd("died", l, w.lastExit)
 	g.log.Error("worker ended by itself", "pid", l.pid, "how", w.lastExit, "again_in", wait, "last_words", e.words)
 }
@@ -180,6 +182,31 @@ func crashLine(words string) string {
 	return ""
 }
 
+// restartStage asks the worker for one loop afresh; if it can't be asked, the
+// ladder goes on.
+func (g *Guardian) restartStage(stage string) {
+	if !g.order(pipe.Order{RestartStage: stage}) {
+		g.ladder.StageRefused(stage, "the worker does not read its orders")
+	}
+}
+
+// stageAnswered takes in what came of it.
+func (g *Guardian) stageAnswered(f pipe.StageFact) {
+	g.log.Warn("worker started a loop afresh", "loop", f.Stage, "restarted", f.Restarted, "detail", f.Detail)
+	if !f.Restarted {
+		g.ladder.StageRefused(f.Stage, f.Detail)
+	}
+}
+
+// uptime is what the ladder's state is dated by, beside the wall clock.
+func (g *Guardian) uptime() selfcheck.Uptime {
+	up, ok := g.cfg.Uptime()
+	if !ok || g.cfg.Presence.BootID == "" {
+		return selfcheck.Uptime{}
+	}
+	return selfcheck.Uptime{Boot: g.cfg.Presence.BootID, Up: up}
+}
+
 // restartWorker ends the worker; its end starts the next at once. One that is
 // not there is only started sooner.
 func (g *Guardian) restartWorker(reason string) {
@@ -230,6 +257,12 @@ func (g *Guardian) assess(now time.Time) selfcheck.Snapshot {
 	for len(w.exits) > 0 && now.Sub(w.exits[0]) > crashWindow {
 		w.exits = w.exits[1:]
 	}
+	s.Worker.NextStart = nil
+	if w.life == nil {
+		s.Worker.NextStart = new(max(0, w.startAt.Sub(now)))
+	} else if !w.life.reported.IsZero() && now.Sub(w.life.began) >= respawnStable {
+		w.exits = nil // it lives: the loop is over
+	}
 	s.Worker.Running = w.life != nil
 	s.Worker.Instance = g.cfg.Presence.Instance
 	s.Worker.Exits, s.Worker.LastExit, s.Worker.Silent = len(w.exits), w.lastExit, nil
@@ -247,7 +280,9 @@ func (g *Guardian) assess(now time.Time) selfcheck.Snapshot {
 			if s.Loops == nil {
 				s.Loops = map[string]selfcheck.LoopFacts{}
 			}
-			s.Loops[loopOrders] = selfcheck.LoopFacts{Pending: p}
+			if said := s.Loops[loopOrders].Pending; said == nil || *said < *p {
+				s.Loops[loopOrders] = selfcheck.LoopFacts{Pending: p}
+			}
 		}
 	}
 	if s.Clock.Offset == nil && g.cfg.Door != nil {
