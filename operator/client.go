@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -220,6 +221,43 @@ func (c *Client) Directives(ctx context.Context, agent string, limit int) ([]Dir
 // Directive gives one directive by id, or an id's unique beginning.
 func (c *Client) Directive(ctx context.Context, id string) (Directive, error) {
 	return call[Directive](c, ctx, http.MethodGet, "/v1/directives/"+url.PathEscape(id), nil, nil)
+}
+
+// Builds lists the published programs, the newest version first.
+func (c *Client) Builds(ctx context.Context) ([]Build, error) {
+	return list[Build](c, ctx, "/v1/builds", nil)
+}
+
+// Publish uploads the program that b describes (Size, SHA256, Signature); its size
+// sets how long that takes, so only ctx bounds it. To publish the same again
+// changes nothing.
+func (c *Client) Publish(ctx context.Context, b wire.Build, program io.Reader) error {
+	u := *c.base
+	u.Path += "/v1/builds/" + url.PathEscape(b.SHA256)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, u.String(), program)
+	if err != nil {
+		return err
+	}
+	req.ContentLength = b.Size
+	req.Header.Set("Authorization", "Bearer "+c.token)
+	req.Header.Set("Content-Type", "application/octet-stream")
+	req.Header.Set("Expect", "100-continue") // what is refused is not sent
+	req.Header.Set(HeaderSignature, base64.StdEncoding.EncodeToString([]byte(b.Signature)))
+	res, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode >= 400 {
+		return problem(res)
+	}
+	return nil
+}
+
+// RemoveBuilds forgets all programs of a version.
+func (c *Client) RemoveBuilds(ctx context.Context, version string) ([]Build, error) {
+	l, err := call[List[Build]](c, ctx, http.MethodDelete, "/v1/builds/"+url.PathEscape(version), nil, nil)
+	return l.Items, err
 }
 
 // Filter narrows a listing of commands; zero fields don't.

@@ -182,3 +182,14 @@ type Directive struct {
 
 // Ended reports whether no further change can follow.
 func (d Directive) Ended() bool { return d.EndedAt != nil || d.State == DirectiveExpired }
+
+// Build is a published program (GET /v1/builds).
+type Build struct {
+	wire.Build
+	PublishedBy string    `json:"published_by"` // token name
+	PublishedAt time.Time `json:"published_at"`
+}
+
+// HeaderSignature carries a minisign signature file, base64, with a program that is
+// published (PUT /v1/builds/{sha256}).
+const HeaderSignature = "Gururmm-Signature"

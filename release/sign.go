@@ -120,3 +120,17 @@ func Sign(key PrivateKey, program io.Reader, version, os, arch string) (wire.Bui
 		fmt.Sprintf("signature from private key: %016X", key.minisign.ID())))
 	return b, nil
 }
+
+// Signed reads for which version and platform a signature was made. Nothing of it
+// is trusted before [Check]. The error wraps [ErrSignature] or [ErrMismatch].
+func Signed(signature string) (wire.Build, error) {
+	if len(signature) > maxSignature {
+		return wire.Build{}, fmt.Errorf("%w: longer than %d bytes", ErrSignature, maxSignature)
+	}
+	var s minisign.Signature
+	if err := s.UnmarshalText([]byte(signature)); err != nil {
+		return wire.Build{}, fmt.Errorf("%w: not a minisign signature: %w", ErrSignature, err)
+	}
+	version, os, arch, err := ParseDescription(s.TrustedComment)
+	return wire.Build{Version: version, OS: os, Arch: arch, Signature: signature}, err
+}

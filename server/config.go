@@ -9,6 +9,7 @@ import (
 	"net/url"
 
 	"gururmm/internal/endpoint"
+	"gururmm/release"
 	"gururmm/wire"
 )
 
@@ -26,6 +27,9 @@ type Config struct {
 	// plain HTTP, on loopback only, and PublicURL is needed (OOBURL too, if OOBAddr is loopback).
 	TrustedProxies []netip.Prefix
 	Policy         wire.Policy // zero fields: defaults
+	// ReleaseKeys are minisign public keys ("RW…"). Programs signed with one of them can
+	// be published, and endpoints that enroll are told to trust them for updates.
+	ReleaseKeys []string
 
 	// Listen opens a listener; default net.Listen. Tests give in-memory ones.
 	Listen func(network, addr string) (net.Listener, error)
@@ -57,6 +61,9 @@ func (c Config) complete() (Config, error) {
 	c.Policy = c.Policy.WithDefaults()
 	if err := c.Policy.Validate(); err != nil {
 		return c, err
+	}
+	if _, err := release.ParseKeys(c.ReleaseKeys); err != nil {
+		return c, fmt.Errorf("release_key: %w", err)
 	}
 	if c.StateDir == "" {
 		return c, errors.New("state_dir is not set")

@@ -31,6 +31,7 @@ const (
 	fileOOBKey     = "oob.key"
 	fileDatabase   = "gururmm.db"
 	fileLock       = "server.lock"
+	dirBuilds      = "builds"
 	fileStarted    = "started" // when the first start was complete: from then on a database belongs here
 )
 

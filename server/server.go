@@ -18,7 +18,9 @@ import (
 
 	"gururmm/internal/atomicfile"
 	"gururmm/internal/pin"
+	"gururmm/release"
 	"gururmm/server/api"
+	"gururmm/server/builds"
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
 	"gururmm/server/store"
@@ -66,6 +68,7 @@ type Server struct {
 	store    store.Store
 	delivery *delivery.Service
 	hub      *hub.Hub
+	builds   *builds.Shelf
 	api      *api.API
 	main     *http.Server
 	oob      *http.Server
@@ -120,6 +123,9 @@ func (s *Server) open() error {
 		return err
 	}
 	s.cleanup = append(s.cleanup, s.store.Close)
+	if err := s.openBuilds(); err != nil {
+		return err
+	}
 	if s.mainLn, err = s.listen("listen", s.cfg.ListenAddr, mainCert); err != nil {
 		return err
 	}
@@ -135,6 +141,18 @@ func (s *Server) open() error {
 	}
 	s.assemble(id, key, doors)
 	return nil
+}
+
+// openBuilds opens the shelf of released programs.
+func (s *Server) openBuilds() error {
+	keys, err := release.ParseKeys(s.cfg.ReleaseKeys)
+	if err != nil {
+		return fmt.Errorf("release_key: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), headerTimeout)
+	defer cancel()
+	s.builds, err = builds.Open(ctx, filepath.Join(s.cfg.StateDir, dirBuilds), s.store, keys, s.log.With("part", "builds"))
+	return err
 }
 
 // certificates gives that of the main listener (nil: plain HTTP) and that of the second door.
@@ -253,7 +271,7 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 		Delivery: s.delivery, Store: s.store, Sign: sign, Policy: policy, Log: s.log.With("part", "hub"),
 	})
 	s.api = api.New(api.Options{
-		Store: s.store, Delivery: s.delivery, Hub: s.hub, Sign: sign, Policy: policy,
+		Store: s.store, Delivery: s.delivery, Hub: s.hub, Builds: s.builds, Sign: sign, Policy: policy,
 		ServerID: id, CommandKeys: [][]byte{key.Public().(ed25519.PublicKey)},
 		Doors: doors, TrustedProxies: s.cfg.TrustedProxies, Log: s.log.With("part", "api"),
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"gururmm/release"
 	"gururmm/server"
 	"gururmm/wire"
 )
@@ -32,6 +33,10 @@ type setting struct {
 	key, standard, usage string
 	set                  func(c *serveConfig, value string) error
 }
+
+// lists are the settings that take several values: comma-separated, a list in the
+// file, the flag repeated.
+var lists = []string{"trusted_proxy", "release_key"}
 
 func (s setting) flag() string { return strings.ReplaceAll(s.key, "_", "-") }
 func (s setting) env() string  { return "GURURMM_" + strings.ToUpper(s.key) }
@@ -54,6 +59,7 @@ var settings = []setting{
 	{"key", "", "its key, PEM", to(func(c *serveConfig) *string { return &c.server.KeyFile })},
 	{"trusted_proxy", "", "addresses (CIDR, comma-separated) whose X-Forwarded-For is believed; without cert: plain HTTP on loopback", setProxies},
 	{"policy", "", "file with the policy of endpoints, YAML or JSON (in the configuration file also inline)", setPolicyFile},
+	{"release_key", "", "public key (RW…, or its file) that updates must be signed with; may be repeated (default: no updates)", setReleaseKeys},
 	{"log_level", "info", "debug, info, warn or error", to(func(c *serveConfig) *string { return &c.logLevel })},
 	{"ready_file", "", "write URLs, pin and first tokens here as JSON once listening (mode 0600)", to(func(c *serveConfig) *string { return &c.readyFile })},
 }
@@ -86,6 +92,29 @@ func setProxies(c *serveConfig, v string) error {
 			p = netip.PrefixFrom(addr, addr.BitLen())
 		}
 		c.server.TrustedProxies = append(c.server.TrustedProxies, p.Masked())
+	}
+	return nil
+}
+
+// setReleaseKeys takes keys as they are ("RW…") or files that hold one each.
+func setReleaseKeys(c *serveConfig, v string) error {
+	c.server.ReleaseKeys = nil
+	for part := range strings.SplitSeq(v, ",") {
+		part = strings.TrimSpace(part)
+		if part == "" {
+			continue
+		}
+		k, err := release.ParseKey(part)
+		if err != nil {
+			raw, failed := readBounded(part)
+			if failed != nil {
+				return fmt.Errorf("%q is neither a public key (RW…) nor a file with one: %w", part, failed)
+			}
+			if k, err = release.ParseKey(string(raw)); err != nil {
+				return fmt.Errorf("%s: %w", part, err)
+			}
+		}
+		c.server.ReleaseKeys = append(c.server.ReleaseKeys, k.String())
 	}
 	return nil
 }
@@ -185,7 +214,7 @@ func (c *serveConfig) applyNode(s setting, value *yaml.Node) error {
 	switch {
 	case s.key == "policy" && value.Kind == yaml.MappingNode:
 		return setPolicy(c, value)
-	case value.Kind == yaml.SequenceNode && s.key == "trusted_proxy":
+	case value.Kind == yaml.SequenceNode && slices.Contains(lists, s.key):
 		var list []string
 		if err := value.Decode(&list); err != nil {
 			return err
@@ -235,8 +264,21 @@ func checkVariables(environ []string) error {
 func addFlags(fs *pflag.FlagSet) {
 	fs.String("config", "", "configuration file, YAML (default $GURURMM_CONFIG)")
 	for _, s := range settings {
-		fs.String(s.flag(), s.standard, s.usage+" ($"+s.env()+")")
+		usage := s.usage + " ($" + s.env() + ")"
+		if slices.Contains(lists, s.key) {
+			fs.StringSlice(s.flag(), nil, usage)
+			continue
+		}
+		fs.String(s.flag(), s.standard, usage)
 	}
+}
+
+func flagValue(fs *pflag.FlagSet, s setting) (string, error) {
+	if !slices.Contains(lists, s.key) {
+		return fs.GetString(s.flag())
+	}
+	all, err := fs.GetStringSlice(s.flag())
+	return strings.Join(all, ","), err
 }
 
 // loadConfig puts the layers over each other; an error names where it stands.
@@ -266,7 +308,7 @@ func loadConfig(fs *pflag.FlagSet, getenv func(string) (string, bool)) (serveCon
 			}
 		}
 		if fs.Changed(s.flag()) {
-			v, err := fs.GetString(s.flag())
+			v, err := flagValue(fs, s)
 			if err != nil {
 				return c, err
 			}

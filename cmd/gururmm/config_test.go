@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/spf13/pflag"
 
+	"gururmm/release"
 	"gururmm/server"
 )
 
@@ -57,6 +59,37 @@ func TestAPolicyFileIsYAMLOrJSON(t *testing.T) {
 		if c, err := load(t, "", nil, "--policy", path); err != nil || c.server.Policy.HeartbeatMS != 5000 {
 			t.Errorf("%s: %+v, %v", name, c.server.Policy, err)
 		}
+	}
+}
+
+func TestReleaseKeysAreGivenAsTheyAreOrByFile(t *testing.T) {
+	var lines, files []string
+	for range 2 {
+		k, _, err := release.NewKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "k.pub")
+		if err := os.WriteFile(path, []byte("untrusted comment: x\n"+k.String()+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		lines, files = append(lines, k.String()), append(files, path)
+	}
+	for name, given := range map[string]func() (serveConfig, error){
+		"flags": func() (serveConfig, error) {
+			return load(t, "", nil, "--release-key", lines[0], "--release-key", files[1])
+		},
+		"variable": func() (serveConfig, error) {
+			return load(t, "", map[string]string{"GURURMM_RELEASE_KEY": lines[0] + "," + files[1]})
+		},
+		"file": func() (serveConfig, error) { return load(t, "release_key: ["+files[0]+", "+lines[1]+"]\n", nil) },
+	} {
+		if c, err := given(); err != nil || !slices.Equal(c.server.ReleaseKeys, lines) {
+			t.Errorf("%s: %v, %v", name, c.server.ReleaseKeys, err)
+		}
+	}
+	if _, err := load(t, "", nil, "--release-key", "RWnonsense"); err == nil || !strings.Contains(err.Error(), "--release-key") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -57,7 +55,7 @@ func addOperator(root *cobra.Command, typed []string) {
 	f := &operatorFlags{typed: typed}
 	for _, c := range []*cobra.Command{
 		loginCommand(f), agentsCommand(f), execCommand(f), commandsCommand(f), cancelCommand(f),
-		traceCommand(f), beaconsCommand(f), enrollTokenCommand(f), directCommand(f), directivesCommand(f),
+		traceCommand(f), beaconsCommand(f), enrollTokenCommand(f), directCommand(f), directivesCommand(f), updateCommand(f),
 	} {
 		c.PersistentFlags().StringVar(&f.server, "server", "", "server URL (default $GURURMM_URL, else as logged in)")
 		c.PersistentFlags().StringVar(&f.pin, "pin", "", "the server's key, sha256/… (default $GURURMM_PIN)")
@@ -242,42 +240,14 @@ func readToken(cmd *cobra.Command, file string) (string, error) {
 // askToken reads one line of standard input; a person is asked, and what they
 // type is not shown.
 func askToken(cmd *cobra.Command) (string, error) {
-	type read struct {
-		line string
-		err  error
+	if terminal, ok := cmd.InOrStdin().(*os.File); ok && tty.Is(terminal) {
+		return askHidden(terminal, cmd.ErrOrStderr(), "Operator token (not shown): ", maxToken)
 	}
-	got := make(chan read, 1)
-	ask := func() {
-		line, err := bufio.NewReader(io.LimitReader(cmd.InOrStdin(), maxToken)).ReadString('\n')
-		if errors.Is(err, io.EOF) {
-			err = nil
-		}
-		got <- read{line, err}
+	line, err := bufio.NewReader(io.LimitReader(cmd.InOrStdin(), maxToken)).ReadString('\n')
+	if errors.Is(err, io.EOF) {
+		err = nil
 	}
-	terminal, ok := cmd.InOrStdin().(*os.File)
-	if !ok || !tty.Is(terminal) {
-		ask()
-		r := <-got
-		return r.line, r.err
-	}
-	// From here on to restore, an interrupt must not leave the person with a dumb terminal.
-	interrupts := make(chan os.Signal, 1)
-	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(interrupts)
-	restore, err := tty.HideInput(terminal)
-	if err != nil {
-		return "", err
-	}
-	defer restore()
-	fmt.Fprint(cmd.ErrOrStderr(), "Operator token (not shown): ")
-	go ask() // ends with the process: a read of a terminal can't be called off
-	select {
-	case r := <-got:
-		return r.line, r.err
-	case <-interrupts:
-		fmt.Fprintln(cmd.ErrOrStderr())
-		return "", errors.New("given up")
-	}
+	return line, err
 }
 
 func printJSON(w io.Writer, v any) error {

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"gururmm/server/builds"
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
 	"gururmm/server/store"
@@ -45,6 +46,7 @@ type Options struct {
 	Store       store.Store
 	Delivery    *delivery.Service
 	Hub         *hub.Hub
+	Builds      *builds.Shelf
 	Sign        func(t wire.Type, payload any) (wire.Envelope, error)
 	Policy      func(agent string) wire.Policy
 	ServerID    string
@@ -62,8 +64,8 @@ type API struct {
 	replays *replays
 	enrolls *limiter
 	polls   polls
-	// requests, bodies and probes are those of each agent under way.
-	requests, bodies, probes shares
+	// requests, bodies, probes and downloads are those of each agent under way.
+	requests, bodies, probes, downloads shares
 
 	drained  chan struct{} // closed: finish up
 	draining sync.Once
@@ -110,6 +112,9 @@ func (a *API) Main() http.Handler {
 	a.operator(mux, "GET /v1/commands/{id}/trace", a.trace)
 	a.operator(mux, "POST /v1/commands/{id}/cancel", a.cancel)
 	a.operator(mux, "GET /v1/beacons", a.listBeacons)
+	a.operator(mux, "GET /v1/builds", a.listBuilds)
+	a.operator(mux, "PUT /v1/builds/{sha256}", a.publish)
+	a.operator(mux, "DELETE /v1/builds/{version}", a.removeBuilds)
 	a.operator(mux, "GET /v1/enroll-tokens", a.listEnrollTokens)
 	a.operator(mux, "POST /v1/enroll-tokens", a.createEnrollToken)
 	a.operator(mux, "DELETE /v1/enroll-tokens/{id}", a.deleteEnrollToken)
@@ -122,6 +127,7 @@ func (a *API) OOB() http.Handler {
 	a.health(mux)
 	a.agent(mux, "POST /v1/oob/beacon", a.beacon)
 	a.agent(mux, "POST /v1/oob/poll", a.poll)
+	a.agent(mux, "GET /v1/oob/builds/{sha256}", a.program)
 	return a.front(mux)
 }
 

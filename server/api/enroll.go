@@ -67,6 +67,6 @@ func (a *API) enroll(w http.ResponseWriter, r *http.Request) error {
 	return a.answer(w, http.StatusOK, wire.EnrollResponse{
 		Agent: agent.ID, Server: a.o.ServerID, CommandKeys: a.o.CommandKeys,
 		LinkURLs: a.o.Doors.LinkURLs, OOB: a.o.Doors.OOB,
-		Policy: policy, ServerTime: time.Now().UTC(),
+		Policy: policy, ServerTime: time.Now().UTC(), ReleaseKeys: a.o.Builds.Keys(),
 	})
 }

@@ -76,6 +76,9 @@ const (
 	// maxBodies bounds the bodies of one agent held at once: each may unpack to
 	// megabytes from next to nothing.
 	maxBodies = 6
+	// maxDownloads bounds the programs one agent fetches at once: it needs one, and
+	// may have left another half way.
+	maxDownloads = 2
 )
 
 // errTooMany tells one agent that it asks for too much at once; others don't notice.

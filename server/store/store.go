@@ -56,6 +56,7 @@ type Store interface {
 	Commands
 	Directives
 	Beacons
+	Builds
 	// Ready tells whether the database answers and can be written.
 	Ready(ctx context.Context) error
 	// Close writes what is batched and closes the database.
@@ -238,3 +239,14 @@ type Beacons interface {
 
 // KeepBeacons is how many beacons of each agent stay: at one in 30 s, four hours of an ill endpoint.
 const KeepBeacons = 500
+
+// Builds are the released programs; see package builds for their bytes.
+type Builds interface {
+	// CreateBuild records b. created is false if it is there already; ErrConflict if
+	// another program is published for its version and platform.
+	CreateBuild(ctx context.Context, b operator.Build) (created bool, err error)
+	// Builds lists all by version and platform.
+	Builds(ctx context.Context) ([]operator.Build, error)
+	// DeleteBuilds forgets those of a version; ErrNotFound if there are none.
+	DeleteBuilds(ctx context.Context, version string) error
+}

@@ -47,6 +47,7 @@ func Run(t *testing.T, fresh Database) {
 		{"pieces beyond a gap are bounded", outputPieces},
 		{"directives are pending until answered or expired, and end once", directives},
 		{"beacons are stored once, the newest stay", beacons},
+		{"a version is one program for each platform", builds},
 		{"a failed write takes no other with it", together},
 		{"what was stored is there after closing", reopened},
 		{"after closing everything says so", closed},
@@ -683,6 +684,34 @@ func beacons(t *testing.T, r *rig) {
 	}
 	_, err = r.SaveBeacon(t.Context(), operator.Beacon{ReportID: "x", Agent: "nobody", Report: json.RawMessage(`{}`)})
 	want(t, err, store.ErrNotFound)
+}
+
+func builds(t *testing.T, r *rig) {
+	b := operator.Build{PublishedBy: "ops", PublishedAt: epoch.UTC(), Build: wire.Build{
+		Version: "v1.2.3", OS: "linux", Arch: "amd64", Size: 7, SHA256: "ab", Signature: "untrusted\ncomment"}}
+	for i := range 2 {
+		created, err := r.CreateBuild(t.Context(), b)
+		must(t, err)
+		if created != (i == 0) {
+			t.Fatalf("created %v the %d. time", created, i+1)
+		}
+	}
+	other, again := b, b
+	other.SHA256, again.Version = "cd", "v1.2.4"
+	for _, c := range []operator.Build{other, again} { // another program of it; the same program as another
+		_, err := r.CreateBuild(t.Context(), c)
+		want(t, err, store.ErrConflict)
+	}
+	other.Arch = "arm64"
+	_, err := r.CreateBuild(t.Context(), other)
+	must(t, err)
+	list, err := r.Builds(t.Context())
+	must(t, err)
+	if len(list) != 2 || list[0] != b || list[1] != other {
+		t.Fatalf("listed %+v", list)
+	}
+	must(t, r.DeleteBuilds(t.Context(), "v1.2.3"))
+	want(t, r.DeleteBuilds(t.Context(), "v1.2.3"), store.ErrNotFound)
 }
 
 func together(t *testing.T, r *rig) {

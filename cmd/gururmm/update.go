@@ -1,0 +1,168 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gururmm/internal/wrap"
+	"gururmm/operator"
+	"gururmm/release"
+	"gururmm/wire"
+)
+
+// updateCommand has all that brings new versions to endpoints.
+func updateCommand(f *operatorFlags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "update",
+		Short: "Sign, publish and roll out new versions of the agent",
+		Long: "Sign, publish and roll out new versions of the agent.\n\n" +
+			"A program is trusted for its signature by a release key that the server does not\n" +
+			"hold. keygen and sign work without a server, on the machine that builds releases;\n" +
+			"minisign's own keys and signatures serve as well.",
+	}
+	cmd.AddCommand(keygenCommand(f), signCommand(f), publishCommand(f), buildsCommand(f), removeBuildsCommand(f))
+	return cmd
+}
+
+// signatureSuffix is minisign's own.
+const signatureSuffix = ".minisig"
+
+func publishCommand(f *operatorFlags) *cobra.Command {
+	var signature string
+	cmd := &cobra.Command{
+		Use:   "publish FILE…",
+		Short: "Upload signed programs, so that they can be rolled out",
+		Long: "Upload signed programs, so that they can be rolled out. Version and platform are\n" +
+			"those that the signature names; it lies beside each FILE as FILE.minisig.",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if signature != "" && len(args) > 1 {
+				return errors.New("--signature is for one FILE; of several, each signature lies beside its FILE as FILE.minisig")
+			}
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			var done []wire.Build
+			for _, path := range args {
+				from := signature
+				if from == "" {
+					from = path + signatureSuffix
+				}
+				b, err := publishFile(cmd, client, path, from)
+				if err != nil {
+					return fmt.Errorf("%s: %w", path, explain(err))
+				}
+				if done = append(done, b); !f.json {
+					fmt.Fprintln(cmd.OutOrStdout(), wrap.Behind("", fmt.Sprintf("Published %s for %s/%s (%s).", b.Version, b.OS, b.Arch, megabytes(b.Size))))
+				}
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), operator.List[wire.Build]{Items: done})
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&signature, "signature", "", "signature of the one FILE (default FILE.minisig)")
+	return cmd
+}
+
+func publishFile(cmd *cobra.Command, client *operator.Client, path, signature string) (wire.Build, error) {
+	raw, err := readBounded(signature)
+	if errors.Is(err, os.ErrNotExist) {
+		return wire.Build{}, fmt.Errorf("its signature is not there: sign it first, with `gururmm update sign` or minisign -t (%w)", err)
+	}
+	if err != nil {
+		return wire.Build{}, err
+	}
+	b, err := release.Signed(string(raw))
+	if err != nil {
+		return b, fmt.Errorf("%s: %w", signature, err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return b, err
+	}
+	defer file.Close()
+	h := sha256.New()
+	if b.Size, err = io.Copy(h, io.LimitReader(file, wire.MaxBuild+1)); err != nil {
+		return b, err
+	}
+	if b.Size > wire.MaxBuild {
+		return b, fmt.Errorf("larger than %s", megabytes(wire.MaxBuild))
+	}
+	b.SHA256 = hex.EncodeToString(h.Sum(nil))
+	if err := release.CheckPlatform(file, b); err != nil {
+		return b, err
+	}
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return b, err
+	}
+	return b, client.Publish(cmd.Context(), b, file)
+}
+
+// megabytes tells a size as people do.
+func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
+
+func buildsCommand(f *operatorFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the published programs", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			items, err := client.Builds(cmd.Context())
+			if err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), operator.List[operator.Build]{Items: items})
+			}
+			if len(items) == 0 {
+				fmt.Fprintln(cmd.OutOrStdout(), "Nothing is published yet: gururmm update publish FILE…")
+				return nil
+			}
+			return listBuilds(cmd.OutOrStdout(), items)
+		},
+	}
+}
+
+func listBuilds(w io.Writer, items []operator.Build) error {
+	rows := [][]string{{"VERSION", "PLATFORM", "SIZE", "BY", "PUBLISHED"}}
+	for _, b := range items {
+		rows = append(rows, []string{oneLine(b.Version, 24), b.OS + "/" + b.Arch, megabytes(b.Size), oneLine(b.PublishedBy, 12), b.PublishedAt.Local().Format(time.DateTime)})
+	}
+	for _, line := range columns(rows) {
+		fmt.Fprintln(w, line)
+	}
+	return nil
+}
+
+func removeBuildsCommand(f *operatorFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "remove VERSION", Short: "Forget all published programs of a version", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			removed, err := client.RemoveBuilds(cmd.Context(), args[0])
+			if err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), operator.List[operator.Build]{Items: removed})
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Removed %s of %s; endpoints that run it go on.\n", plural(len(removed), "program"), args[0])
+			return nil
+		},
+	}
+}
