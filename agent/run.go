@@ -19,6 +19,7 @@ import (
 	"gururmm/internal/version"
 	"gururmm/oob"
 	"gururmm/selfcheck"
+	"gururmm/wire"
 )
 
 // enrollPoll is how often a service that is not enrolled looks for an identity.
@@ -159,6 +160,13 @@ func (s *Setup) guardianConfig(id state.Identity, log *slog.Logger) (guardian.Co
 	if err != nil {
 		log.Warn("this machine is not fully known", "error", err)
 	}
+	before, err := s.Dir.Instances(presence.Instance)
+	if err != nil {
+		log.Warn("earlier instances of this state directory are not known", "error", err)
+	}
+	as := wire.CopyOf(presence)
+	as.Before = before
+	id = id.As(as)
 	c := guardian.Config{
 		Agent: id.Agent, Server: id.Server, Presence: presence,
 		SavePolicy: s.Dir.SavePolicy, StateFile: s.Dir.Path(guardianFile), StacksDir: s.Dir.Path(stacksDir),

@@ -11,6 +11,7 @@ import (
 	"gururmm/agent/state"
 	"gururmm/agent/worker"
 	"gururmm/internal/version"
+	"gururmm/wire"
 )
 
 // EnvInstance tells the worker its guardian's instance id: both are one
@@ -34,6 +35,8 @@ func RunWorker(ctx context.Context, s *Setup, in io.Reader, out io.Writer, log *
 		return errors.New("the worker is started by its guardian: use gururmm-agent run")
 	}
 	presence.Instance = instance
+	as := wire.CopyOf(presence)
+	as.Before, _ = s.Dir.Instances(instance) // the guardian has told if they are not known
 	// Jobs inherit the environment: what is ours is not theirs.
 	if err := os.Unsetenv(EnvInstance); err != nil {
 		return fmt.Errorf("worker: %w", err)
@@ -43,7 +46,7 @@ func RunWorker(ctx context.Context, s *Setup, in io.Reader, out io.Writer, log *
 		return err
 	}
 	return worker.Run(ctx, worker.Config{
-		StateDir: s.Dir, Identity: identity, Policy: policy, Presence: presence, Version: version.Version,
+		StateDir: s.Dir, Identity: identity.As(as), Policy: policy, Presence: presence, Version: version.Version,
 		LinkURLs: s.Config.Link.URLs, Proxy: proxy, Log: log,
 	}, in, out)
 }

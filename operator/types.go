@@ -31,6 +31,9 @@ type Agent struct {
 	Metrics    *wire.Metrics   `json:"metrics,omitempty"`
 	ClockSkew  *int64          `json:"clock_skew_ms,omitempty"` // server minus endpoint
 	Addr       string          `json:"addr,omitempty"`
+	// Copies are the machines that hold the identity, where that is not one alone.
+	Copies []Copy `json:"copies,omitempty"`
+	Was    string `json:"was,omitempty"` // the agent whose copy it was before it took this identity
 }
 
 // NewCommand asks for a command (POST /v1/agents/{id or name}/commands).

@@ -130,6 +130,17 @@ func start(t *testing.T, virtual bool, change func(*Config)) *node {
 	return n
 }
 
+// restarted ends the server and starts it again on the same state.
+func (n *node) restarted() *node {
+	n.t.Helper()
+	if err := n.stop(); err != nil {
+		n.t.Fatal(err)
+	}
+	again := start(n.t, true, func(c *Config) { c.StateDir = n.cfg.StateDir })
+	again.info.OperatorToken = n.info.OperatorToken // shown on the first start only
+	return again
+}
+
 // testLog shows the server's log with a failed test.
 type testLog struct{ t *testing.T }
 

@@ -151,31 +151,42 @@ func TestNewerLinkOfSameBootReplacesOlderAtOnce(t *testing.T) {
 }
 
 func TestTwoLivingMachinesGetNothing(t *testing.T) {
-	n := start(t, false, nil)
-	id := n.enroll("alpha")
-	first := n.link(id, presence("i1", "b1", "f1")).awaitVerified()
-	second := n.link(id, presence("i2", "b2", "f2")).awaitVerified()
-	await(t, "both are seen as duplicates", func() bool { return n.agent(id).Presence == "duplicate" })
-	a := n.agent(id)
-	if len(a.Links) != 2 || a.Links[0].Verdict != string(selfcheck.CodeRouteDuplicate) || a.Links[1].Verdict != string(selfcheck.CodeRouteDuplicate) {
-		t.Fatalf("links: %+v", a.Links)
-	}
-	cmd := operate[operator.Command](n, "POST", "/v1/agents/"+id.Agent+"/commands", operator.NewCommand{Script: "true"})
-	for range 3 { // signs of life do not make it go out by guess
-		first.heartbeat()
-		second.heartbeat()
-	}
-	await(t, "the heartbeats were read", func() bool {
-		links := n.agent(id).Links
-		return links[0].Read >= 8 && links[1].Read >= 8
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer n.stop()
+		id := n.enroll("alpha")
+		first := n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+		defer first.close()
+		second := n.link(id, presence("i2", "b2", "f2")).awaitVerified()
+		await(t, "both are seen as duplicates", func() bool { return n.agent(id).Presence == "duplicate" })
+		a := n.agent(id)
+		if len(a.Links) != 2 || a.Links[0].Verdict != string(selfcheck.CodeRouteDuplicate) || a.Links[1].Verdict != string(selfcheck.CodeRouteDuplicate) {
+			t.Fatalf("links: %+v", a.Links)
+		}
+		if len(a.Copies) != 2 || a.Copies[0].Standing != "rival" || a.Copies[1].Standing != "rival" || a.Copies[0].Hostname != "machine-f1" {
+			t.Errorf("machines shown: %+v", a.Copies)
+		}
+		cmd := operate[operator.Command](n, "POST", "/v1/agents/"+id.Agent+"/commands", operator.NewCommand{Script: "true"})
+		for range 3 { // signs of life do not make it go out by guess
+			first.heartbeat()
+			second.heartbeat()
+		}
+		await(t, "the heartbeats were read", func() bool {
+			links := n.agent(id).Links
+			return links[0].Read >= 8 && links[1].Read >= 8
+		})
+		if got := operate[operator.Command](n, "GET", "/v1/commands/"+cmd.ID, nil); got.State != wire.StatePending || got.Attempts != 0 {
+			t.Fatalf("delivered on a duplicate identity: %+v", got)
+		}
+		began := time.Now()
+		second.close()
+		if got := <-first.commands; got.ID != cmd.ID { // one machine is left: no guess any more
+			t.Errorf("got %+v", got)
+		}
+		if took := time.Since(began); took < 40*time.Second { // a link that is cut is no machine that is gone
+			t.Errorf("delivered %v after the other one's link ended", took)
+		}
 	})
-	if got := operate[operator.Command](n, "GET", "/v1/commands/"+cmd.ID, nil); got.State != wire.StatePending || got.Attempts != 0 {
-		t.Fatalf("delivered on a duplicate identity: %+v", got)
-	}
-	second.close()
-	if got := <-first.commands; got.ID != cmd.ID { // one machine is left: no guess any more
-		t.Errorf("got %+v", got)
-	}
 }
 
 func TestDeadOlderMachineIsEvictedAfterTenSeconds(t *testing.T) {

@@ -140,7 +140,9 @@ func (s *Server) open() error {
 		return err
 	}
 	s.assemble(id, key, doors)
-	return nil
+	ctx, cancel := context.WithTimeout(context.Background(), headerTimeout)
+	defer cancel()
+	return s.hub.Load(ctx)
 }
 
 // openBuilds opens the shelf of released programs.

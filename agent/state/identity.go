@@ -35,6 +35,14 @@ type Identity struct {
 	LinkPin    string         `json:"link_pin,omitempty"`
 	OOB        []wire.OOBDoor `json:"oob"`
 	EnrolledAt time.Time      `json:"enrolled_at"`
+
+	copy wire.Copy // what tokens say of who asks; see [Identity.As]
+}
+
+// As gives the identity for the copy that runs: its tokens name that.
+func (id Identity) As(c wire.Copy) Identity {
+	id.copy = c
+	return id
 }
 
 // String names the identity without its key, whatever verb prints it.
@@ -174,16 +182,23 @@ func (d *Dir) writeIdentity(id Identity) error {
 // tokenLife is how long a JWT is good for: one request on a slow path.
 const tokenLife = 60 * time.Second
 
+// claims of a token: who asks, and which copy of it.
+type claims struct {
+	jwt.RegisteredClaims
+	wire.Copy
+}
+
 // Token makes a JWT for one request: EdDSA, sub the agent, aud the server, a jti
-// that the server refuses twice. now is the server's clock as far as known.
+// that the server refuses twice, and which copy of the identity asks. now is the
+// server's clock as far as known.
 func (id Identity) Token(now time.Time) (string, error) {
-	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.RegisteredClaims{
+	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{jwt.RegisteredClaims{
 		Subject:   id.Agent,
 		Audience:  jwt.ClaimStrings{id.Server},
 		IssuedAt:  jwt.NewNumericDate(now),
 		ExpiresAt: jwt.NewNumericDate(now.Add(tokenLife)),
 		ID:        rand.Text(),
-	})
+	}, id.copy})
 	s, err := t.SignedString(id.Key)
 	if err != nil {
 		return "", fmt.Errorf("sign token: %w", err)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -46,102 +45,6 @@ func plural(n int, noun string) string {
 		return "1 " + noun
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
-}
-
-func agentsCommand(f *operatorFlags) *cobra.Command {
-	return &cobra.Command{
-		Use:   "agents [AGENT]",
-		Short: "List the endpoints and how they are, or tell all of one",
-		Args:  cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := f.client()
-			if err != nil {
-				return err
-			}
-			if len(args) == 1 {
-				a, err := client.Agent(cmd.Context(), args[0])
-				if err != nil {
-					return explain(err)
-				}
-				if f.json {
-					return printJSON(cmd.OutOrStdout(), a)
-				}
-				return describeAgent(cmd.OutOrStdout(), a)
-			}
-			agents, err := client.Agents(cmd.Context())
-			if err != nil {
-				return explain(err)
-			}
-			if f.json {
-				return printJSON(cmd.OutOrStdout(), operator.List[operator.Agent]{Items: agents})
-			}
-			if len(agents) == 0 {
-				fmt.Fprintln(cmd.OutOrStdout(), "No endpoint is enrolled yet: gururmm enroll-token create")
-				return nil
-			}
-			slices.SortFunc(agents, func(a, b operator.Agent) int {
-				return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
-			})
-			return listAgents(cmd.OutOrStdout(), agents)
-		},
-	}
-}
-
-// listAgents gives each endpoint a line, and below it its id and, unless all is
-// well, what is wrong.
-func listAgents(w io.Writer, agents []operator.Agent) error {
-	rows := [][]string{{"NAME", "PRESENCE", "TEXT VERIFIED", "LAST SEEN", "OWED"}}
-	for _, a := range agents {
-		seen := ago(a.LastSeen)
-		if a.LastVia != "" {
-			seen += " by " + a.LastVia
-		}
-		rows = append(rows, []string{oneLine(a.Name, 24), a.Presence, ago(a.VerifiedAt), seen, fmt.Sprint(a.Owed)})
-	}
-	lines := columns(rows)
-	fmt.Fprintln(w, lines[0])
-	for i, a := range agents {
-		fmt.Fprintf(w, "%s\n  %s\n", lines[i+1], a.ID)
-		if a.Sentence != "" && a.Presence != "verified" {
-			fmt.Fprintln(w, wrap.Behind("  ", a.Verdict+": "+printable(a.Sentence)))
-		}
-	}
-	return nil
-}
-
-func describeAgent(w io.Writer, a operator.Agent) error {
-	is := fmt.Sprintf("%s is %s.", printable(a.Name), a.Presence)
-	if a.Sentence != "" {
-		is += fmt.Sprintf(" %s: %s", a.Verdict, printable(a.Sentence))
-	}
-	fmt.Fprintln(w, wrap.Behind("", is))
-	rows := [][]string{
-		{"id", a.ID}, {"site", printable(a.Site)},
-		{"platform", fmt.Sprintf("%s/%s %s", a.Platform.OS, a.Platform.Arch, printable(a.Platform.Release))},
-		{"version", printable(a.Version)}, {"address", a.Addr},
-		{"enrolled", a.EnrolledAt.Local().Format(time.DateTime)},
-		{"text verified", ago(a.VerifiedAt)}, {"last seen", strings.TrimSpace(ago(a.LastSeen) + " by " + a.LastVia)},
-		{"commands owed", fmt.Sprint(a.Owed)},
-	}
-	if a.ClockSkew != nil {
-		skew, which := time.Duration(*a.ClockSkew)*time.Millisecond, "behind"
-		if skew < 0 {
-			skew, which = -skew, "ahead of"
-		}
-		rows = append(rows, []string{"clock", fmt.Sprintf("the endpoint's is %v %s the server's", skew, which)})
-	}
-	for _, l := range a.Links {
-		peer := "not told"
-		if l.PeerRead != nil {
-			peer = fmt.Sprint(*l.PeerRead)
-		}
-		rows = append(rows, []string{"link", fmt.Sprintf("%s %s for %v: written %d (agent read %s), read %d, queued %d %s", l.Link,
-			l.State, span(time.Duration(l.AgeMS)*time.Millisecond), l.Written, peer, l.Read, l.Queued, l.Verdict)})
-	}
-	for _, r := range rows {
-		fmt.Fprintln(w, wrap.Behind(fmt.Sprintf("%-15s", r[0]), r[1]))
-	}
-	return nil
 }
 
 func commandsCommand(f *operatorFlags) *cobra.Command {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"net/http"
@@ -40,7 +41,7 @@ func (a *API) agent(mux *http.ServeMux, pattern string, h func(w http.ResponseWr
 		if a.isDraining() {
 			return errDraining
 		}
-		agent, err := a.authenticate(r, time.Now())
+		agent, copied, err := a.authenticate(r, time.Now())
 		if err != nil {
 			return err
 		}
@@ -52,18 +53,40 @@ func (a *API) agent(mux *http.ServeMux, pattern string, h func(w http.ResponseWr
 			return errTooMany
 		}
 		defer release()
-		return h(w, r, agent)
+		return h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, copied)), agent)
 	})
 }
 
-func (a *API) authenticate(r *http.Request, now time.Time) (store.Agent, error) {
+// agentClaims are those of an endpoint's token: who asks, and which copy of it.
+type agentClaims struct {
+	jwt.RegisteredClaims
+	wire.Copy
+}
+
+type callerKey struct{}
+
+// caller is which copy of the agent sent r, as its token says; of an older agent nothing is known.
+func caller(r *http.Request) wire.Copy {
+	c, _ := r.Context().Value(callerKey{}).(wire.Copy)
+	return c
+}
+
+func (a *API) authenticate(r *http.Request, now time.Time) (store.Agent, wire.Copy, error) {
+	agent, claims, err := a.claims(r, now)
+	if err != nil || !claims.Copy.Valid() {
+		return agent, wire.Copy{}, err
+	}
+	return agent, claims.Copy, nil
+}
+
+func (a *API) claims(r *http.Request, now time.Time) (store.Agent, agentClaims, error) {
 	raw, ok := bearer(r)
 	if !ok {
-		return store.Agent{}, errUnauthorized
+		return store.Agent{}, agentClaims{}, errUnauthorized
 	}
 	var (
 		agent  store.Agent
-		claims jwt.RegisteredClaims
+		claims agentClaims
 		failed error
 	)
 	// The times are judged below: a wrong clock gets an answer of its own.
@@ -79,31 +102,31 @@ func (a *API) authenticate(r *http.Request, now time.Time) (store.Agent, error) 
 		return agent.PublicKey, nil
 	})
 	if failed != nil && !errors.Is(failed, store.ErrNotFound) {
-		return agent, failed // the database, not the agent: never a 401
+		return agent, claims, failed // the database, not the agent: never a 401
 	}
 	if err != nil || claims.Subject == "" || claims.ID == "" || len(claims.ID) > 128 ||
 		claims.IssuedAt == nil || claims.ExpiresAt == nil || !slices.Contains(claims.Audience, a.o.ServerID) {
 		a.log.Info("agent token refused", "addr", a.clientAddr(r), "path", r.URL.Path, "reason", reason(err))
-		return agent, errUnauthorized
+		return agent, claims, errUnauthorized
 	}
 	issued, expires := claims.IssuedAt.Time, claims.ExpiresAt.Time
 	if life := expires.Sub(issued); life <= 0 || life > tokenLife {
-		return agent, problem(http.StatusUnauthorized, wire.ProblemUnauthorized, "a token may live 60 s")
+		return agent, claims, problem(http.StatusUnauthorized, wire.ProblemUnauthorized, "a token may live 60 s")
 	}
 	if now.Before(issued.Add(-clockLeeway)) || now.After(expires.Add(clockLeeway)) {
 		a.log.Info("agent clock is off", "agent", agent.ID, "offset", now.Sub(issued).Round(time.Millisecond))
-		return agent, problem(http.StatusUnauthorized, wire.ProblemClock, "the token's times do not fit the server's clock; see "+wire.HeaderTime)
+		return agent, claims, problem(http.StatusUnauthorized, wire.ProblemClock, "the token's times do not fit the server's clock; see "+wire.HeaderTime)
 	}
 	switch a.replays.use(agent.ID, claims.ID, now, expires.Add(clockLeeway)) {
 	case replayed:
 		a.log.Warn("agent token replayed", "agent", agent.ID, "addr", a.clientAddr(r))
-		return agent, problem(http.StatusUnauthorized, wire.ProblemUnauthorized, "the token was used before")
+		return agent, claims, problem(http.StatusUnauthorized, wire.ProblemUnauthorized, "the token was used before")
 	case replaysTooMany:
-		return agent, problem(http.StatusTooManyRequests, wire.ProblemRateLimited, "too many requests of this agent within two minutes")
+		return agent, claims, problem(http.StatusTooManyRequests, wire.ProblemRateLimited, "too many requests of this agent within two minutes")
 	case replaysFull:
-		return agent, problem(http.StatusServiceUnavailable, wire.ProblemRateLimited, "too many requests are remembered; come back in a few seconds")
+		return agent, claims, problem(http.StatusServiceUnavailable, wire.ProblemRateLimited, "too many requests are remembered; come back in a few seconds")
 	}
-	return agent, nil
+	return agent, claims, nil
 }
 
 func reason(err error) string {

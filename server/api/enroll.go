@@ -59,6 +59,12 @@ func (a *API) enroll(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	}
+	if agent.Was != "" {
+		a.log.Info("a copy has taken an identity of its own", "was", agent.Was, "agent", agent.ID)
+		if err := a.resolved(r, agent.Was); err != nil {
+			a.log.Error("the resolution is in force from the next start", "agent", agent.Was, "error", err)
+		}
+	}
 	policy, err := a.o.Sign(wire.TypeConfigUpdate, wire.ConfigUpdate{Agent: agent.ID, Policy: a.o.Policy(agent.ID)})
 	if err != nil {
 		return err

@@ -20,6 +20,9 @@ const (
 	takeMax = 8
 	// maxWait bounds a long poll, whatever the agent asks for.
 	maxWait = 5 * time.Minute
+	// rivalWait is how long a poll of one of several machines with one identity may
+	// hang: each must show that it lives.
+	rivalWait = 2 * time.Second
 	// maxUpstream bounds the messages in one poll.
 	maxUpstream = 1024
 	// maxReportID bounds a report's id in bytes.
@@ -65,15 +68,34 @@ func (a *API) beacon(w http.ResponseWriter, r *http.Request, agent store.Agent) 
 		a.log.Info("beacon", "agent", agent.ID, "cause", clip(report.Cause), "verdict", clip(string(report.Verdict.Code)), "delivering", report.Snapshot.OOB.Delivering)
 		a.o.Hub.Reported(agent.ID, report, addr, at)
 	}
-	take := a.o.Delivery.Directives
-	if report.Snapshot.OOB.Delivering {
-		take = a.takeCommands
-	}
-	envs, done, err := take(r.Context(), agent.ID)
+	a.o.Hub.Called(agent.ID, caller(r), addr, at)
+	envs, done, _, err := a.take(r, agent, report.Snapshot.OOB.Delivering)
 	if err != nil {
 		return err
 	}
 	return a.hand(w, envs, done, &view)
+}
+
+// take gives what is to be handed to who calls. Where several machines hold the
+// identity that is nothing (sole is false), or the order to take another one.
+func (a *API) take(r *http.Request, agent store.Agent, commands bool) (envs []wire.Envelope, done delivery.Done, sole bool, err error) {
+	standing := a.o.Hub.Standing(agent.ID, caller(r))
+	if !standing.Deliver {
+		if standing.Reenroll != nil {
+			env, err := a.reenroll(r, agent, *standing.Reenroll)
+			if err != nil {
+				return nil, nil, false, err
+			}
+			envs = append(envs, env)
+		}
+		return envs, func(time.Time, error) {}, false, nil
+	}
+	take := a.o.Delivery.Directives
+	if commands {
+		take = a.takeCommands
+	}
+	envs, done, err = take(r.Context(), agent.ID)
+	return envs, done, true, err
 }
 
 func (a *API) takeCommands(ctx context.Context, agent string) ([]wire.Envelope, delivery.Done, error) {
@@ -119,6 +141,8 @@ func (a *API) poll(w http.ResponseWriter, r *http.Request, agent store.Agent) er
 	case probes(r): // a look at the path: what waits here is not for it
 		return a.hand(w, nil, func(time.Time, error) {}, nil)
 	}
+	who := caller(r)
+	a.o.Hub.Called(agent.ID, who, a.clientAddr(r), at)
 	a.o.Hub.Polled(agent.ID, req.Deliver, a.clientAddr(r), at)
 
 	var replies []wire.Envelope
@@ -142,14 +166,14 @@ func (a *API) poll(w http.ResponseWriter, r *http.Request, agent store.Agent) er
 	wait := time.NewTimer(min(time.Duration(req.WaitMS)*time.Millisecond, maxWait))
 	defer wait.Stop()
 
-	take := a.o.Delivery.Directives
-	if req.Deliver {
-		take = a.takeCommands
-	}
 	for last := req.WaitMS == 0 || len(replies) > 0; ; {
-		envs, done, err := take(r.Context(), agent.ID)
+		envs, done, sole, err := a.take(r, agent, req.Deliver)
 		if err != nil {
 			return err
+		}
+		if !sole && req.WaitMS > rivalWait.Milliseconds() {
+			wait.Reset(rivalWait)
+			req.WaitMS = rivalWait.Milliseconds()
 		}
 		if last || len(envs) > 0 {
 			view := a.o.Hub.View(agent.ID)
@@ -158,6 +182,8 @@ func (a *API) poll(w http.ResponseWriter, r *http.Request, agent store.Agent) er
 		done(time.Now(), nil)
 		select {
 		case <-wake:
+			// With several machines about, who comes back lives: a poll that only hangs tells nothing.
+			last = !a.o.Hub.Standing(agent.ID, who).Deliver
 		case <-wait.C:
 			last = true
 		case <-held.over: // a newer poll of this instance takes over: nothing is handed out here

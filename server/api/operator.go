@@ -80,7 +80,7 @@ func ambiguous(kind, ref string, ids []string) error {
 func (a *API) seen(s store.Agent) operator.Agent {
 	out := operator.Agent{
 		ID: s.ID, Name: s.Name, Site: s.Site, Platform: s.Platform, Version: s.Version, EnrolledAt: s.EnrolledAt,
-		LastSeen: s.LastSeen, LastVia: s.LastVia, Metrics: s.Metrics,
+		LastSeen: s.LastSeen, LastVia: s.LastVia, Metrics: s.Metrics, Was: s.Was,
 	}
 	if s.Quarantined {
 		out.Presence = hub.Quarantined

@@ -45,7 +45,10 @@ var (
 // Options of a Hub. All are needed.
 type Options struct {
 	Delivery *delivery.Service
-	Store    store.Agents
+	Store    interface {
+		store.Agents
+		store.Resolutions
+	}
 	// Sign makes a signed message.
 	Sign func(t wire.Type, payload any) (wire.Envelope, error)
 	// Policy is what the server sets for an agent, complete. Must not block.
@@ -76,8 +79,14 @@ type Hub struct {
 
 // endpoint is what is known of one agent in this process.
 type endpoint struct {
-	links   []*link // oldest first
-	readers int     // links, also ended ones, with texts still to be handled
+	links  []*link // oldest first
+	copies []*sighting
+	signs  uint64 // of life, of any copy
+	// alternated is when copies were last heard in turns that did not overlap; zero: never.
+	alternated time.Time
+	resolved   []store.Resolution // oldest first
+	state      identity           // as last judged
+	readers    int                // links, also ended ones, with texts still to be handled
 
 	seenAt     time.Time
 	via        string
@@ -124,10 +133,11 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 }
 
-// Accept takes over an upgraded connection of agent, whose JWT was checked. It
+// Accept takes over an upgraded connection of agent, whose JWT was checked and named caller. It
 // returns at once; the link's reader owns the connection from here on.
-func (h *Hub) Accept(ws *websocket.Conn, agent string, id wire.LinkID, addr string) {
+func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire.LinkID, addr string) {
 	l := newLink(h, ws, agent, id, addr)
+	l.caller = caller
 	h.mu.Lock()
 	refuse := h.draining
 	ep := h.endpoint(agent)
@@ -171,12 +181,11 @@ func (h *Hub) remove(l *link) {
 	ep := h.endpoint(l.agent)
 	if i := slices.Index(ep.links, l); i >= 0 {
 		ep.links = slices.Delete(ep.links, i, i+1)
+		ep.ended(l)
 	}
-	cleared := h.judgeIdentity(ep)
+	j := h.judgeIdentity(l.agent, ep)
 	h.mu.Unlock()
-	if cleared {
-		h.opts.Delivery.Hint(l.agent)
-	}
+	h.follow(l.agent, j)
 }
 
 // Links counts the live links of all agents.

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"slices"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -9,20 +10,16 @@ import (
 	"gururmm/wire"
 )
 
-// same reports whether two links are of one copy of the agent: the same
-// instance, or the same boot of the same machine.
-func same(a, b wire.Presence) bool {
-	return a.Instance == b.Instance || a.BootID != "" && a.BootID == b.BootID && a.Fingerprint == b.Fingerprint
-}
-
 // identify settles who holds the identity now that l has said which copy it
 // is: of links of one copy only the newest stays; links of other machines are
 // asked whether they live.
 func (h *Hub) identify(l *link) {
 	now := time.Now()
-	var replaced, asked []*link
+	var replaced []*link
 	h.mu.Lock()
 	ep := h.endpoint(l.agent)
+	mine := l.copy()
+	_, asked := h.hear(ep, l.agent, mine, wire.ChannelLink, l.addr, now)
 	for _, o := range ep.links {
 		who, authed := o.presence()
 		if o == l || !authed {
@@ -32,29 +29,57 @@ func (h *Hub) identify(l *link) {
 		if o.generation > l.generation {
 			newer, older = o, l
 		}
-		if same(l.who, who) {
+		if ep.replaces(newer.copy(), older.copy()) {
 			replaced = append(replaced, older)
+			asked = slices.DeleteFunc(asked, func(l *link) bool { return l == older })
 			continue
 		}
-		older.mu.Lock()
-		older.challenged, older.answered = now, false
-		older.mu.Unlock()
-		asked = append(asked, older)
-		l.log.Warn("another machine holds the same identity", "older_generation", older.generation, "newer_generation", newer.generation)
+		if !ep.shuns(mine) && !ep.shuns(wire.CopyOf(who)) {
+			if !slices.Contains(asked, older) {
+				older.doubt(now)
+				asked = append(asked, older)
+			}
+			l.log.Warn("another machine holds the same identity", "older_generation", older.generation, "newer_generation", newer.generation)
+		}
 	}
-	cleared := h.judgeIdentity(ep)
 	h.mu.Unlock()
 
 	for _, o := range replaced {
 		o.end(websocket.CloseServiceRestart, "", errReplaced)
 	}
-	for _, o := range asked {
-		o.conn.Ping(true)
-		h.wheel.atLatest(o, now.Add(challengeFor))
+	if len(asked) > 0 {
+		h.challenge(l.agent, asked, now)
 	}
-	if cleared {
-		h.opts.Delivery.Hint(l.agent)
+	h.rejudge(l.agent)
+}
+
+// replaces reports whether a link of newer takes the place of one of older: the same
+// guardian, or its successor on the same boot. The first one coming back after its
+// successor is no return: both live. Call with mu held.
+func (ep *endpoint) replaces(newer, older wire.Copy) bool {
+	if newer.Instance == older.Instance {
+		return true
 	}
+	since := func(instance string) (t time.Time) {
+		for _, c := range ep.copies {
+			if c.who.Instance == instance {
+				t = c.since
+			}
+		}
+		return t
+	}
+	return newer.SameBoot(older) && !since(newer.Instance).Before(since(older.Instance))
+}
+
+// copy is which copy of the identity the link is of.
+func (l *link) copy() wire.Copy {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := wire.CopyOf(l.who)
+	if l.caller.Instance == c.Instance {
+		c.Before = l.caller.Before
+	}
+	return c
 }
 
 func (l *link) presence() (who wire.Presence, authed bool) {
@@ -63,60 +88,92 @@ func (l *link) presence() (who wire.Presence, authed bool) {
 	return l.who, l.authed && !l.gone
 }
 
-// rejudge looks again at who holds the identity, after an answer.
+// rejudge looks again at who holds the identity, after an answer or some time.
 func (h *Hub) rejudge(agent string) {
 	h.mu.Lock()
-	cleared := h.judgeIdentity(h.endpoint(agent))
+	j := h.judgeIdentity(agent, h.endpoint(agent))
 	h.mu.Unlock()
-	if cleared {
+	h.follow(agent, j)
+}
+
+// judged is what follows once the identity's links have been judged.
+type judged struct {
+	cleared bool    // one no longer waits for another machine
+	turned  bool    // it is judged otherwise than before
+	tell    []*link // whose agents are to call, and be told
+}
+
+// follow does what follows. Call without mu.
+func (h *Hub) follow(agent string, j judged) {
+	for _, l := range j.tell {
+		l.call()
+	}
+	if j.cleared {
 		h.opts.Delivery.Hint(agent)
+		h.opts.Delivery.Wake(agent)
 	}
 }
 
 // judgeIdentity sets for each link of ep whether other machines hold the same
-// identity; cleared tells that one no longer waits for that. Call with mu held.
-func (h *Hub) judgeIdentity(ep *endpoint) (cleared bool) {
-	var links []*link
-	several, alive := false, false
+// identity. Call with mu held, then follow without.
+func (h *Hub) judgeIdentity(agent string, ep *endpoint) (j judged) {
+	now := time.Now()
+	for _, l := range ep.links { // an answer is a sign of life
+		l.mu.Lock()
+		answered, who := l.answered, l.who.Instance
+		l.mu.Unlock()
+		for _, c := range ep.copies {
+			if answered && c.who.Instance == who {
+				c.left, c.asked = false, time.Time{}
+			}
+		}
+	}
+	state := h.contention(ep, agent, now)
 	for _, l := range ep.links {
 		who, authed := l.presence()
 		if !authed {
 			continue
 		}
-		if len(links) > 0 {
-			first, _ := links[0].presence()
-			several = several || !same(first, who)
+		after := state
+		if ep.shuns(wire.CopyOf(who)) {
+			after = identityDuplicate
 		}
-		links = append(links, l)
-	}
-	for i, l := range links {
-		l.mu.Lock()
-		if i < len(links)-1 && l.answered {
-			alive = true
-		}
-		l.mu.Unlock()
-	}
-	for i, l := range links {
 		l.mu.Lock()
 		before := l.identity
-		switch newest := i == len(links)-1; {
-		case !several:
-			l.identity = identitySole
+		l.identity = after
+		if after == identitySole {
 			l.challenged, l.answered = time.Time{}, false
-		case alive && (newest || l.answered):
-			l.identity = identityDuplicate
-		default:
-			l.identity = identityContested
 		}
-		after := l.identity
 		l.mu.Unlock()
-		if before != after {
-			cleared = cleared || after == identitySole
-			if after == identityDuplicate {
-				l.log.Warn("two living machines hold one identity: nothing is delivered on either link",
-					"verdict", selfcheck.CodeRouteDuplicate, "hostname", clip(l.who.Platform.Hostname), "fingerprint", clip(l.who.Fingerprint))
-			}
+		if before == after {
+			continue
+		}
+		j.cleared = j.cleared || after == identitySole
+		if after == identityDuplicate {
+			l.log.Warn("two living machines hold one identity: nothing is delivered on this link",
+				"verdict", selfcheck.CodeRouteDuplicate, "hostname", clip(who.Platform.Hostname), "fingerprint", clip(who.Fingerprint))
+			j.tell = append(j.tell, l)
 		}
 	}
-	return cleared
+	if ep.state != state {
+		j.cleared = j.cleared || state == identitySole
+		ep.state, j.turned = state, true
+	}
+	return j
+}
+
+// rejudgeAll looks again at all identities that more than one machine was heard
+// with: time alone may have settled them.
+func (h *Hub) rejudgeAll() {
+	h.mu.Lock()
+	var several []string
+	for agent, ep := range h.agents {
+		if len(ep.copies) > 1 || ep.state != identitySole {
+			several = append(several, agent)
+		}
+	}
+	h.mu.Unlock()
+	for _, agent := range several {
+		h.rejudge(agent)
+	}
 }

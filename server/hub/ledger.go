@@ -97,9 +97,9 @@ func (l *link) logVerdict(before, after selfcheck.Code, v selfcheck.LedgerView) 
 	l.log.Warn("link degraded", append(attrs, "verdict", after)...)
 }
 
-// newer reports whether a pong or a ledger came less than limit ago.
+// newer reports whether a pong or a ledger came no more than limit ago.
 func newer(pong, peer *time.Duration, limit time.Duration) bool {
-	return pong != nil && *pong < limit || peer != nil && *peer < limit
+	return pong != nil && *pong <= limit || peer != nil && *peer <= limit
 }
 
 // Deliverable reports whether commands may be given to this link, and if not why.

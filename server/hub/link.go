@@ -49,6 +49,7 @@ type link struct {
 	id         wire.LinkID
 	generation uint64
 	addr       string
+	caller     wire.Copy // as the upgrade's token says
 	opened     time.Time
 	policy     wire.Policy
 	log        *slog.Logger

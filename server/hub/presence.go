@@ -215,23 +215,32 @@ type sight struct {
 	silent    bool      // nothing comes on the newest link
 	inbound   time.Time // when its last frame came
 	unacked   time.Time // since when a link that is up leaves a command unacknowledged
-	ep        endpoint  // a copy
+	copies    []operator.Copy
+	ep        endpoint // a copy
 }
 
 func (h *Hub) sight(agent string, now time.Time) sight {
 	h.mu.Lock()
 	var s sight
 	var links []*link
+	leaving := map[*link]bool{} // of machines that are to take another identity
 	if ep := h.agents[agent]; ep != nil {
 		s.ep = *ep
 		links = append(links, ep.links...)
+		for _, l := range links {
+			leaving[l] = ep.shuns(l.copy())
+		}
+		s.copies = h.copies(ep, agent, now)
 	}
 	h.mu.Unlock()
-	s.ep.links, s.unacked = nil, h.opts.Delivery.Unacknowledged(agent)
+	s.ep.links, s.ep.copies, s.unacked = nil, nil, h.opts.Delivery.Unacknowledged(agent)
+	s.duplicate = s.ep.state == identityDuplicate
 	for _, l := range links {
 		v := l.look(now)
 		s.links = append(s.links, v.LinkView)
-		s.duplicate = s.duplicate || v.duplicate
+		if leaving[l] {
+			continue
+		}
 		s.silent, s.inbound = v.silent, v.inbound
 		switch v.State {
 		case Verified:
@@ -248,7 +257,6 @@ func (h *Hub) sight(agent string, now time.Time) sight {
 type looked struct {
 	wire.LinkView
 	verifiedAt time.Time
-	duplicate  bool
 	silent     bool
 	inbound    time.Time
 	via        string
@@ -267,7 +275,6 @@ func (l *link) look(now time.Time) looked {
 			Queued: facts.Queued, AgeMS: now.Sub(l.opened).Milliseconds(),
 		},
 		verifiedAt: l.verifiedAt,
-		duplicate:  l.identity == identityDuplicate,
 		silent:     now.Sub(facts.Inbound) > max(silentMin, ms(l.policy.PingMS)*3/2),
 		inbound:    facts.Inbound, via: viaPing,
 	}
@@ -357,7 +364,7 @@ func (h *Hub) Overlay(a *operator.Agent) {
 	if a.Presence != Quarantined {
 		a.Presence = s.presence(now)
 	}
-	a.Links = s.links
+	a.Links, a.Copies = s.links, s.copies
 	a.Owed, _ = h.opts.Delivery.Owed(a.ID)
 	if a.LastSeen == nil || s.ep.seenAt.After(*a.LastSeen) {
 		if at := s.ep.seenAt; !at.IsZero() {
@@ -380,11 +387,25 @@ func (h *Hub) Overlay(a *operator.Agent) {
 	if a.Presence == Verified && s.ordered(now) {
 		a.Sentence = "Commands go by the link; it polls the second door on an operator's order."
 	}
+	if s.duplicate {
+		a.Verdict, a.Sentence, a.VerdictAt = string(selfcheck.CodeRouteDuplicate), s.rivals(), nil
+	}
 	for _, l := range s.links { // a fault seen from here outranks the agent's "ok"
 		if l.Verdict != "" && (a.Verdict == "" || a.Verdict == string(selfcheck.CodeOK) || a.Verdict == string(selfcheck.CodeOKIdle)) {
 			a.Verdict, a.Sentence, a.VerdictAt = l.Verdict, "", nil
 		}
 	}
+}
+
+// rivals tells of the machines that hold one identity, and what to do.
+func (s sight) rivals() string {
+	n := 0
+	for _, c := range s.copies {
+		if c.Standing == "rival" {
+			n++
+		}
+	}
+	return fmt.Sprintf("%d machines hold this identity, commands wait: choose with gururmm agents resolve.", n)
 }
 
 // seenLink takes over a link's last frame into its endpoint before the link goes.
@@ -406,6 +427,7 @@ func (h *Hub) flush() {
 	for _, l := range links {
 		h.seenLink(l)
 	}
+	h.rejudgeAll()
 
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -14,7 +14,10 @@ func (h *Hub) Why(agent string) (kind, clause string) {
 	now := time.Now()
 	s := h.sight(agent, now)
 	if s.duplicate {
-		return Duplicate, "two living machines hold its identity"
+		return Duplicate, "several machines hold its identity (gururmm agents show " + agent + ")"
+	}
+	if s.ep.state == identityContested {
+		return Duplicate + "?", "another machine called with its identity: both are asked whether they live"
 	}
 	if n := len(s.links); n > 0 {
 		return s.whyLink(s.links[n-1], now)

@@ -12,7 +12,7 @@ import (
 	"gururmm/wire"
 )
 
-const agentColumns = `id, public_key, name, site, platform, version, fingerprint, enrolled_at, quarantined, last_seen, last_via, metrics`
+const agentColumns = `id, public_key, name, site, platform, version, fingerprint, enrolled_at, quarantined, last_seen, last_via, metrics, was`
 
 func scanAgent(r row) (Agent, error) {
 	var (
@@ -23,7 +23,7 @@ func scanAgent(r row) (Agent, error) {
 		seen     sql.NullInt64
 		metrics  sql.NullString
 	)
-	err := r.Scan(&a.ID, &key, &a.Name, &a.Site, &platform, &a.Version, &a.Fingerprint, &enrolled, &a.Quarantined, &seen, &a.LastVia, &metrics)
+	err := r.Scan(&a.ID, &key, &a.Name, &a.Site, &platform, &a.Version, &a.Fingerprint, &enrolled, &a.Quarantined, &seen, &a.LastVia, &metrics, &a.Was)
 	if err != nil {
 		return a, err
 	}
@@ -123,10 +123,10 @@ func (d *database) TradeToken(ctx context.Context, hash Hash, a Agent, now time.
 	}
 	err = d.group.do(ctx, func(tx *txn) error {
 		var (
-			token, site, before string
-			uses                int
+			token, site, before, resolution string
+			uses                            int
 		)
-		err := tx.QueryRow(`SELECT id, site, uses_left FROM enroll_tokens WHERE hash = ? AND expires_at > ?`, hash[:], micros(now)).Scan(&token, &site, &uses)
+		err := tx.QueryRow(`SELECT id, site, uses_left, resolution FROM enroll_tokens WHERE hash = ? AND expires_at > ?`, hash[:], micros(now)).Scan(&token, &site, &uses, &resolution)
 		if errors.Is(err, sql.ErrNoRows) {
 			return ErrTokenInvalid
 		}
@@ -154,8 +154,11 @@ func (d *database) TradeToken(ctx context.Context, hash Hash, a Agent, now time.
 			return err
 		}
 		a.Site, a.EnrolledAt = site, now.UTC().Truncate(time.Microsecond)
-		_, err = tx.Exec(`INSERT INTO agents (id, public_key, name, site, platform, version, fingerprint, enrolled_at, enroll_token) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			a.ID, []byte(a.PublicKey), a.Name, a.Site, string(platform), a.Version, a.Fingerprint, micros(a.EnrolledAt), token)
+		if a.Was, err = resolved(tx, resolution, token, a.ID, now); err != nil {
+			return err
+		}
+		_, err = tx.Exec(`INSERT INTO agents (id, public_key, name, site, platform, version, fingerprint, enrolled_at, enroll_token, was) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			a.ID, []byte(a.PublicKey), a.Name, a.Site, string(platform), a.Version, a.Fingerprint, micros(a.EnrolledAt), token, a.Was)
 		if taken(err) {
 			return ErrConflict
 		}

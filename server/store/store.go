@@ -57,6 +57,7 @@ type Store interface {
 	Directives
 	Beacons
 	Builds
+	Resolutions
 	// Ready tells whether the database answers and can be written.
 	Ready(ctx context.Context) error
 	// Close writes what is batched and closes the database.
@@ -96,6 +97,8 @@ type Agent struct {
 	LastSeen    *time.Time
 	LastVia     string
 	Metrics     *wire.Metrics
+	// Was is the identity that this machine had a copy of before it enrolled as this agent; "": none.
+	Was string
 }
 
 // Hash is the SHA-256 of a token; tokens are random enough to need no salt.

@@ -35,6 +35,7 @@ func Run(t *testing.T, fresh Database) {
 		{"a token is traded once per use, by any number at once", tradeAtOnce},
 		{"a token is refused when unknown, spent or expired", tradeRefused},
 		{"the same key trading again gets its agent", tradeAgain},
+		{"a resolution's token says what its machine has become", resolutions},
 		{"operator tokens are found by hash alone", operatorTokens},
 		{"commands are stored as they are", commands},
 		{"an idempotency key makes one command", idempotency},
@@ -265,6 +266,42 @@ func tradeAgain(t *testing.T, r *rig) {
 		if tok.ID == "t2" && tok.UsesLeft != 1 {
 			t.Fatal("a refused trade spent a use")
 		}
+	}
+}
+
+func resolutions(t *testing.T, r *rig) {
+	must(t, r.CreateEnrollToken(t.Context(), store.HashToken("one"), operator.EnrollToken{ID: "t1", Site: "s", UsesLeft: 1, CreatedAt: epoch, ExpiresAt: epoch.Add(time.Hour)}))
+	a, err := r.TradeToken(t.Context(), store.HashToken("one"), newAgent("a"), epoch)
+	must(t, err)
+	word := func(id string) store.Resolution {
+		return store.Resolution{ID: id, Agent: a.ID, Kept: wire.Copy{Instance: "i1"}, Other: wire.Copy{Instance: "i2", Before: []string{"i0"}}, By: "ops", At: epoch}
+	}
+	want(t, r.Resolve(t.Context(), "nobody", []store.Resolution{word("r0")}), store.ErrNotFound)
+	must(t, r.Resolve(t.Context(), a.ID, []store.Resolution{word("r1")}))
+	must(t, r.Resolve(t.Context(), a.ID, []store.Resolution{word("r2")})) // thought better of it
+	reenroll := func(token, resolution string) {
+		must(t, r.CreateReenrollToken(t.Context(), store.HashToken(token), operator.EnrollToken{
+			ID: token, Site: "s", UsesLeft: 1, CreatedAt: epoch, ExpiresAt: epoch.Add(time.Hour),
+		}, resolution))
+	}
+	reenroll("old", "r1")
+	reenroll("lost", "r2")
+	reenroll("new", "r2")
+	_, err = r.TradeToken(t.Context(), store.HashToken("old"), newAgent("b"), epoch)
+	want(t, err, store.ErrTokenInvalid)
+	b, err := r.TradeToken(t.Context(), store.HashToken("new"), newAgent("b"), epoch.Add(time.Minute))
+	must(t, err)
+	if b.Was != a.ID || b.Site != "s" {
+		t.Fatalf("it became %+v", b)
+	}
+	_, err = r.TradeToken(t.Context(), store.HashToken("lost"), newAgent("c"), epoch)
+	want(t, err, store.ErrTokenInvalid)
+	must(t, r.Resolve(t.Context(), a.ID, nil)) // what is done stays
+	all, err := r.Resolutions(t.Context(), "")
+	must(t, err)
+	if len(all) != 1 || all[0].ID != "r2" || all[0].NewAgent != b.ID || all[0].DoneAt == nil || !all[0].DoneAt.Equal(epoch.Add(time.Minute)) ||
+		all[0].Kept.Instance != "i1" || len(all[0].Other.Before) != 1 || all[0].By != "ops" {
+		t.Fatalf("stored %+v", all)
 	}
 }
 

@@ -1,0 +1,259 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gururmm/internal/tty"
+	"gururmm/internal/wrap"
+	"gururmm/operator"
+	"gururmm/wire"
+)
+
+func agentsCommand(f *operatorFlags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "agents [AGENT]",
+		Short: "List the endpoints and how they are, or tell all of one",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				return showAgent(cmd, f, client, args[0])
+			}
+			agents, err := client.Agents(cmd.Context())
+			if err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), operator.List[operator.Agent]{Items: agents})
+			}
+			if len(agents) == 0 {
+				fmt.Fprintln(cmd.OutOrStdout(), "No endpoint is enrolled yet: gururmm enroll-token create")
+				return nil
+			}
+			slices.SortFunc(agents, func(a, b operator.Agent) int {
+				return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+			})
+			return listAgents(cmd.OutOrStdout(), agents)
+		},
+	}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "show AGENT",
+		Short: "Tell all of one endpoint, and which machines hold its identity",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			return showAgent(cmd, f, client, args[0])
+		},
+	}, resolveCommand(f))
+	return cmd
+}
+
+func showAgent(cmd *cobra.Command, f *operatorFlags, client *operator.Client, ref string) error {
+	a, err := client.Agent(cmd.Context(), ref)
+	if err != nil {
+		return explain(err)
+	}
+	if f.json {
+		return printJSON(cmd.OutOrStdout(), a)
+	}
+	return describeAgent(cmd.OutOrStdout(), a)
+}
+
+// resolveCommand tells which of several machines keeps an identity.
+func resolveCommand(f *operatorFlags) *cobra.Command {
+	var keep string
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "resolve AGENT --keep INSTANCE",
+		Short: "Say which of several machines keeps an identity; the others get their own",
+		Long: "Say which of several machines with one identity keeps it. Each other one takes a\n" +
+			"new identity at its next call, at the same site, and shows up as a new agent;\n" +
+			"what it had of the old one it keeps aside. Commands that wait then run on the\n" +
+			"machine that is kept. `gururmm agents show AGENT` names the instances.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if keep == "" {
+				return errors.New("--keep is missing: the instance of the machine that keeps the identity (gururmm agents show)")
+			}
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			if !yes {
+				a, err := client.Agent(cmd.Context(), args[0])
+				if err != nil {
+					return explain(err)
+				}
+				ok, err := confirmResolve(cmd, a, keep)
+				if err != nil || !ok {
+					return cmp.Or(err, errors.New("nothing was changed"))
+				}
+			}
+			r, err := client.Resolve(cmd.Context(), args[0], keep)
+			if err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), r)
+			}
+			out := cmd.OutOrStdout()
+			fmt.Fprintln(out, wrap.Behind("", fmt.Sprintf("%s keeps the identity %s.", machineName(r.Kept), r.Agent)))
+			for _, o := range r.Others {
+				fmt.Fprintln(out, wrap.Behind("", machineName(o)+" takes a new one at its next call by the second door."))
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&keep, "keep", "", "instance of the machine that keeps the identity, or its beginning")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+// confirmResolve shows a person what would happen, and asks.
+func confirmResolve(cmd *cobra.Command, a operator.Agent, keep string) (bool, error) {
+	in, ok := cmd.InOrStdin().(*os.File)
+	if !ok || !tty.Is(in) {
+		return false, errors.New("nobody is there to ask: give --yes to go ahead")
+	}
+	out := cmd.ErrOrStderr()
+	for _, c := range a.Copies {
+		does := "takes a new identity"
+		switch {
+		case strings.HasPrefix(c.Instance, keep):
+			does = "keeps " + a.ID
+		case c.Standing == "gone", c.Standing == "left":
+			continue
+		}
+		fmt.Fprintln(out, wrap.Behind("  ", machineName(c)+" "+does+"."))
+	}
+	fmt.Fprint(out, "Go ahead? [y/N] ")
+	line, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	return slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(line))), nil
+}
+
+// machineName names one of several machines.
+func machineName(c operator.Copy) string {
+	return fmt.Sprintf("%s (instance %s)", cmp.Or(oneLine(c.Hostname, 40), "a machine without a name"), oneLine(c.Instance, 40))
+}
+
+// short is enough of a hash to tell two apart.
+func short(s string) string {
+	if len(s) > 12 {
+		return s[:12]
+	}
+	return cmp.Or(s, "unknown")
+}
+
+// standings are what an operator reads of each of several machines.
+var standings = map[string]string{
+	"rival":   "alive, and one of several: commands wait",
+	"asked":   "asked whether it lives: commands wait",
+	"kept":    "keeps the identity, by an operator's word",
+	"leaving": "takes a new identity at its next call",
+	"left":    "has taken a new identity",
+	"gone":    "not heard any more",
+	"alone":   "alone now",
+}
+
+// copyRows tell of one of several machines.
+func copyRows(c operator.Copy) [][]string {
+	is := standings[c.Standing]
+	if c.NewAgent != "" {
+		is += ", " + c.NewAgent
+	}
+	heard := "not heard by this server process"
+	if !c.LastSeen.IsZero() {
+		door := "second door"
+		if c.Door == wire.ChannelLink {
+			door = "link"
+		}
+		heard = fmt.Sprintf("%s by the %s from %s, since %s", ago(&c.LastSeen), door, cmp.Or(c.Addr, "an unknown address"), c.Since.Local().Format(time.DateTime))
+	}
+	return [][]string{
+		{"machine", machineName(c) + ": " + is},
+		{"", fmt.Sprintf("fingerprint %s, boot %s", short(printable(c.Fingerprint)), short(printable(c.BootID)))},
+		{"", "heard " + heard},
+	}
+}
+
+// listAgents gives each endpoint a line, and below it its id and, unless all is
+// well, what is wrong.
+func listAgents(w io.Writer, agents []operator.Agent) error {
+	rows := [][]string{{"NAME", "PRESENCE", "TEXT VERIFIED", "LAST SEEN", "OWED"}}
+	for _, a := range agents {
+		seen := ago(a.LastSeen)
+		if a.LastVia != "" {
+			seen += " by " + a.LastVia
+		}
+		rows = append(rows, []string{oneLine(a.Name, 24), a.Presence, ago(a.VerifiedAt), seen, fmt.Sprint(a.Owed)})
+	}
+	lines := columns(rows)
+	fmt.Fprintln(w, lines[0])
+	for i, a := range agents {
+		fmt.Fprintf(w, "%s\n  %s\n", lines[i+1], a.ID)
+		if a.Sentence != "" && a.Presence != "verified" {
+			fmt.Fprintln(w, wrap.Behind("  ", a.Verdict+": "+printable(a.Sentence)))
+		}
+	}
+	return nil
+}
+
+func describeAgent(w io.Writer, a operator.Agent) error {
+	is := fmt.Sprintf("%s is %s.", printable(a.Name), a.Presence)
+	if a.Sentence != "" {
+		is += fmt.Sprintf(" %s: %s", a.Verdict, printable(a.Sentence))
+	}
+	fmt.Fprintln(w, wrap.Behind("", is))
+	rows := [][]string{
+		{"id", a.ID}, {"site", printable(a.Site)},
+		{"platform", fmt.Sprintf("%s/%s %s", a.Platform.OS, a.Platform.Arch, printable(a.Platform.Release))},
+		{"version", printable(a.Version)}, {"address", a.Addr},
+		{"enrolled", a.EnrolledAt.Local().Format(time.DateTime)},
+		{"text verified", ago(a.VerifiedAt)}, {"last seen", strings.TrimSpace(ago(a.LastSeen) + " by " + a.LastVia)},
+		{"commands owed", fmt.Sprint(a.Owed)},
+	}
+	if a.ClockSkew != nil {
+		skew, which := time.Duration(*a.ClockSkew)*time.Millisecond, "behind"
+		if skew < 0 {
+			skew, which = -skew, "ahead of"
+		}
+		rows = append(rows, []string{"clock", fmt.Sprintf("the endpoint's is %v %s the server's", skew, which)})
+	}
+	if a.Was != "" {
+		rows = append(rows, []string{"was", "a copy of agent " + a.Was})
+	}
+	for _, c := range a.Copies {
+		rows = append(rows, copyRows(c)...)
+	}
+	for _, l := range a.Links {
+		peer := "not told"
+		if l.PeerRead != nil {
+			peer = fmt.Sprint(*l.PeerRead)
+		}
+		rows = append(rows, []string{"link", fmt.Sprintf("%s %s for %v: written %d (agent read %s), read %d, queued %d %s", l.Link,
+			l.State, span(time.Duration(l.AgeMS)*time.Millisecond), l.Written, peer, l.Read, l.Queued, l.Verdict)})
+	}
+	for _, r := range rows {
+		fmt.Fprintln(w, wrap.Behind(fmt.Sprintf("%-15s", r[0]), r[1]))
+	}
+	return nil
+}

@@ -1,0 +1,269 @@
+package server
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"crypto/ed25519"
+	"crypto/rand"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"gururmm/operator"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+// callAs asks by the second door as one copy of the identity.
+func (n *node) callAs(id identity, c wire.Copy, path string, body any) (int, []byte) {
+	n.t.Helper()
+	now := time.Now()
+	raw, err := jwt.NewWithClaims(jwt.SigningMethodEdDSA, struct {
+		jwt.RegisteredClaims
+		wire.Copy
+	}{jwt.RegisteredClaims{
+		Subject: id.Agent, Audience: jwt.ClaimStrings{id.Server}, ID: wire.NewID(),
+		IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(time.Minute)),
+	}, c}).SignedString(id.key)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	sent, err := json.Marshal(body)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	status, _, answer := n.request("POST", n.Info().OOBURL+path, raw, sent)
+	return status, answer
+}
+
+func (n *node) pollAs(id identity, c wire.Copy, wait time.Duration) wire.PollResponse {
+	n.t.Helper()
+	status, raw := n.callAs(id, c, "/v1/oob/poll", wire.PollRequest{Instance: c.Instance, Deliver: true, WaitMS: wait.Milliseconds()})
+	var p wire.PollResponse
+	if err := json.Unmarshal(raw, &p); err != nil || status != http.StatusOK {
+		n.t.Fatalf("poll as %s: %d %s", c.Instance, status, raw)
+	}
+	return p
+}
+
+func types(envs []wire.Envelope) (all []wire.Type) {
+	for _, e := range envs {
+		all = append(all, e.Type)
+	}
+	return all
+}
+
+func machineCopy(instance, boot, fingerprint string, before ...string) wire.Copy {
+	return wire.Copy{Instance: instance, BootID: boot, Fingerprint: fingerprint, Hostname: "machine-" + fingerprint, Before: before}
+}
+
+// Two guardians poll with one identity and neither has a link: what waits is nobody's.
+func TestTwoMachinesByTheSecondDoorGetNothing(t *testing.T) {
+	for name, other := range map[string]wire.Copy{
+		"of two fingerprints":           machineCopy("i2", "b2", "f2"),
+		"that look the same (VM image)": machineCopy("i2", "b2", "f1"),
+		"of one boot (two directories)": machineCopy("i2", "b1", "f1"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := start(t, true, nil)
+				defer n.stop()
+				id := n.enroll("alpha")
+				first := machineCopy("i1", "b1", "f1")
+				n.pollAs(id, first, 0)
+				time.Sleep(5 * time.Second)
+				n.pollAs(id, other, 0)
+				time.Sleep(3 * time.Second)
+				if p := n.pollAs(id, first, 0); p.View == nil || p.View.Presence != "duplicate" {
+					t.Errorf("the first one is told %+v", p.View)
+				}
+				if p := n.pollAs(id, other, 0); p.View == nil || p.View.Presence != "duplicate" {
+					t.Errorf("the second one is told %+v", p.View)
+				}
+				cmd := operate[operator.Command](n, "POST", "/v1/agents/"+id.Agent+"/commands", operator.NewCommand{Script: "true", ExpiresInMS: 3_600_000})
+				for range 20 {
+					for _, c := range []wire.Copy{first, other} {
+						if p := n.pollAs(id, c, time.Second); len(p.Downstream) != 0 {
+							t.Fatalf("%s was handed %v", c.Instance, types(p.Downstream))
+						}
+					}
+				}
+				a := n.agent(id)
+				if a.Presence != "duplicate" || a.Verdict != string(selfcheck.CodeRouteDuplicate) || len(a.Copies) != 2 {
+					t.Errorf("the operator sees %s %s %+v", a.Presence, a.Verdict, a.Copies)
+				}
+				if got := operate[operator.Command](n, "GET", "/v1/commands/"+cmd.ID, nil); got.State != wire.StatePending || got.Attempts != 0 {
+					t.Errorf("%+v", got)
+				}
+				// One falls silent: after a while the other one is alone.
+				began := time.Now()
+				for len(n.pollAs(id, first, time.Second).Downstream) == 0 {
+					if time.Since(began) > 2*time.Minute {
+						t.Fatal("the one that is left is never taken for alone")
+					}
+				}
+				if time.Since(began) < 40*time.Second {
+					t.Errorf("taken for alone after %v", time.Since(began))
+				}
+			})
+		})
+	}
+}
+
+// An image that runs in turns with its original, never at once with it, is two machines too.
+func TestMachinesInTurnsAreTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer n.stop()
+		id := n.enroll("alpha")
+		first, second := machineCopy("i1", "b1", "f1"), machineCopy("i2", "b2", "f1")
+		n.pollAs(id, first, 0)
+		time.Sleep(time.Hour)
+		n.pollAs(id, second, 0)
+		if a := n.agent(id); a.Presence == "duplicate" {
+			t.Error("a reboot was taken for a second machine")
+		}
+		operate[operator.Command](n, "POST", "/v1/agents/"+id.Agent+"/commands", operator.NewCommand{Script: "true", ExpiresInMS: 36_000_000})
+		time.Sleep(time.Hour)
+		if p := n.pollAs(id, first, 0); len(p.Downstream) != 0 || p.View.Presence != "duplicate" {
+			t.Errorf("the first one came back and was handed %v, told %+v", types(p.Downstream), p.View)
+		}
+		if a := n.agent(id); a.Presence != "duplicate" {
+			t.Errorf("presence %s", a.Presence)
+		}
+	})
+}
+
+// A machine that came back after a reboot or restart is no other one.
+func TestReturnIsNoDuplicate(t *testing.T) {
+	for name, again := range map[string]wire.Copy{
+		"service restarted": machineCopy("i2", "b1", "f1", "i1"),
+		"machine rebooted":  machineCopy("i2", "b2", "f1", "i1"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := start(t, true, nil)
+				defer n.stop()
+				id := n.enroll("alpha")
+				n.pollAs(id, machineCopy("i1", "b1", "f1"), 0)
+				operate[operator.Command](n, "POST", "/v1/agents/"+id.Agent+"/commands", operator.NewCommand{Script: "true"})
+				began := time.Now()
+				for len(n.pollAs(id, again, time.Second).Downstream) == 0 {
+					if time.Since(began) > 15*time.Second {
+						t.Fatal("what waits is not handed out")
+					}
+				}
+				if a := n.agent(id); a.Presence == "duplicate" || a.Copies != nil {
+					t.Errorf("%s %+v", a.Presence, a.Copies)
+				}
+			})
+		})
+	}
+}
+
+// The operator chooses: the kept machine gets what waits, the other one alone is
+// told to take a new identity, and becomes another agent.
+func TestResolve(t *testing.T) {
+	for name, other := range map[string]wire.Copy{
+		"of two fingerprints": machineCopy("i2-other", "b2", "f2", "i0"),
+		"that look the same":  machineCopy("i2-other", "b2", "f1", "i0"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := start(t, true, nil)
+				id := n.enroll("alpha")
+				kept := machineCopy("i1-kept", "b1", "f1", "i0")
+				for range 2 {
+					n.pollAs(id, kept, 0)
+					n.pollAs(id, other, 0)
+				}
+				operate[operator.Command](n, "POST", "/v1/agents/"+id.Agent+"/commands", operator.NewCommand{Script: "true"})
+				status, _, raw := n.request("POST", n.Info().URL+"/v1/agents/"+id.Agent+"/resolve", n.Info().OperatorToken, []byte(`{"keep":"nobody"}`))
+				if status != http.StatusNotFound {
+					t.Errorf("an unknown instance: %d %s", status, raw)
+				}
+				r := operate[operator.Resolution](n, "POST", "/v1/agents/"+id.Agent+"/resolve", operator.NewResolution{Keep: "i1-k"})
+				if r.Kept.Instance != kept.Instance || len(r.Others) != 1 || r.Others[0].Instance != other.Instance {
+					t.Fatalf("resolution: %+v", r)
+				}
+				n = n.restarted() // it is on disk
+				defer n.stop()
+
+				// The other one was restarted meanwhile: it is known all the same.
+				other.Before, other.Instance = []string{other.Instance, "i0"}, "i3-other"
+				p := n.pollAs(id, other, 0)
+				if !slices.Equal(types(p.Downstream), []wire.Type{wire.TypeDirective}) {
+					t.Fatalf("the other one was handed %v", types(p.Downstream))
+				}
+				d, err := wire.DecodePayload[wire.Directive](p.Downstream[0])
+				if err != nil || d.Kind != wire.DirectiveReenroll || d.Reenroll == nil || d.Reenroll.Instance != other.Instance {
+					t.Fatalf("directive %+v, %v", d, err)
+				}
+				if p := n.pollAs(id, kept, 0); !slices.Equal(types(p.Downstream), []wire.Type{wire.TypeCommand}) {
+					t.Errorf("the kept one was handed %v", types(p.Downstream))
+				}
+				if p := n.pollAs(id, other, 0); len(p.Downstream) != 0 {
+					t.Errorf("told again at once: %v", types(p.Downstream))
+				}
+				a := n.agent(id)
+				if a.Presence == "duplicate" || len(a.Copies) != 2 {
+					t.Errorf("after the choice: %s %+v", a.Presence, a.Copies)
+				}
+
+				// It enrolls by the second door, twice: the answer was lost.
+				pub, _, _ := ed25519.GenerateKey(rand.Reader)
+				body, _ := json.Marshal(wire.EnrollRequest{Token: d.Reenroll.Token, PublicKey: pub})
+				var became [2]wire.EnrollResponse
+				for i := range became {
+					status, _, raw := n.request("POST", n.Info().OOBURL+"/v1/enroll", "", body)
+					if err := json.Unmarshal(raw, &became[i]); err != nil || status != http.StatusOK {
+						t.Fatalf("enroll: %d %s", status, raw)
+					}
+				}
+				if became[0].Agent != became[1].Agent || became[0].Agent == id.Agent {
+					t.Fatalf("it became %s, then %s", became[0].Agent, became[1].Agent)
+				}
+				if now := operate[operator.Agent](n, "GET", "/v1/agents/"+became[0].Agent, nil); now.Was != id.Agent {
+					t.Errorf("the new agent was %q", now.Was)
+				}
+				left := slices.ContainsFunc(n.agent(id).Copies, func(c operator.Copy) bool { return c.Standing == "left" && c.NewAgent == became[0].Agent })
+				if !left {
+					t.Errorf("it is not shown as gone: %+v", n.agent(id).Copies)
+				}
+				if p := n.pollAs(id, other, 0); len(p.Downstream) != 0 {
+					t.Errorf("a last call with the old identity was handed %v", types(p.Downstream))
+				}
+			})
+		})
+	}
+}
+
+// Nobody who can't be told from the kept machine is ordered anything.
+func TestResolveNeverTouchesWhoMayBeKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer n.stop()
+		id := n.enroll("alpha")
+		kept, other := machineCopy("i1", "b1", "f1", "i0"), machineCopy("i2", "b2", "f1", "i0")
+		for range 2 {
+			n.pollAs(id, kept, 0)
+			n.pollAs(id, other, 0)
+		}
+		operate[operator.Resolution](n, "POST", "/v1/agents/"+id.Agent+"/resolve", operator.NewResolution{Keep: "i1"})
+		time.Sleep(time.Hour)
+		for _, who := range []wire.Copy{
+			machineCopy("i9", "b9", "f1"),             // rebooted, its past lost: it may be either
+			machineCopy("i8", "b8", "f1", "i0"),       // an image from before both
+			machineCopy("i5", "b5", "f1", "i1", "i0"), // the kept one, rebooted
+		} {
+			if p := n.pollAs(id, who, 0); len(p.Downstream) != 0 {
+				t.Errorf("%s was handed %v", who.Instance, types(p.Downstream))
+			}
+			time.Sleep(time.Hour)
+		}
+	})
+}

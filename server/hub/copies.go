@@ -1,0 +1,394 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"gururmm/operator"
+	"gururmm/server/store"
+	"gururmm/wire"
+)
+
+const (
+	// maxCopies bounds the copies of one identity that are remembered.
+	maxCopies = 8
+	// inFlight is how long a request of a guardian that has ended may still be on
+	// its way after its successor's first.
+	inFlight = 2 * time.Second
+	// aloneAfterMin bounds from below how long one of two machines must be silent
+	// before the other counts as alone; else it is one and a half beacons of an ill
+	// agent, which both are while they are told that they are two.
+	aloneAfterMin = 5 * time.Second
+	// alternateFor is how long two machines that were seen in turns, never at once,
+	// are taken for two without being heard in turns again.
+	alternateFor = 24 * time.Hour
+	// reenrollEvery spaces the orders to take a new identity: each carries a fresh token.
+	reenrollEvery = 30 * time.Second
+)
+
+// sighting is one copy of an identity as this process has heard it.
+type sighting struct {
+	who       wire.Copy
+	since, at time.Time // first and last heard, by either door
+	// first and last are the same as places in the order of all that was heard of
+	// the identity: two signs may come within one tick of the clock.
+	first, last uint64
+	door        wire.Channel
+	addr        string
+	asked       time.Time // its poll was ended to see whether it comes back; zero: it was not
+	left        bool      // it was asked, and did not answer
+	ordered     time.Time // to take a new identity; zero: never
+}
+
+// Standing is what the hub says of a copy that calls by the second door.
+type Standing struct {
+	// Deliver: it is the only one that can be meant, so commands and directives may
+	// be handed to it. Else they are nobody's for now.
+	Deliver bool
+	// Reenroll is the resolution by which it is to take a new identity, now; nil: it is not.
+	Reenroll *store.Resolution
+}
+
+// Load takes up the operators' words on duplicates; call it before the hub is used.
+func (h *Hub) Load(ctx context.Context) error {
+	all, err := h.opts.Store.Resolutions(ctx, "")
+	if err != nil {
+		return fmt.Errorf("resolutions of duplicates: %w", err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, r := range all {
+		ep := h.endpoint(r.Agent)
+		ep.resolved = append(ep.resolved, r)
+	}
+	return nil
+}
+
+// Called takes in that a copy of agent calls by the second door.
+func (h *Hub) Called(agent string, who wire.Copy, addr string, at time.Time) {
+	if !who.Valid() { // an agent too old to say which copy it is: only what the others tell counts
+		return
+	}
+	h.mu.Lock()
+	ep := h.endpoint(agent)
+	_, challenged := h.hear(ep, agent, who, wire.ChannelOOB, addr, at)
+	j := h.judgeIdentity(agent, ep)
+	several := ep.state != identitySole
+	h.mu.Unlock()
+	if challenged != nil || several && j.turned { // polls of others come back at once, if they live
+		h.challenge(agent, challenged, at)
+	}
+	h.follow(agent, j)
+}
+
+// Standing says what a copy that has called may be handed now. It is no sign of life:
+// a poll may hang on a connection that is dead.
+func (h *Hub) Standing(agent string, who wire.Copy) Standing {
+	now := time.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ep := h.endpoint(agent)
+	r := ep.other(who)
+	if r == nil {
+		return Standing{Deliver: h.contention(ep, agent, now) == identitySole}
+	}
+	i := slices.IndexFunc(ep.copies, func(c *sighting) bool { return c.who.Instance == who.Instance })
+	if r.DoneAt != nil || i < 0 || now.Sub(ep.copies[i].ordered) < reenrollEvery {
+		return Standing{}
+	}
+	ep.copies[i].ordered = now
+	return Standing{Reenroll: r}
+}
+
+// hear notes a sign of life of a copy. If it is new, or was silent for long, the
+// links of other copies are to be asked whether they live. Call with mu held.
+func (h *Hub) hear(ep *endpoint, agent string, who wire.Copy, door wire.Channel, addr string, at time.Time) (c *sighting, challenged []*link) {
+	window := h.aloneAfter(agent)
+	i := slices.IndexFunc(ep.copies, func(c *sighting) bool { return c.who.Instance == who.Instance })
+	fresh := i < 0
+	ep.signs++
+	if fresh {
+		ep.makeRoom()
+		c = &sighting{who: who, since: at, at: at, first: ep.signs}
+		for _, o := range ep.copies {
+			o.asked, o.left = at, false
+		}
+		ep.copies = append(ep.copies, c)
+	} else {
+		c = ep.copies[i]
+		for _, o := range ep.copies {
+			// It returns after another was heard, and the two do not overlap.
+			if o != c && !ep.shuns(o.who) && !ep.shuns(who) && o.at.After(c.at) && at.Sub(o.at) >= window && o.at.Sub(c.at) >= inFlight {
+				ep.alternated = at
+			}
+		}
+		fresh = at.Sub(c.at) >= window
+	}
+	if at.After(c.at) || c.addr == "" {
+		c.at, c.addr = at, addr
+	}
+	c.door, c.left, c.asked, c.last = door, false, time.Time{}, ep.signs
+	if len(who.Before) > 0 || len(c.who.Before) == 0 {
+		c.who = who
+	}
+	if !fresh || ep.shuns(who) {
+		return c, nil
+	}
+	for _, l := range ep.links {
+		if other, authed := l.presence(); authed && other.Instance != who.Instance && !ep.shuns(wire.CopyOf(other)) {
+			l.doubt(at)
+			challenged = append(challenged, l)
+		}
+	}
+	return c, challenged
+}
+
+// makeRoom forgets the copy that was silent for longest.
+func (ep *endpoint) makeRoom() {
+	if len(ep.copies) < maxCopies {
+		return
+	}
+	oldest := slices.MinFunc(ep.copies, func(a, b *sighting) int { return a.at.Compare(b.at) })
+	ep.copies = slices.DeleteFunc(ep.copies, func(c *sighting) bool { return c == oldest })
+}
+
+// doubt has the link count for nothing until it answers.
+func (l *link) doubt(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.challenged, l.answered = now, false
+}
+
+// challenge asks links in doubt whether they live, and polls to come back at once.
+func (h *Hub) challenge(agent string, links []*link, now time.Time) {
+	for _, l := range links {
+		l.conn.Ping(true)
+		h.wheel.atLatest(l, now.Add(challengeFor))
+	}
+	h.opts.Delivery.Wake(agent)
+}
+
+// aloneAfter is how long a copy must be silent to count as gone.
+func (h *Hub) aloneAfter(agent string) time.Duration {
+	return max(aloneAfterMin, ms(h.opts.Policy(agent).WithDefaults().BeaconIllMS)*3/2)
+}
+
+// contention says whether one machine alone holds the identity at now. Those that
+// an operator has told apart from it don't count. Call with mu held.
+func (h *Hub) contention(ep *endpoint, agent string, now time.Time) identity {
+	var all []*sighting
+	for _, c := range ep.copies {
+		if !ep.shuns(c.who) {
+			all = append(all, c)
+		}
+	}
+	if len(all) < 2 {
+		return identitySole
+	}
+	doubted := map[string]bool{} // instances with a link that has not answered yet
+	for _, l := range ep.links { // an open link that is not in doubt speaks for its copy
+		who, authed := l.presence()
+		l.mu.Lock()
+		sure := l.challenged.IsZero() || l.answered
+		l.mu.Unlock()
+		doubted[who.Instance] = doubted[who.Instance] || authed && !sure
+		if i := slices.IndexFunc(all, func(c *sighting) bool { return c.who.Instance == who.Instance }); i >= 0 && authed && sure {
+			ep.signs++
+			all[i].at, all[i].last = now, ep.signs
+		}
+	}
+	newest := all[len(all)-1] // first heard last
+	window, state := h.aloneAfter(agent), identitySole
+	for _, c := range all {
+		if c == newest {
+			continue
+		}
+		slack := time.Duration(0)
+		if c.who.SameBoot(newest.who) {
+			slack = inFlight
+		}
+		recent := now.Sub(c.at) < window && now.Sub(newest.at) < window
+		switch {
+		case recent && c.last > newest.first && c.at.Sub(newest.since) >= slack:
+			return identityDuplicate
+		case now.Sub(ep.alternated) < alternateFor && now.Sub(c.at) < alternateFor && now.Sub(newest.at) < alternateFor:
+			return identityDuplicate
+		case c.left, c.who.SameBoot(newest.who):
+			// gone, or the same guardian's place taken by its successor
+		case doubted[c.who.Instance]:
+			state = identityContested // its link ends, or it is heard
+		case recent && (now.Sub(c.asked) < challengeFor || c.who.Fingerprint != newest.who.Fingerprint):
+			// It may answer yet; and who has another fingerprint is no return of the same machine.
+			state = identityContested
+		}
+	}
+	return state
+}
+
+// linked reports whether a copy has an open link. Call with mu held.
+func (h *Hub) linked(ep *endpoint, c *sighting) bool {
+	return slices.ContainsFunc(ep.links, func(l *link) bool {
+		who, authed := l.presence()
+		return authed && who.Instance == c.who.Instance
+	})
+}
+
+// ended takes in that a link has: unless its copy also calls by the second door,
+// it has left, as far as can be told from here. Call with mu held.
+func (ep *endpoint) ended(l *link) {
+	l.mu.Lock()
+	instance, silent := l.who.Instance, !l.challenged.IsZero() && !l.answered
+	l.mu.Unlock()
+	for _, c := range ep.copies {
+		if c.who.Instance == instance && (c.door == wire.ChannelLink || silent && c.at.Before(l.challenged)) {
+			c.left = true
+		}
+	}
+}
+
+// other gives the resolution by which who is not the machine that keeps the identity; nil: none.
+func (ep *endpoint) other(who wire.Copy) *store.Resolution {
+	var since time.Time
+	for _, c := range ep.copies {
+		if c.who.Instance == who.Instance {
+			since = c.since
+		}
+	}
+	for _, r := range slices.Backward(ep.resolved) {
+		// Once that machine has left, who comes anew with its looks is to be asked again.
+		left := r.DoneAt != nil && (since.IsZero() || since.After(*r.DoneAt)) && who.Instance != r.Other.Instance
+		if !left && who.Which(r.Kept, r.Other) == 2 {
+			return &r
+		}
+	}
+	return nil
+}
+
+func (ep *endpoint) shuns(who wire.Copy) bool { return ep.other(who) != nil }
+
+// ErrNoCopy: no machine of that instance has been heard.
+var ErrNoCopy = errors.New("no machine with this identity is known by that instance")
+
+// ErrSoleCopy: there is nothing to resolve.
+var ErrSoleCopy = errors.New("only one machine has been heard with this identity")
+
+// Split tells which copies of agent are not the one that keep names, by its
+// instance or the beginning of it.
+func (h *Hub) Split(agent, keep string) (kept wire.Copy, others []wire.Copy, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ep, now := h.endpoint(agent), time.Now()
+	var fits []*sighting
+	for _, c := range ep.copies {
+		if c.who.Instance == keep {
+			fits = []*sighting{c}
+			break
+		}
+		if len(keep) >= store.MinPrefix && strings.HasPrefix(c.who.Instance, keep) {
+			fits = append(fits, c)
+		}
+	}
+	if len(fits) != 1 {
+		return kept, nil, ErrNoCopy
+	}
+	kept = fits[0].who
+	for _, c := range ep.copies {
+		// Ends of the kept machine's own past are not machines.
+		past := slices.Contains(kept.Before, c.who.Instance) && (c.left || now.Sub(c.at) >= h.aloneAfter(agent))
+		if c.who.Instance != kept.Instance && !past && !c.superseded(ep) {
+			others = append(others, c.who)
+		}
+	}
+	if len(others) == 0 {
+		return kept, nil, ErrSoleCopy
+	}
+	return kept, others, nil
+}
+
+// superseded reports whether a later guardian start of the same machine took c's place.
+func (c *sighting) superseded(ep *endpoint) bool {
+	return slices.ContainsFunc(ep.copies, func(o *sighting) bool {
+		return o != c && o.first > c.first && c.at.Sub(o.since) <= inFlight &&
+			(o.who.SameBoot(c.who) || slices.Contains(o.who.Before, c.who.Instance) && o.who.Fingerprint == c.who.Fingerprint)
+	})
+}
+
+// Resolved puts an operator's word on duplicates of agent in force: all of them,
+// oldest first, as stored. It calls the machines that are to act on it.
+func (h *Hub) Resolved(agent string, all []store.Resolution) {
+	h.mu.Lock()
+	ep := h.endpoint(agent)
+	ep.resolved = all
+	ep.alternated = time.Time{}
+	j := h.judgeIdentity(agent, ep)
+	var others []*link
+	for _, l := range ep.links {
+		if who, authed := l.presence(); authed && ep.shuns(wire.CopyOf(who)) {
+			others = append(others, l)
+		}
+	}
+	h.mu.Unlock()
+	for _, l := range others {
+		l.call()
+	}
+	j.cleared = true
+	h.follow(agent, j)
+}
+
+// copies tells of each machine that holds the identity; nil while there is one
+// alone and nobody had to choose. Call with mu held.
+func (h *Hub) copies(ep *endpoint, agent string, now time.Time) (out []operator.Copy) {
+	state := h.contention(ep, agent, now)
+	for _, c := range ep.copies {
+		v := operator.Copy{
+			Copy: c.who, Since: c.since, LastSeen: c.at, Door: c.door, Addr: c.addr,
+			Linked: h.linked(ep, c),
+		}
+		switch r := ep.other(c.who); {
+		case r != nil && r.DoneAt != nil:
+			v.Standing, v.NewAgent = "left", r.NewAgent
+		case r != nil:
+			v.Standing = "leaving"
+		case c.superseded(ep), c.left, state == identitySole && now.Sub(c.at) >= h.aloneAfter(agent):
+			v.Standing = "gone"
+		case state == identitySole:
+			v.Standing = "alone"
+		case state == identityContested:
+			v.Standing = "asked"
+		default:
+			v.Standing = "rival"
+		}
+		for _, r := range ep.resolved {
+			if v.Standing == "alone" && c.who.Which(r.Kept, r.Other) == 1 {
+				v.Standing = "kept"
+			}
+		}
+		out = append(out, v)
+	}
+	several := slices.ContainsFunc(out, func(c operator.Copy) bool { return c.Standing != "gone" && c.Standing != "alone" })
+	if !several && len(ep.resolved) == 0 {
+		return nil
+	}
+	for _, r := range ep.resolved { // machines that have not been heard since
+		heard := slices.ContainsFunc(out, func(c operator.Copy) bool { return c.Which(r.Kept, r.Other) == 2 })
+		if r.DoneAt == nil && !heard {
+			out = append(out, operator.Copy{Copy: r.Other, Standing: "leaving"})
+		}
+	}
+	return out
+}
+
+// call asks the link's agent to come by the second door now.
+func (l *link) call() {
+	env, err := wire.Seal(wire.TypeCall, struct{}{})
+	if err == nil && l.Calls() {
+		err = l.Send(env, func(uint64, time.Time, error) {})
+	}
+	if err != nil {
+		l.log.Info("call not queued", "reason", err)
+	}
+}
