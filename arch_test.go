@@ -40,7 +40,7 @@ var allowed = map[string][]string{
 	"agent/worker":    {"internal", "wire", "selfcheck", "session", "agent/state", "agent/pipe", "agent/task", "agent/link"},
 	"agent/guardian":  {"internal", "wire", "selfcheck", "oob", "agent/state", "agent/pipe", "agent/history", "agent/task/tree"},
 	"agent": {"internal", "wire", "selfcheck", "checkup", "agent/probe", "oob", "agent/state", "agent/pipe", "agent/history",
-		"agent/task/tree", "agent/task", "agent/link", "agent/worker", "agent/guardian"},
+		"agent/task/tree", "agent/task", "agent/link", "agent/worker", "agent/guardian", "agent/versions"},
 	"server/store":           {"internal", "wire", "operator"},
 	"server/store/storetest": {"internal", "wire", "operator", "server/store"},
 	"server/delivery":        {"internal", "wire", "operator", "server/store"},

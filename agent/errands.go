@@ -25,7 +25,9 @@ const (
 // errands are what a directive may ask of this endpoint beyond what the guardian
 // does itself. Each that could hang is a process of its own, started by errand.
 func (s *Setup) errands() map[wire.DirectiveKind]guardian.Errand {
-	return map[wire.DirectiveKind]guardian.Errand{}
+	return map[wire.DirectiveKind]guardian.Errand{
+		wire.DirectiveRunProbes: s.runProbes,
+	}
 }
 
 // errand runs this program with args and gives its standard output, at most max

@@ -63,7 +63,7 @@ func Write(w io.Writer, r Report, st Style) error {
 		b.WriteString(one.text(st))
 	}
 	line("")
-	for _, l := range wrap.Lines(r.sum(), wrap.Width) {
+	for _, l := range wrap.Lines(r.Sum(), wrap.Width) {
 		line(st.paint(colors[r.Worst()], l))
 	}
 	_, err := io.WriteString(w, b.String())
@@ -90,13 +90,20 @@ func (r Result) text(st Style) string {
 	}
 	blank := strings.Repeat(" ", indent)
 	status := st.paint(colors[r.Status], r.Status.word())
-	for i, l := range fold(clean(r.Seen), seenWidth) {
+	width := seenWidth
+	if took == "" {
+		width = wrap.Width - indent
+	}
+	for i, l := range fold(clean(r.Seen), width) {
 		if i > 0 {
 			b.WriteString(blank + l + "\n")
 			continue
 		}
 		head := fmt.Sprintf("  %s  %-*s ", status, nameWidth, clip(clean(r.Name), nameWidth))
-		b.WriteString(strings.TrimRight(head+pad(l, seenWidth)+" "+left(took, tookWidth), " ") + "\n")
+		if took != "" {
+			l = pad(l, width) + " " + left(took, tookWidth)
+		}
+		b.WriteString(strings.TrimRight(head+l, " ") + "\n")
 	}
 	notes := r.Notes
 	if r.Status == Pass && !st.Verbose {
@@ -122,8 +129,8 @@ func (r Result) text(st Style) string {
 	return b.String()
 }
 
-// sum is the last line.
-func (r Report) sum() string {
+// Sum is the report in a sentence.
+func (r Report) Sum() string {
 	n := r.counts()
 	var parts []string
 	for _, s := range []Status{Pass, Warn, Fail, Unknown, Skip} {

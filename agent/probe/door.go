@@ -158,6 +158,9 @@ func (r *run) clock(res *checkup.Result) {
 		side = "ahead of"
 	}
 	seen := fmt.Sprintf("%s %s the server's (± %s)", short(s.offset.Abs()), side, short(s.bound))
+	if s.offset.Abs() <= s.bound {
+		seen = fmt.Sprintf("as the server's (± %s)", short(s.bound))
+	}
 	switch off := max(0, s.offset.Abs()-s.bound); {
 	case off > skewFail:
 		fail(res, seen, "Set this machine's clock and have it synchronised (NTP): certificates and scheduled work depend on it. The agent itself corrects for it.")

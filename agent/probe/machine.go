@@ -39,6 +39,8 @@ func (r *run) state(res *checkup.Result) {
 	switch {
 	case exposed != nil:
 		fail(res, exposed.Error(), "The endpoint's key lies in it: make it private (chmod 700), and enroll anew if others may have read it.")
+	case r.subject.Broken != "":
+		fail(res, r.subject.Broken, "Mend the file, or put back a copy of it: the agent does not start with it as it is.")
 	case r.subject.NotEnrolled != "":
 		warn(res, dir+" is private and writable; "+r.subject.NotEnrolled, "Enroll this endpoint: gururmm-agent enroll --server URL --token-file FILE.")
 	default:
@@ -106,7 +108,7 @@ func sizeOf(n uint64) string {
 func (r *run) instance(ctx context.Context, res *checkup.Result) {
 	res.Target = r.subject.LockFile
 	holder, held, err := lockfile.Holder(r.subject.LockFile)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // no such file: nobody ever held it
 		fail(res, err.Error(), "Run the doctor as the account that the agent runs as (root, administrator).")
 		return
 	}
@@ -134,6 +136,8 @@ func (r *run) instance(ctx context.Context, res *checkup.Result) {
 	case answers:
 		fail(res, fmt.Sprintf("process %d answers at %s, but does not hold the lock of this state directory", running.PID, running.Socket),
 			"Another agent runs beside this one: name its directory with --state-dir, or stop it.")
+	case r.subject.NotEnrolled != "":
+		res.Status, res.Seen = checkup.Skip, "no guardian runs: "+r.subject.NotEnrolled
 	default:
 		warn(res, "no guardian runs with this state directory", adviseStart)
 	}
@@ -144,7 +148,7 @@ func (r *run) guardian(ctx context.Context, res *checkup.Result) {
 	running, err := r.running(ctx)
 	switch {
 	case errors.Is(err, ErrNotRunning):
-		res.Status, res.Seen, res.Do = checkup.Skip, "no guardian runs", adviseStart
+		res.Status, res.Seen = checkup.Skip, "no guardian runs"
 	case err != nil:
 		warn(res, err.Error(), "Run the doctor as the account that the agent runs as (root, administrator).")
 	default:

@@ -45,6 +45,8 @@ type Subject struct {
 	Version string
 	// NotEnrolled says why there is no identity; "": there is one.
 	NotEnrolled string
+	// Broken says that a file of the state directory can't be understood; "": none.
+	Broken string
 	// Token makes the JWT of one request; nil: not enrolled.
 	Token     func(now time.Time) (string, error)
 	Addresses []Address

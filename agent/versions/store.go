@@ -73,6 +73,25 @@ func program() string {
 // understood is set aside, and the error says where it is now: the installed
 // program runs.
 func (s *Store) Load() (State, error) {
+	st, err := s.Look()
+	if d, ok := errors.AsType[*damaged](err); ok {
+		kept, qerr := atomicfile.Quarantine(s.StateFile(), time.Now())
+		return State{}, fmt.Errorf("%s can't be understood and was kept as %s: %w", s.StateFile(), kept, errors.Join(d.err, qerr))
+	}
+	return st, err
+}
+
+// damaged says that the state can't be understood.
+type damaged struct {
+	file string
+	err  error
+}
+
+func (d *damaged) Error() string { return d.file + " can't be understood: " + d.err.Error() }
+func (d *damaged) Unwrap() error { return d.err }
+
+// Look reads the state as [Store.Load] does, and changes nothing.
+func (s *Store) Look() (State, error) {
 	f, err := os.Open(s.StateFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return State{}, nil
@@ -90,11 +109,10 @@ func (s *Store) Load() (State, error) {
 	} else if err = json.Unmarshal(raw, &st); err == nil {
 		err = st.validate()
 	}
-	if err == nil {
-		return st, nil
+	if err != nil {
+		return State{}, &damaged{s.StateFile(), err}
 	}
-	kept, qerr := atomicfile.Quarantine(s.StateFile(), time.Now())
-	return State{}, fmt.Errorf("%s can't be understood and was kept as %s: %w", s.StateFile(), kept, errors.Join(err, qerr))
+	return st, nil
 }
 
 // Save writes the state: after it returns, it survives a power cut.

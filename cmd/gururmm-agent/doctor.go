@@ -1,0 +1,132 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"gururmm/agent"
+	"gururmm/agent/probe"
+	"gururmm/checkup"
+	"gururmm/internal/tty"
+)
+
+func doctorCommand(o *agent.Options) *cobra.Command {
+	var d agent.DoctorOptions
+	var asJSON, list, verbose bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Look at this endpoint and its way to the server, and say what to do",
+		Long: "Look at this endpoint and its way to the server, step by step, and say what to\n" +
+			"do about what is found. It changes nothing and leaves the running agent's link\n" +
+			"alone; it works with the agent stopped, and before enrollment with --server.\n\n" +
+			"Exit codes: 0 all pass or warn, 1 any fails, 2 could not run.",
+		Example: "  gururmm-agent doctor\n" +
+			"  gururmm-agent doctor --only echo,mtu\n" +
+			"  gururmm-agent doctor --server https://rmm.example:8443 --pin sha256/…",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if list {
+				return listProbes(cmd.OutOrStdout())
+			}
+			if d.Timeout < 0 {
+				return notRun(cmd, fmt.Errorf("--timeout %v: want more than 0", d.Timeout))
+			}
+			live := &liveLine{w: os.Stderr, on: tty.Is(os.Stderr) && !asJSON, verbose: verbose && !asJSON}
+			d.Told = live.told
+			report, err := agent.Doctor(cmd.Context(), *o, d)
+			live.clear()
+			if err != nil && (!errors.Is(err, cmd.Context().Err()) || len(report.Results) == 0) {
+				return notRun(cmd, err)
+			}
+			if err := show(cmd.OutOrStdout(), report, asJSON, verbose); err != nil {
+				return err
+			}
+			if code := report.ExitCode(); code != checkup.ExitWell {
+				return exitCode(code)
+			}
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	flags.BoolVar(&list, "list", false, "list the probes by name")
+	flags.BoolVarP(&verbose, "verbose", "v", false, "tell each probe as it ends, and more of what is well")
+	flags.StringSliceVar(&d.Only, "only", nil, "run these probes and what they need: name,name…")
+	flags.StringVar(&d.Server, "server", "", "look at this server instead: https://host:port")
+	flags.StringVar(&d.CAFile, "ca", "", "trust the roots in this PEM file for it")
+	flags.StringVar(&d.Pin, "pin", "", "trust exactly this key for it: sha256/…")
+	flags.DurationVar(&d.Timeout, "timeout", 0, "bound each probe (default: each its own, 10s to 85s)")
+	return cmd
+}
+
+func notRun(cmd *cobra.Command, err error) error {
+	fmt.Fprintln(cmd.ErrOrStderr(), "gururmm-agent:", err)
+	return exitCode(checkup.ExitNotRun)
+}
+
+func show(w io.Writer, r checkup.Report, asJSON, verbose bool) error {
+	if asJSON {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(r)
+	}
+	return checkup.Write(w, r, checkup.Style{Color: colorful(os.Stdout), Verbose: verbose})
+}
+
+func listProbes(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, n := range probe.Names {
+		fmt.Fprintf(t, "%s\t%s\n", n.Name, n.What)
+	}
+	return t.Flush()
+}
+
+// liveLine shows on a terminal what is under way, in one line that is taken away
+// again; verbose, it tells each probe's end in a line of its own.
+type liveLine struct {
+	w           io.Writer
+	on, verbose bool
+	busy        []string
+}
+
+// maxLive bounds the line in columns: one that wraps could not be taken away.
+const maxLive = 78
+
+func (l *liveLine) told(p probe.Probe, r *checkup.Result, done, total int) {
+	what := p.Name
+	if p.Endpoint >= 0 {
+		what += " of " + p.Target
+	}
+	if r == nil {
+		l.busy = append(l.busy, what)
+	} else {
+		for i, b := range l.busy {
+			if b == what {
+				l.busy = append(l.busy[:i:i], l.busy[i+1:]...)
+				break
+			}
+		}
+		if l.verbose {
+			l.clear()
+			status, _ := r.Status.MarshalText() // never fails
+			fmt.Fprintf(l.w, "%d/%d %s: %s\n", done, total, what, status)
+		}
+	}
+	if l.on {
+		text := []rune(fmt.Sprintf("%d/%d %s", done, total, strings.Join(l.busy, ", ")))
+		fmt.Fprintf(l.w, "\r\x1b[K%s", string(text[:min(len(text), maxLive)]))
+	}
+}
+
+func (l *liveLine) clear() {
+	if l.on {
+		fmt.Fprint(l.w, "\r\x1b[K")
+	}
+}
