@@ -17,11 +17,14 @@ import (
 	"gururmm/internal/tty"
 )
 
+// doctorName is the command whose exit code 1 means that something was found.
+const doctorName = "doctor"
+
 func doctorCommand(o *agent.Options) *cobra.Command {
 	var d agent.DoctorOptions
 	var asJSON, list, verbose bool
 	cmd := &cobra.Command{
-		Use:   "doctor",
+		Use:   doctorName,
 		Short: "Look at this endpoint and its way to the server, and say what to do",
 		Long: "Look at this endpoint and its way to the server, step by step, and say what to\n" +
 			"do about what is found. It changes nothing and leaves the running agent's link\n" +
@@ -36,14 +39,14 @@ func doctorCommand(o *agent.Options) *cobra.Command {
 				return listProbes(cmd.OutOrStdout())
 			}
 			if d.Timeout < 0 {
-				return notRun(cmd, fmt.Errorf("--timeout %v: want more than 0", d.Timeout))
+				return fmt.Errorf("--timeout %v: want more than 0", d.Timeout)
 			}
 			live := &liveLine{w: os.Stderr, on: tty.Is(os.Stderr) && !asJSON, verbose: verbose && !asJSON}
 			d.Told = live.told
 			report, err := agent.Doctor(cmd.Context(), *o, d)
 			live.clear()
 			if err != nil && (!errors.Is(err, cmd.Context().Err()) || len(report.Results) == 0) {
-				return notRun(cmd, err)
+				return err
 			}
 			if err := show(cmd.OutOrStdout(), report, asJSON, verbose); err != nil {
 				return err
@@ -64,11 +67,6 @@ func doctorCommand(o *agent.Options) *cobra.Command {
 	flags.StringVar(&d.Pin, "pin", "", "trust exactly this key for it: sha256/…")
 	flags.DurationVar(&d.Timeout, "timeout", 0, "bound each probe (default: each its own, 10s to 85s)")
 	return cmd
-}
-
-func notRun(cmd *cobra.Command, err error) error {
-	fmt.Fprintln(cmd.ErrOrStderr(), "gururmm-agent:", err)
-	return exitCode(checkup.ExitNotRun)
 }
 
 func show(w io.Writer, r checkup.Report, asJSON, verbose bool) error {

@@ -17,6 +17,7 @@ import (
 	"gururmm/agent"
 	"gururmm/agent/guardian"
 	"gururmm/agent/state"
+	"gururmm/checkup"
 	"gururmm/internal/version"
 )
 
@@ -46,7 +47,7 @@ func run(args []string) int {
 	defer stop()
 	cmd := root()
 	cmd.SetArgs(args)
-	err := cmd.ExecuteContext(ctx)
+	called, err := cmd.ExecuteContextC(ctx)
 	code, ok := errors.AsType[exitCode](err)
 	switch {
 	case err == nil:
@@ -61,6 +62,9 @@ func run(args []string) int {
 		return exitFailed
 	}
 	fmt.Fprintln(os.Stderr, "gururmm-agent:", err)
+	if called.Name() == doctorName { // whatever is wrong with the call is no fault that it found
+		return checkup.ExitNotRun
+	}
 	return exitFailed
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gururmm/checkup"
 	"gururmm/internal/version"
 )
 
@@ -31,6 +32,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	code := 1
 	if cmd.Name() == execName { // whatever is wrong with exec itself is no code of the command's
 		code = exitNoCode
+	} else if cmd.Name() == doctorName { // nor is it a fault that a doctor found
+		code = checkup.ExitNotRun
 	}
 	exit, ok := errors.AsType[*exitError](err)
 	if ok {
