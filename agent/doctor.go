@@ -52,7 +52,7 @@ func subject(ctx context.Context, o Options, d DoctorOptions) (probe.Subject, er
 		return probe.Subject{}, err
 	}
 	s := probe.Subject{
-		Version: version.Version, StateDir: path, Service: serviceFact, Versions: versionsFact(path),
+		Version: version.Version, StateDir: path, LockFile: filepath.Join(path, lockFile), Service: serviceFact, Versions: versionsFact(path),
 		ProxyFrom: map[probe.Kind]string{probe.KindLink: "from the environment", probe.KindDoor: "by default"},
 	}
 	var config state.Config
@@ -62,7 +62,6 @@ func subject(ctx context.Context, o Options, d DoctorOptions) (probe.Subject, er
 		if config, err = dir.Config(); err != nil {
 			s.Broken, config = err.Error(), state.Config{}
 		}
-		s.LockFile = dir.Path(lockFile)
 		id, err = dir.Identity()
 	}
 	switch {

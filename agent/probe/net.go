@@ -33,8 +33,11 @@ func (r *run) dns(ctx context.Context, p Probe, res *checkup.Result) {
 		pass(res, p.Target+" is an address: there is no name to resolve")
 		return
 	}
-	var servers servers
-	resolver := &net.Resolver{Dial: servers.dial}
+	servers := servers{reach: r.subject.DialDNS}
+	if servers.reach == nil {
+		servers.reach = (&net.Dialer{}).DialContext
+	}
+	resolver := &net.Resolver{Dial: servers.dial, PreferGo: r.subject.DialDNS != nil}
 	type answer struct {
 		ips  []netip.Addr
 		err  error
@@ -114,12 +117,14 @@ func (r *run) port(p Probe) string {
 // servers notes which name servers the resolver turned to. Where the platform
 // resolves by itself, none are known.
 type servers struct {
+	reach func(ctx context.Context, network, addr string) (net.Conn, error)
+
 	mu    sync.Mutex
 	asked []string
 }
 
 func (s *servers) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	conn, err := s.reach(ctx, network, addr)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if host := hostOf(addr); !slices.Contains(s.asked, host) {

@@ -53,6 +53,9 @@ type Subject struct {
 	// ProxyFrom tells where the way out of link and second door was set.
 	ProxyFrom map[Kind]string
 
+	// DialDNS is a seam: it reaches a name server; nil: as the platform does.
+	DialDNS func(ctx context.Context, network, addr string) (net.Conn, error)
+
 	StateDir string
 	LockFile string
 	// Service, Versions and Guardian are the facts of other houses.
@@ -217,8 +220,8 @@ func (r *run) one(ctx context.Context, p Probe, result *checkup.Result, begun fu
 	got := make(chan checkup.Result, 1)
 	limited, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
-	go func() { // left behind if it hangs in the kernel: this process is short-lived
-		mine := *result
+	mine := *result // of a probe left behind nobody else may read
+	go func() {     // left behind if it hangs in the kernel: this process is short-lived
 		r.look(limited, p, &mine)
 		got <- mine
 	}()

@@ -13,8 +13,8 @@ import (
 	"gururmm/internal/pin"
 )
 
-// expirySoon is when somebody should know that a certificate ends: renewals that
-// run by themselves have done it by then.
+// expirySoon is when somebody should know that a certificate ends, if less than a
+// third of its life is left, too: renewals that run by themselves have done it by then.
 const expirySoon = 14 * 24 * time.Hour
 
 // vendors are TLS inspection products, by what their issuers call themselves
@@ -106,7 +106,7 @@ func (r *run) tls(ctx context.Context, p Probe, res *checkup.Result) {
 	switch {
 	case vendor != "":
 		warn(res, seen+": "+vendor+" opens this connection", fmt.Sprintf("It works, but %s reads and may alter all of it: have %s exempted from TLS inspection.", vendor, targetHost(a.URL)))
-	case (!pinned || a.CA != "") && left < expirySoon:
+	case (!pinned || a.CA != "") && left < min(expirySoon, leaf.NotAfter.Sub(leaf.NotBefore)/3):
 		warn(res, fmt.Sprintf("%s; the certificate ends in %d days", seen, int(left.Hours()/24)), "Renew the server's certificate before "+leaf.NotAfter.UTC().Format(time.DateOnly)+".")
 	default:
 		pass(res, seen)
