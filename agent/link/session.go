@@ -16,9 +16,12 @@ import (
 )
 
 const (
-	// watchEvery is how often the deadlines are looked at, at most: it is also how
-	// exactly a machine that stood still is noticed.
+	// watchEvery is how often the deadlines of a link are looked at that is not
+	// verified yet. A verified one has only the dead window, and an idle endpoint
+	// should not wake for it each second: an eighth of it, or the deadline itself,
+	// but at least watchLeast.
 	watchEvery = time.Second
+	watchLeast = 10 * time.Millisecond
 	// stoodStill: a look at the deadlines that comes so much late means that this
 	// machine did not run. Silence meanwhile says nothing of the peer.
 	stoodStill = 10 * time.Second
@@ -98,7 +101,7 @@ func (s *Session) read() {
 func (s *Session) watch() {
 	last := time.Now()
 	for {
-		every := watchInterval(s.opts.Policy())
+		every := s.watchInterval(last)
 		timer := time.NewTimer(every)
 		select {
 		case <-s.conn.Done():
@@ -119,8 +122,16 @@ func (s *Session) watch() {
 	}
 }
 
-func watchInterval(p wire.Policy) time.Duration {
-	return min(watchEvery, ms(p.DeadMS)/4, ms(p.VerifyMS)/4)
+// watchInterval is how long from now the deadlines need no look.
+func (s *Session) watchInterval(now time.Time) time.Duration {
+	p, heard := s.opts.Policy(), s.heard(now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.verified.IsZero() {
+		return min(watchEvery, ms(p.DeadMS)/4, ms(p.VerifyMS)/4)
+	}
+	left := ms(p.DeadMS) - now.Sub(later(heard, s.awake))
+	return max(watchLeast, min(left, ms(p.DeadMS)/8))
 }
 
 func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
