@@ -345,13 +345,13 @@ var judgeCases = []judgeCase{
 	{name: "a loop takes a while", want: CodeOK, change: func(s *Snapshot) { stall(s, "dispatcher", 3) }},
 	{name: "executor full", want: CodeAgentExecutorFull, change: func(s *Snapshot) { s.Jobs.Running = 8 }, says: "8 of 8 jobs"},
 	{name: "hung", want: CodeAgentHung, masks: []Code{CodeLinkTextLost, CodeAgentStalled + ".reader"}, change: func(s *Snapshot) {
-		s.Worker.Silent = sec(5.5)
+		s.Worker.Silent = sec(6.5)
 		stall(s, "reader", 10)
 		lose(s, 1, 9)
 	}},
-	{name: "hung, by the snapshot's age", want: CodeAgentHung, after: 6},
+	{name: "hung, by the snapshot's age", want: CodeAgentHung, after: 7},
 	{name: "hung before it ever reported", want: CodeAgentHung, change: func(s *Snapshot) {
-		*s = Snapshot{Worker: WorkerFacts{PID: 7, Running: true, Silent: sec(6)}}
+		*s = Snapshot{Worker: WorkerFacts{PID: 7, Running: true, Silent: sec(7)}}
 	}},
 	{name: "not hung after a suspend", want: CodeOK, findings: []Code{FindSuspendResumed}, change: func(s *Snapshot) {
 		s.Worker.Silent, s.Suspend = sec(600), &SuspendFacts{Length: *sec(600), Age: *sec(1)}
@@ -365,7 +365,7 @@ var judgeCases = []judgeCase{
 		s.Worker.Silent, s.Link.Ledger.RTT = sec(2.9), sec(1)
 	}},
 	{name: "a worker just frozen: the ages are those of its last report", want: CodeOK, after: 2, says: "as of the worker's last report, 2.0 s ago"},
-	{name: "a worker frozen, perhaps", want: CodeAgentHung, suspected: true, after: 3.1, says: "not reported for 3.1 s", masks: []Code{CodeLinkTextLost},
+	{name: "a worker frozen, perhaps", want: CodeAgentHung, suspected: true, after: 4.1, says: "not reported for 4.1 s", masks: []Code{CodeLinkTextLost},
 		change: func(s *Snapshot) { lose(s, 1, 0.2); s.Link.Ledger.RTT = sec(1) }},
 	{name: "a proof stands while the worker is perhaps frozen", want: CodeLinkTextLost, after: 4, says: "last report, 4.0 s ago",
 		change: func(s *Snapshot) { lose(s, 1, 5) }},

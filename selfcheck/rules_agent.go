@@ -35,7 +35,7 @@ func lookHung(f *facts, r *rule) *hit {
 	}
 	return &hit{
 		suspected: !f.ripe(silent, r.grace),
-		sentence:  fmt.Sprintf("The worker (process %d) runs and has not reported for %s; it reports every second.", w.PID, span(silent)),
+		sentence:  fmt.Sprintf("The worker (process %d) runs and has not reported for %s; it reports every 2 s.", w.PID, span(silent)),
 		evidence:  []Evidence{{Fact: "worker.silent", Seen: span(silent), Expected: "under " + span(r.grace)}},
 	}
 }

@@ -173,7 +173,7 @@ func TestFrozenWorkerIsJudgedHungAndStatusAnswers(t *testing.T) {
 			!strings.Contains(st.Verdict.Sentence, "has not reported for 4.") {
 			t.Fatalf("status after 4 s: %s (suspected %v) of worker %d: %s", st.Verdict.Code, st.Verdict.Suspected, st.Snapshot.Worker.PID, st.Verdict.Sentence)
 		}
-		pass(1500 * time.Millisecond)
+		pass(2500 * time.Millisecond)
 		if got := b.spawned(); got != 2 {
 			t.Fatalf("%d workers were started, want a second one at once", got)
 		}

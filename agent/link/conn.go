@@ -2,6 +2,7 @@ package link
 
 import (
 	"net"
+	"sync/atomic"
 	"time"
 
 	"gururmm/selfcheck"
@@ -13,6 +14,7 @@ type tapped struct {
 	net.Conn
 	ring    *selfcheck.Ring
 	in, out *selfcheck.Tap
+	bytes   atomic.Uint64 // both ways
 }
 
 func tap(c net.Conn) *tapped {
@@ -26,6 +28,7 @@ func tap(c net.Conn) *tapped {
 func (t *tapped) Read(b []byte) (int, error) {
 	n, err := t.Conn.Read(b)
 	if n > 0 {
+		t.bytes.Add(uint64(n))
 		t.in.Observe(b[:n], time.Now())
 	}
 	return n, err
@@ -34,6 +37,7 @@ func (t *tapped) Read(b []byte) (int, error) {
 func (t *tapped) Write(b []byte) (int, error) {
 	n, err := t.Conn.Write(b)
 	if n > 0 {
+		t.bytes.Add(uint64(n))
 		t.out.Observe(b[:n], time.Now())
 	}
 	return n, err

@@ -330,6 +330,10 @@ func (s *Session) Busy(now time.Time) (reader, writer *time.Duration) {
 	return selfcheck.Age(f.ReaderBusy, now), selfcheck.Age(f.WriterBusy, now)
 }
 
+// Traffic is how many bytes of WebSocket have gone over this link, both ways: while
+// it stays the same, no fact of the link but its ages has changed.
+func (s *Session) Traffic() uint64 { return s.wire.bytes.Load() }
+
 // WriterWaits tells whether the write under way is in a call to the network,
 // which has a deadline of its own.
 func (s *Session) WriterWaits() bool { return s.conn.Facts(time.Now()).WriterWaits }

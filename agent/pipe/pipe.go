@@ -61,8 +61,8 @@ type DrainOrder struct {
 
 // Fact is one line from the worker. Exactly one field is set.
 type Fact struct {
-	// Snapshot: at once on a change, and at least every ten seconds; in between, each
-	// second, Same: nothing but ages has changed since the last one.
+	// Snapshot: at once on a change, and at least every ten seconds; in between, every
+	// two seconds, Same: nothing but ages has changed since the last one.
 	Snapshot *selfcheck.Snapshot `json:"snapshot,omitempty"`
 	Same     bool                `json:"same,omitempty"`
 	// Upstream: agent → server messages for the second door.

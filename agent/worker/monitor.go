@@ -11,8 +11,12 @@ import (
 )
 
 const (
-	// monitorEvery is how often tokens are posted.
-	monitorEvery = time.Second
+	// monitorEvery is how often tokens are posted, and the longest a guardian waits
+	// for a sign of life. Each wake of an idle process costs far more than what it
+	// then does; five reports in ten seconds are enough to be judged by.
+	monitorEvery = 2 * time.Second
+	// seenWait bounds the monitor's wait for the reporter, which it also watches.
+	seenWait = 100 * time.Millisecond
 	// stoodStill: a tick that late, or a machine's own account of so much sleep,
 	// means that it did not run.
 	stoodStill = 10 * time.Second
@@ -62,12 +66,38 @@ func (w *worker) monitor(ctx context.Context) {
 			w.resumed(gap, now)
 		}
 		last, slept = now, sleptNow
+		if w.stillCalm(now) {
+			w.late.Reset(reportSlack)
+			w.out.unchanged()
+		} else {
+			w.pulseReporter()
+		}
 		w.dispatcher.post(now)
 		w.metrics.post(now)
 		w.executor.post(now, w.exec.Token)
 		if w.out.stuck(now) > guardianDeaf {
 			w.end(stopRequest{grace: stopGrace, reason: "the guardian reads no more", err: ErrGuardianDeaf})
 		}
+	}
+}
+
+// pulseReporter lets the reporter take its snapshot now, before the next tokens go
+// out (one that has just been posted is no fact), and in the same wake of the process.
+func (w *worker) pulseReporter() {
+	select {
+	case <-w.seen: // it was late last time
+	default:
+	}
+	select {
+	case w.pulse <- struct{}{}:
+	default:
+		return
+	}
+	late := time.NewTimer(seenWait)
+	defer late.Stop()
+	select {
+	case <-w.seen:
+	case <-late.C:
 	}
 }
 

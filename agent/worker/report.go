@@ -5,13 +5,15 @@ import (
 	"os"
 	"time"
 
+	"gururmm/agent/link"
 	"gururmm/internal/fault"
 	"gururmm/selfcheck"
 )
 
 const (
-	// reportEvery is the longest a guardian waits for a sign of life.
-	reportEvery = time.Second
+	// reportSlack is how late the monitor may be before the reporter reports by
+	// itself: it has a stalled monitor to tell of.
+	reportSlack = 3 * monitorEvery / 2
 	// reportWhole is the longest between two whole snapshots; what ages by the clock
 	// the guardian ages itself.
 	reportWhole = 10 * time.Second
@@ -42,20 +44,53 @@ func calm(s *selfcheck.Snapshot) bool {
 	return calm
 }
 
+// calmMark is what was seen when the last report was a calm one.
+type calmMark struct {
+	whole             time.Time // of the whole snapshot it stands on
+	session           *link.Session
+	traffic           uint64
+	started, finished uint64
+}
+
+// stillCalm reports whether the last report was calm and nothing has happened
+// since that could have changed it: "the same" can be said without a look at every fact.
+func (w *worker) stillCalm(now time.Time) bool {
+	m := w.calm.Load()
+	if m == nil || now.Sub(m.whole) >= reportWhole || len(w.changes) > 0 {
+		return false
+	}
+	for _, p := range []*time.Duration{
+		w.dispatcher.pending(now), w.metrics.pending(now), w.executor.pending(now), w.ordering.pending(now),
+	} {
+		if p != nil {
+			return false
+		}
+	}
+	reader, writer := w.link.busy(now)
+	started, finished := w.exec.Counters()
+	s := w.link.session()
+	return reader.Pending == nil && writer.Pending == nil && started == m.started && finished == m.finished &&
+		s != nil && s == m.session && s.Traffic() == m.traffic
+}
+
 // report sends snapshots: at once on a change, at least every reportWhole, and
-// something each second.
+// something at each pulse of the monitor, which alone says "the same" while
+// nothing happens.
 func (w *worker) report(ctx context.Context) {
-	timer := time.NewTimer(0)
+	timer := w.late
 	defer timer.Stop()
 	var last time.Time
 	wasRewritten := false
 	var whole time.Time
 	var said *selfcheck.Snapshot // the last whole one
 	for {
+		pulsed := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case <-w.pulse:
+			pulsed = true
 		case <-w.changes:
 			if wait := reportGap - time.Since(last); wait > 0 {
 				timer.Reset(wait)
@@ -68,19 +103,36 @@ func (w *worker) report(ctx context.Context) {
 		}
 		w.cfg.Gate()
 		fault.Stall(faultDeadlock)
+		mark := calmMark{session: w.link.session()}
+		mark.started, mark.finished = w.exec.Counters()
+		if mark.session != nil {
+			mark.traffic = mark.session.Traffic()
+		}
 		s := w.snapshot()
-		if said != nil && calm(s) && s.Same(*said) && time.Since(whole) < reportWhole {
+		if pulsed {
+			select {
+			case w.seen <- struct{}{}:
+			default:
+			}
+		}
+		calm := calm(s)
+		if said != nil && calm && s.Same(*said) && time.Since(whole) < reportWhole {
 			w.out.unchanged()
 		} else {
 			w.out.report(s)
 			said, whole = s, time.Now()
+		}
+		if mark.whole = whole; calm {
+			w.calm.Store(&mark)
+		} else {
+			w.calm.Store(nil)
 		}
 		if now := rewritten(s.Link.Ledger); now != wasRewritten {
 			wasRewritten = now
 			w.beatSoon()
 		}
 		last = time.Now()
-		timer.Reset(reportEvery)
+		timer.Reset(reportSlack)
 	}
 }
 

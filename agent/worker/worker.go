@@ -107,6 +107,10 @@ type worker struct {
 	changes chan struct{} // something the guardian should know has changed
 	rebeat  chan struct{} // phase, policy or path have changed: when is the next heartbeat due?
 	stop    chan stopRequest
+	pulse   chan struct{}            // the monitor's, for the reporter
+	seen    chan struct{}            // its answer: a snapshot is taken
+	late    *time.Timer              // when the reporter reports without a pulse
+	calm    atomic.Pointer[calmMark] // of the last report; nil: it was not calm
 
 	// life ends when the loops are to end; set before they begin.
 	life     context.Context
@@ -147,7 +151,8 @@ func open(cfg Config, to io.Writer) (*worker, error) {
 	w := &worker{
 		cfg: cfg, log: cfg.Log, inbox: newInbox(),
 		changes: make(chan struct{}, 1), rebeat: make(chan struct{}, 1),
-		stop: make(chan stopRequest, 1),
+		stop: make(chan stopRequest, 1), pulse: make(chan struct{}, 1), seen: make(chan struct{}, 1),
+		late: time.NewTimer(0),
 	}
 	w.dispatcher, w.metrics = newRelay(w.dispatch), newRelay(w.measure)
 	w.out = newOut(to, cfg.Log, func(err error) {
