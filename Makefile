@@ -9,7 +9,7 @@ LDFLAGS   := -s -w -X gururmm/internal/version.Version=$(VERSION)
 GOBUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)"
 GOTEST    := CGO_ENABLED=1 $(GO) test -race
 
-.PHONY: all build demo test check quick days e2e bench fuzz clean
+.PHONY: all build demo test check quick days e2e windows bench fuzz clean
 
 all: build
 
@@ -45,6 +45,9 @@ days: ## an idle day, one with stripped pings, one with a suspend
 e2e: ## real server, proxy and agents; each fault, each kill
 	@sh scripts/need.sh go git gcc bash python3 ps
 	$(GOTEST) -timeout 9m ./lab
+
+windows: ## the Windows build under Wine: unit tests, agent, service
+	bash scripts/windows.sh
 
 bench: ## figures, as ratios in one run
 	$(GO) test -run '^$$' -bench . -benchmem ./selfcheck ./wire

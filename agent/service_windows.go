@@ -96,17 +96,22 @@ func configure(s *mgr.Service) error {
 		return fmt.Errorf("recovery actions: %w", err)
 	}
 	// An orderly stop with an error is a failure too.
-	if err := s.SetRecoveryActionsOnNonCrashFailures(true); err != nil {
+	if err := s.SetRecoveryActionsOnNonCrashFailures(true); err != nil && !unknownLevel(err) {
 		return fmt.Errorf("recovery actions on failures: %w", err)
 	}
 	// SERVICE_PRESHUTDOWN_INFO of <winsvc.h>: milliseconds a shutdown of the machine waits for us.
 	info := struct{ timeout uint32 }{uint32(controlWait.Milliseconds())}
 	err := windows.ChangeServiceConfig2(s.Handle, windows.SERVICE_CONFIG_PRESHUTDOWN_INFO, (*byte)(unsafe.Pointer(&info)))
-	if err != nil {
+	if err != nil && !unknownLevel(err) {
 		return fmt.Errorf("wait at a shutdown: %w", err)
 	}
 	return nil
 }
+
+// unknownLevel: a service manager that is not Windows' own (Wine's) may not know
+// a setting. Neither is needed for the promise: a guardian that fails does not
+// report a stop, and one that is not told of a shutdown in time is ended by it.
+func unknownLevel(err error) bool { return errors.Is(err, windows.ERROR_INVALID_LEVEL) }
 
 // eventSourceExists: one of a former installation is as good.
 func eventSourceExists() bool {

@@ -66,7 +66,7 @@ func TestNotEnrolledEndsInTheForegroundAndWaitsAsAService(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- Run(ctx, s, log, nil) }()
 	client := guardian.NewClient(s.Socket)
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		st, err := client.Status(ctx)
 		if err == nil {

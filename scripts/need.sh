@@ -11,6 +11,7 @@ package_of() { # command -> Debian package
 	gcc) echo "gcc libc6-dev" ;;
 	ps | pgrep) echo procps ;;
 	systemd-analyze) echo systemd ;;
+	ip) echo iproute2 ;;
 	systemd-nspawn) echo systemd-container ;;
 	nsenter | unshare) echo util-linux ;;
 	*) echo "$1" ;;

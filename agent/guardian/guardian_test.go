@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -318,7 +319,7 @@ func TestUnusableStateIsSetAsideAndSaid(t *testing.T) {
 			t.Fatalf("findings %+v, want state.quarantined", st.Findings)
 		}
 		b.end()
-		kept, err := os.ReadDir(strings.TrimSuffix(b.cfg.StateFile, "/guardian.json"))
+		kept, err := os.ReadDir(filepath.Dir(b.cfg.StateFile))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -50,7 +49,7 @@ func TestTraceAndWhoMayAsk(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	path := filepath.Join(dir, "s")
+	path := guardian.SocketPath(dir, false)
 	if b.cfg.Status, err = guardian.ListenStatus(path, ""); err != nil {
 		t.Fatal(err)
 	}

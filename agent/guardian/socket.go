@@ -3,6 +3,8 @@ package guardian
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
+	"time"
 
 	"gururmm/internal/lockfile"
 )
@@ -15,15 +17,20 @@ var ErrInUse = errors.New("another agent is running")
 
 // InUseError says which process holds a state directory.
 type InUseError struct {
-	File string
-	PID  int // 0: not known
+	File  string    // in the state directory
+	PID   int       // 0: not known
+	Since time.Time // zero: not known
 }
 
 func (e *InUseError) Error() string {
-	if e.PID == 0 {
-		return fmt.Sprintf("%v on this state directory (it holds %s)", ErrInUse, e.File)
+	who := "a process that did not leave its id"
+	if e.PID != 0 {
+		who = fmt.Sprintf("process %d", e.PID)
 	}
-	return fmt.Sprintf("%v on this state directory: process %d (it holds %s)", ErrInUse, e.PID, e.File)
+	if !e.Since.IsZero() {
+		who += ", since " + e.Since.Format(time.DateTime)
+	}
+	return fmt.Sprintf("%v: %s, on the state directory %s", ErrInUse, who, filepath.Dir(e.File))
 }
 
 func (e *InUseError) Unwrap() error { return ErrInUse }
@@ -32,7 +39,7 @@ func (e *InUseError) Unwrap() error { return ErrInUse }
 func Lock(file string) (release func() error, err error) {
 	release, err = lockfile.Hold(file)
 	if held, ok := errors.AsType[*lockfile.InUseError](err); ok {
-		err = &InUseError{File: held.File, PID: held.PID}
+		err = &InUseError{File: held.File, PID: held.PID, Since: held.Since}
 	}
 	return release, err
 }

@@ -64,7 +64,7 @@ func TestOneGuardianAStateDirectory(t *testing.T) {
 	}
 	_, err = guardian.Lock(file)
 	held, ok := errors.AsType[*guardian.InUseError](err)
-	if !ok || held.PID != os.Getpid() || !errors.Is(err, guardian.ErrInUse) {
+	if !ok || held.PID != os.Getpid() || !errors.Is(err, guardian.ErrInUse) || !strings.Contains(err.Error(), ", since 2") || !strings.HasSuffix(err.Error(), filepath.Dir(file)) {
 		t.Fatalf("second lock: %v, want ErrInUse with process %d", err, os.Getpid())
 	}
 	if err := release(); err != nil {

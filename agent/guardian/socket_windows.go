@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"time"
 
 	"github.com/Microsoft/go-winio"
 	"golang.org/x/sys/windows"
@@ -37,7 +38,21 @@ func ListenStatus(path, group string) (net.Listener, error) {
 	case err != nil:
 		return nil, fmt.Errorf("status pipe %s: %w", path, err)
 	}
+	wakeUnderWine(path)
 	return l, nil
+}
+
+// wakeUnderWine makes the first client of a pipe ourselves where Wine plays
+// Windows: the library keeps the first instance of a pipe to hold its name and
+// never listens on it; Windows passes it over, Wine connects a client to it, for ever.
+func wakeUnderWine(path string) {
+	if windows.NewLazySystemDLL("ntdll.dll").NewProc("wine_get_version").Find() != nil {
+		return
+	}
+	// An error says that somebody else was first: as good.
+	if c, err := winio.DialPipe(path, new(100*time.Millisecond)); err == nil {
+		c.Close()
+	}
 }
 
 func dialStatus(ctx context.Context, path string) (net.Conn, error) {

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"gururmm/internal/atomicfile"
 )
 
 // Names in the state directory.
@@ -198,7 +200,7 @@ func (l *Log) write(e Event) error {
 func (l *Log) rotate() error {
 	l.file.Close() // Windows renames no open file
 	l.file = nil
-	err := os.Rename(l.path(), filepath.Join(l.dir, Previous))
+	err := atomicfile.Rename(l.path(), filepath.Join(l.dir, Previous))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil // somebody removed it: as good
 	}

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"gururmm/internal/atomicfile"
 )
 
 // Filter chooses events. The zero value takes all.
@@ -119,7 +121,7 @@ func openBoth(dir string) ([]*os.File, error) {
 }
 
 func openMaybe(path string) (*os.File, error) {
-	f, err := os.Open(path)
+	f, err := atomicfile.Open(path) // the log is rotated meanwhile
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -219,7 +218,7 @@ func TestAddressesAreTriedInTurn(t *testing.T) {
 				return nil, ctx.Err()
 			}
 			if addr == "127.0.0.1:99" {
-				return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+				return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", refused)}
 			}
 			return h.listen.Dial(ctx)
 		}
@@ -272,7 +271,7 @@ func TestFailuresAreNamed(t *testing.T) {
 			}
 		}, neterr.DNSNameNotResolved, 0},
 		"refused": {func(h *host, o *link.Options) {
-			o.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
+			o.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, refused }
 		}, neterr.TCPRefused, 0},
 		"unknown authority": {func(h *host, o *link.Options) {
 			o.URL, o.TLS = "wss://localhost/", &tls.Config{RootCAs: x509.NewCertPool()}
@@ -332,6 +331,9 @@ func TestTapsSeeFrames(t *testing.T) {
 		t.Errorf("message %d of %d bytes", m.Number, len(m.Text))
 	}
 	f := s.Facts(time.Now())
+	for end := time.Now().Add(20 * time.Second); f.Out.Frames["text"].Count == 0 && time.Now().Before(end); f = s.Facts(time.Now()) {
+		time.Sleep(time.Millisecond) // the writer counts a frame when it is out
+	}
 	if f.In.Frames["text"].Count != 1 || f.Out.Frames["text"].Count != 1 || f.In.Broken != "" || f.Out.Broken != "" {
 		t.Errorf("taps: in %+v out %+v", f.In, f.Out)
 	}

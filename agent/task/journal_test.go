@@ -1,5 +1,3 @@
-//go:build unix
-
 package task
 
 import (
@@ -125,7 +123,7 @@ func TestFullDiskKeepsTheResult(t *testing.T) {
 	dir, d := t.TempDir(), &disk{}
 	e, u := openWith(t, dir, d)
 	gate := filepath.Join(t.TempDir(), "gate")
-	order(t, e, command("c1", "until [ -e '"+gate+"' ]; do sleep 0.02; done"))
+	order(t, e, command("c1", untilExists(gate)))
 	eventually(t, "c1 to run", func() bool { f := e.Facts(); return len(f.Jobs) == 1 && f.Jobs[0].PID != 0 })
 	<-e.Token()
 	d.full.Store(true)
@@ -228,7 +226,7 @@ func checkAll(t *testing.T, e *Executor, u *upstream, damaged bool) {
 		want = wire.StateInterrupted
 		e.Repeat()
 	}
-	if r := u.result(t, "waits"); r.State != want || !damaged && string(r.Stdout) != "now\n" {
+	if r := u.result(t, "waits"); r.State != want || !damaged && strings.TrimSpace(string(r.Stdout)) != "now" {
 		t.Errorf("waits: %+v", r)
 	}
 	for id, want := range map[string]wire.State{"stored": wire.StateCompleted, "owed": wire.StateCompleted, "began": wire.StateInterrupted} {

@@ -50,7 +50,7 @@ func TestUpstreamTakesTheTrustedDoor(t *testing.T) {
 		p.sendEnv(run("echo by the link"))
 		r.wait("the result on the link", time.Minute, func() bool {
 			for _, env := range p.of(wire.TypeCommandResult) {
-				if res := decode[wire.CommandResult](t, env); string(res.Stdout) == "by the link\n" {
+				if res := decode[wire.CommandResult](t, env); unixText(res.Stdout) == "by the link\n" {
 					return true
 				}
 			}
@@ -149,7 +149,7 @@ func TestDrain(t *testing.T) {
 	srv := newServer(t)
 	r := startRig(t, srv, nil)
 	p := r.verified(1)
-	p.sendSigned(wire.TypeCommand, command(func(c *wire.Command) { c.Script = "exec sleep 1000" }))
+	p.sendSigned(wire.TypeCommand, command(func(c *wire.Command) { c.Script = sleeper }))
 	r.wait("a running job", time.Minute, func() bool { return r.last().Jobs.Running == 1 })
 	r.order(pipe.Order{Drain: &pipe.DrainOrder{GraceMS: 100, Reason: "stop"}})
 	r.stop(nil)

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -444,3 +445,9 @@ func decode[T any](t *testing.T, env wire.Envelope) T {
 	}
 	return v
 }
+
+// unixText gives what a script printed, its lines ended as on Unix.
+func unixText(out []byte) string { return strings.ReplaceAll(string(out), "\r\n", "\n") }
+
+// sleeper is a script that does not end by itself.
+var sleeper = map[bool]string{false: "exec sleep 1000", true: "ping -n 1000 127.0.0.1 >nul"}[runtime.GOOS == "windows"]

@@ -62,11 +62,11 @@ func TestCommandRunsOnceAndReports(t *testing.T) {
 		srv := newServer(t)
 		r := startRig(t, srv, nil)
 		p := r.verified(1)
-		cmd := command(func(c *wire.Command) { c.Script = "echo out; exit 3" })
+		cmd := command(func(c *wire.Command) { c.Script = "echo out\nexit 3" })
 		env := p.sendSigned(wire.TypeCommand, cmd)
 		r.wait("a result", time.Minute, func() bool { return len(p.of(wire.TypeCommandResult)) > 0 })
 		res := decode[wire.CommandResult](t, p.of(wire.TypeCommandResult)[0])
-		if res.ID != cmd.ID || res.ExitCode == nil || *res.ExitCode != 3 || string(res.Stdout) != "out\n" {
+		if res.ID != cmd.ID || res.ExitCode == nil || *res.ExitCode != 3 || unixText(res.Stdout) != "out\n" {
 			t.Errorf("result %+v", res)
 		}
 		if acks := p.of(wire.TypeCommandAck); decode[wire.CommandAck](t, acks[len(acks)-1]).ID != cmd.ID {

@@ -49,8 +49,7 @@ func Write(path string, data []byte, perm os.FileMode) (err error) {
 	if err = tmp.Close(); err != nil {
 		return err
 	}
-	// On Windows os.Rename is MoveFileEx with MOVEFILE_REPLACE_EXISTING.
-	if err = os.Rename(tmp.Name(), path); err != nil {
+	if err = Rename(tmp.Name(), path); err != nil {
 		return err
 	}
 	if serr := SyncDir(dir); serr != nil {
@@ -77,7 +76,7 @@ func Quarantine(path string, now time.Time) (string, error) {
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return "", fmt.Errorf("quarantine %s: %w", path, err)
 		}
-		if err := os.Rename(path, to); err != nil {
+		if err := Rename(path, to); err != nil {
 			return "", fmt.Errorf("quarantine %s: %w", path, err)
 		}
 		if err := SyncDir(filepath.Dir(path)); err != nil {

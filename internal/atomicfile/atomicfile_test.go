@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -65,7 +66,7 @@ func TestConcurrentWritersNeverMix(t *testing.T) {
 				if err := atomicfile.Write(path, bytes.Repeat([]byte{byte('a' + w)}, 4096), 0o600); err != nil {
 					t.Error(err)
 				}
-				got, err := os.ReadFile(path)
+				got, err := read(path)
 				if err != nil || len(got) != 4096 || bytes.Count(got, got[:1]) != 4096 {
 					t.Errorf("a mixed file of %d bytes, %v", len(got), err)
 				}
@@ -114,4 +115,14 @@ func onlyFile(t *testing.T, path string) {
 	if len(list) != 1 || list[0].Name() != filepath.Base(path) {
 		t.Errorf("directory holds %v, want only %s", list, filepath.Base(path))
 	}
+}
+
+// read reads path while others replace it.
+func read(path string) ([]byte, error) {
+	f, err := atomicfile.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
 }

@@ -8,6 +8,9 @@ import (
 	"syscall"
 )
 
+// Rename is os.Rename.
+func Rename(from, to string) error { return os.Rename(from, to) }
+
 func chmod(f *os.File, perm os.FileMode) error { return f.Chmod(perm) }
 
 // SyncDir makes a rename in dir durable.

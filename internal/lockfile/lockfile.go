@@ -17,8 +17,9 @@ var ErrInUse = errors.New("held by another process")
 
 // InUseError says which process holds a file.
 type InUseError struct {
-	File string
-	PID  int // 0: not known
+	File  string
+	PID   int       // 0: not known
+	Since time.Time // when it took the file; zero: not known
 }
 
 func (e *InUseError) Error() string {
@@ -69,6 +70,9 @@ func Hold(file string) (release func() error, err error) {
 	case err != nil:
 	case !free:
 		held := &InUseError{File: file, PID: readPID(f)}
+		if info, err := f.Stat(); err == nil {
+			held.Since = info.ModTime() // the holder wrote its id then, and nothing since
+		}
 		f.Close()
 		return nil, held
 	default:
