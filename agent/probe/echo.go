@@ -45,15 +45,21 @@ type climbed struct {
 	Failed int    // of the smallest that did not; 0: none failed
 	Why    string // it failed
 	Type   string // of the network error
+	Lost   way    // on which way it was lost, where that is proven
 }
 
 // echoed is what the ladders of an endpoint gave; zero: not known.
 type echoed map[way]climbed
 
+// maxSegment is what a packet of Ethernet carries (RFC 894), in bytes: the kernel's
+// idea of loopback or of a network of large frames says nothing of the path beyond.
+const maxSegment = 1460
+
 // brokenBeyond names the directions in which texts of one segment pass and longer
 // ones do not; "" if that is not what is seen.
 func (e echoed) brokenBeyond(segment int) string {
 	var ways []string
+	segment = min(segment, maxSegment)
 	for _, w := range []way{up, down} {
 		// A few segments' worth of slack: the rungs are coarse, and TLS adds to a text.
 		if c := e[w]; c.Failed > 0 && c.Passed > 0 && c.Passed <= segment && c.Failed <= 4*segment {
@@ -75,6 +81,14 @@ func (r *run) echo(ctx context.Context, p Probe, res *checkup.Result) {
 			return
 		}
 		got[w] = c
+		if c.Passed == 0 {
+			// Not even the smallest comes back: what the other direction could do stays unknown.
+			if c.Lost == down {
+				delete(got, w)
+				got[down] = c
+			}
+			break
+		}
 	}
 	r.mu.Lock()
 	r.echoes[p.Endpoint] = got
@@ -88,7 +102,11 @@ func tellEchoes(res *checkup.Result, got echoed) {
 	var seen []string
 	failed, least := false, 0
 	for _, w := range []way{up, down} {
-		c := got[w]
+		c, known := got[w]
+		if !known {
+			seen = append(seen, string(w)+" is unknown")
+			continue
+		}
 		res.Figures[string(w)+"_passed_bytes"] = c.Passed
 		if c.Failed == 0 {
 			seen = append(seen, string(w)+" to "+bytesOf(c.Passed))
@@ -151,7 +169,7 @@ func (l *ladder) climb(ctx context.Context, w way) (climbed, error) {
 		d := link.Describe(why)
 		c.Failed, c.Why, c.Type = size, why.Error(), d.Type
 		if t, ok := errors.AsType[*lost](why); ok {
-			c.Type = t.typ
+			c.Type, c.Lost = t.typ, t.way
 		}
 		return false, nil
 	}
@@ -188,7 +206,10 @@ func between(lo, hi int) int {
 }
 
 // lost says that a text did not pass, and how that is known.
-type lost struct{ what, typ string }
+type lost struct {
+	what, typ string
+	way       way // where that is proven
+}
 
 func (e *lost) Error() string { return e.what }
 
@@ -239,25 +260,25 @@ func (l *ladder) exchange(ctx context.Context, echo wire.Echo, want, size int) e
 			switch {
 			case env.Type == wire.TypeNack:
 				nack, _ := wire.DecodePayload[wire.Nack](env) // empty says as much
-				return &lost{fmt.Sprintf("the server refused it: %s %s", nack.Code, nack.Detail), neterr.WSProtocol}
+				return &lost{what: fmt.Sprintf("the server refused it: %s %s", nack.Code, nack.Detail), typ: neterr.WSProtocol}
 			case env.Type != wire.TypeEchoReply || err != nil:
-				return &lost{"it came back damaged", neterr.WSProtocol}
+				return &lost{what: "it came back damaged", typ: neterr.WSProtocol}
 			case reply.ID != echo.ID:
 				continue // of a text given up before
 			case reply.Got != len(echo.Pad) || len(reply.Pad) != want:
-				return &lost{fmt.Sprintf("%d of %d bytes arrived, %d of %d came back", reply.Got, len(echo.Pad), len(reply.Pad), want), neterr.WSProtocol}
+				return &lost{what: fmt.Sprintf("%d of %d bytes arrived, %d of %d came back", reply.Got, len(echo.Pad), len(reply.Pad), want), typ: neterr.WSProtocol}
 			}
 			return nil
 		case <-tick.C:
 			v := l.look.Conn.Facts(time.Now()).Ledger
 			if g := v.Up; gone(g, v) {
-				return &lost{"it was lost: the server read the ping behind it, but not the text", neterr.WSUnverified}
+				return &lost{"it was lost: the server read the ping behind it, but not the text", neterr.WSUnverified, up}
 			}
 			if g := v.Down; gone(g, v) {
-				return &lost{"it was lost: the server wrote it, and the ping behind it came", neterr.WSUnverified}
+				return &lost{"it was lost: the server wrote it, and the ping behind it came without it", neterr.WSUnverified, down}
 			}
 		case <-over.C:
-			return &lost{"no answer in " + (echoWait + time.Duration(size)*time.Second/slowest).Round(time.Second).String(), neterr.WSSilent}
+			return &lost{what: "no answer in " + (echoWait + time.Duration(size)*time.Second/slowest).Round(time.Second).String(), typ: neterr.WSSilent}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -276,7 +297,7 @@ func gone(g *selfcheck.Gap, v selfcheck.LedgerView) bool {
 // cut says that the connection ended under a text.
 func cut(err error) error {
 	d := link.Describe(err)
-	return &lost{"the connection was cut under it: " + d.Detail, d.Type}
+	return &lost{what: "the connection was cut under it: " + d.Detail, typ: d.Type}
 }
 
 // shape makes an echo whose text (up), or whose reply's (down), has size bytes,

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -67,9 +68,9 @@ func TestBeforeEnrollment(t *testing.T) {
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	day := 24 * time.Hour
-	inspector := func(c *x509.Certificate) { c.Issuer = pkix.Name{} }
 	for _, c := range []struct {
 		name   string
+		issuer string
 		bend   func(*x509.Certificate)
 		trust  func(s *server, a *Address)
 		status checkup.Status
@@ -82,7 +83,7 @@ func TestTLS(t *testing.T) {
 		{name: "by neither", trust: func(s *server, a *Address) { a.CA = "" }, status: checkup.Fail, typ: neterr.TLSCertAuthority, do: "issuer"},
 		{name: "another key", trust: func(s *server, a *Address) { a.CA, a.Pin = "", "sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" },
 			status: checkup.Fail, typ: neterr.TLSCertPin, do: "Another key"},
-		{name: "another CA", bend: inspector, trust: func(s *server, a *Address) { a.CA = string(certtest.NewCA(t).PEM) },
+		{name: "another CA", trust: func(s *server, a *Address) { a.CA = string(certtest.NewCA(t).PEM) },
 			status: checkup.Fail, typ: neterr.TLSCertAuthority, do: "box on the way"},
 		{name: "over", bend: func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }, status: checkup.Fail, typ: neterr.TLSCertDate, do: "Renew"},
 		{name: "soon over", bend: func(c *x509.Certificate) {
@@ -91,15 +92,14 @@ func TestTLS(t *testing.T) {
 		{name: "made for a week, and fresh", bend: func(c *x509.Certificate) { c.NotAfter = time.Now().Add(6 * day) }, status: checkup.Pass},
 		{name: "soon over, but pinned", bend: func(c *x509.Certificate) { c.NotAfter = time.Now().Add(5 * day) },
 			trust: func(s *server, a *Address) { a.CA, a.Pin = "", pin.Of(s.leaf) }, status: checkup.Pass},
+		{name: "inspected, and the inspector trusted", issuer: "Zscaler Root CA", status: checkup.Warn, seen: "Zscaler opens this connection", do: "exempted"},
+		{name: "inspected", issuer: "Zscaler Root CA", trust: func(s *server, a *Address) { a.CA = string(certtest.NewCA(t).PEM) },
+			status: checkup.Fail, typ: neterr.TLSCertAuthority, do: "Zscaler opens this connection"},
 		{name: "another name", bend: func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(192, 0, 2, 1)} }, status: checkup.Fail, typ: neterr.TLSCertName, do: "name"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t, func(leaf *x509.Certificate) {
-				if c.bend != nil {
-					c.bend(leaf)
-				}
-			})
+			s := newServerOf(t, certtest.NewNamedCA(t, cmp.Or(c.issuer, "test authority")), c.bend)
 			subject := s.enrolled(t, s.URL)
 			if c.trust != nil {
 				c.trust(s, &subject.Addresses[0])
@@ -214,9 +214,10 @@ func TestEchoesFindTheLimit(t *testing.T) {
 			seen: "up passes 16 KiB, fails at 17 KiB; down to 256 KiB", do: "texts of 16 KiB and none of more", typ: neterr.WSUnverified, because: "was lost"},
 		{fault: "down drop-text-above:65536", up: [2]int{256 << 10, 0}, down: [2]int{64 << 10, 68 << 10},
 			seen: "down passes 64 KiB", do: "texts of 64 KiB", typ: neterr.WSUnverified, because: "the server wrote it"},
-		{fault: "both drop-text", up: [2]int{0, 100}, down: [2]int{0, 100}, seen: "up fails at 100 B", do: "no text passes", typ: neterr.WSUnverified, because: "was lost"},
-		{fault: "up alter-text", up: [2]int{0, 100}, down: [2]int{0, 100}, seen: "up fails", because: "", typ: neterr.WSProtocol},
-		{fault: "down cut-mid-frame", up: [2]int{0, 100}, down: [2]int{0, 100}, seen: "fails", because: "cut under it", typ: ""},
+		{fault: "both drop-text", up: [2]int{0, 100}, seen: "up fails at 100 B; down is unknown", do: "no text passes", typ: neterr.WSUnverified, because: "was lost"},
+		{fault: "down drop-text", down: [2]int{0, 100}, seen: "up is unknown; down fails at 100 B", because: "the server wrote it", typ: neterr.WSUnverified},
+		{fault: "up alter-text", up: [2]int{0, 100}, seen: "up fails", because: "", typ: neterr.WSProtocol},
+		{fault: "down cut-mid-frame", up: [2]int{0, 100}, seen: "fails", because: "cut under it", typ: ""},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
@@ -229,6 +230,12 @@ func TestEchoesFindTheLimit(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 			for way, want := range map[way][2]int{up: c.up, down: c.down} {
+				if want == ([2]int{}) {
+					if r.Figures[string(way)+"_passed_bytes"] != nil {
+						t.Errorf("%s is not known: %v", way, r.Figures)
+					}
+					continue
+				}
 				failed, _ := r.Figures[string(way)+"_failed_bytes"].(int)
 				if r.Figures[string(way)+"_passed_bytes"] != want[0] || failed != want[1] {
 					t.Errorf("%s: %v, want %v", way, r.Figures, want)
@@ -273,8 +280,10 @@ func TestBrokenBeyondAPacket(t *testing.T) {
 		{echoed{up: {Passed: 16 << 10, Failed: 17 << 10}}, ""}, // a limit on messages
 		{echoed{up: {Failed: 100}}, ""},                        // nothing passes at all
 	} {
-		if got := c.e.brokenBeyond(1448); got != c.want {
-			t.Errorf("%v: %q, want %q", c.e, got, c.want)
+		for _, segment := range []int{1448, 8948, 32741} { // Ethernet, jumbo frames, loopback
+			if got := c.e.brokenBeyond(segment); got != c.want {
+				t.Errorf("%v by segments of %d: %q, want %q", c.e, segment, got, c.want)
+			}
 		}
 	}
 }

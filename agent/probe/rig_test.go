@@ -42,7 +42,12 @@ type server struct {
 
 func newServer(t *testing.T, bend func(*x509.Certificate)) *server {
 	t.Helper()
-	s := &server{ca: certtest.NewCA(t), known: "good"}
+	return newServerOf(t, certtest.NewCA(t), bend)
+}
+
+func newServerOf(t *testing.T, ca *certtest.CA, bend func(*x509.Certificate)) *server {
+	t.Helper()
+	s := &server{ca: ca, known: "good"}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/link", s.link)
 	mux.HandleFunc("POST /v1/oob/poll", s.poll)

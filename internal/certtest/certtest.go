@@ -27,9 +27,15 @@ type CA struct {
 // NewCA makes an authority.
 func NewCA(t testing.TB) *CA {
 	t.Helper()
+	return NewNamedCA(t, "test authority")
+}
+
+// NewNamedCA makes an authority that calls itself name.
+func NewNamedCA(t testing.TB, name string) *CA {
+	t.Helper()
 	key := newKey(t)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-100 * 24 * time.Hour), NotAfter: time.Now().Add(100 * 24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}

@@ -157,7 +157,17 @@ func (a *Agent) Status(ctx context.Context) (guardian.Status, error) {
 
 // StatusCommand asks as a person at the machine would, and gives the exit code too.
 func (a *Agent) StatusCommand(ctx context.Context, args ...string) (out string, code int, err error) {
-	out, err = a.run(ctx, nil, append([]string{"status", "--state-dir", a.Dir}, args...)...)
+	return a.coded(ctx, append([]string{"status", "--state-dir", a.Dir}, args...)...)
+}
+
+// Doctor looks as a person at the machine would, and gives the exit code too.
+func (a *Agent) Doctor(ctx context.Context, args ...string) (out string, code int, err error) {
+	return a.coded(ctx, append([]string{"doctor", "--state-dir", a.Dir}, args...)...)
+}
+
+// coded runs the agent's program and tells its exit code apart from a failure to run.
+func (a *Agent) coded(ctx context.Context, args ...string) (out string, code int, err error) {
+	out, err = a.run(ctx, nil, args...)
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return out, exit.ExitCode(), nil
 	}
