@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"gururmm/agent/guardian"
+	"gururmm/agent/state"
 	"gururmm/agent/task/tree"
 	"gururmm/wire"
 )
@@ -24,8 +25,9 @@ const (
 
 // errands are what a directive may ask of this endpoint beyond what the guardian
 // does itself. Each that could hang is a process of its own, started by errand.
-func (s *Setup) errands() map[wire.DirectiveKind]guardian.Errand {
+func (s *Setup) errands(id state.Identity) map[wire.DirectiveKind]guardian.Errand {
 	return map[wire.DirectiveKind]guardian.Errand{
+		wire.DirectiveReenroll:  s.renew(id),
 		wire.DirectiveRunProbes: s.runProbes,
 	}
 }

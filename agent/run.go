@@ -31,6 +31,7 @@ const (
 	guardianFile = "guardian.json"
 	spoolDir     = "spool"
 	stacksDir    = "stacks"
+	jobsDir      = "jobs" // the worker's
 )
 
 // HintEnroll is what a person does about [state.ErrNotEnrolled].
@@ -47,7 +48,24 @@ func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) (
 	defer unlock()
 	tell := s.teller(log)
 	defer func() { tell.end(err) }()
+	for {
+		if err = s.guard(ctx, log, workerLog, tell); !errors.Is(err, guardian.ErrRenewed) || ctx.Err() != nil {
+			break
+		}
+	}
+	if errors.Is(err, guardian.ErrRenewed) {
+		return nil // the next start puts it in place
+	}
+	return err
+}
+
+// guard guards as one identity. The error wraps [guardian.ErrRenewed] if another waits.
+func (s *Setup) guard(ctx context.Context, log *slog.Logger, workerLog io.Writer, tell teller) error {
 	began := time.Now()
+	findings, err := s.settle(ctx, log)
+	if err != nil {
+		return err
+	}
 	identity, err := s.Dir.Identity()
 	if err != nil {
 		if !s.Service {
@@ -61,6 +79,7 @@ func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) (
 	if err != nil {
 		return err
 	}
+	config.Findings = append(config.Findings, findings...)
 	events, err := history.Open(s.Path)
 	if err != nil {
 		log.Warn("what happens here is not kept", "error", err)
@@ -170,7 +189,7 @@ func (s *Setup) guardianConfig(id state.Identity, log *slog.Logger) (guardian.Co
 	c := guardian.Config{
 		Agent: id.Agent, Server: id.Server, Presence: presence,
 		SavePolicy: s.Dir.SavePolicy, StateFile: s.Dir.Path(guardianFile), StacksDir: s.Dir.Path(stacksDir),
-		Service: s.Service, Log: log, Errands: s.errands(),
+		Service: s.Service, Log: log, Errands: s.errands(id),
 	}
 	for _, k := range id.CommandKeys {
 		c.Keys = append(c.Keys, ed25519.PublicKey(k))

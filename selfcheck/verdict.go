@@ -49,6 +49,7 @@ const (
 	FindRefused        Code = "messages.refused"
 	FindJournal        Code = "journal.unwritable"
 	FindQuarantined    Code = "state.quarantined"
+	FindRenewed        Code = "identity.renewed"
 )
 
 // Severity of a verdict.

@@ -123,6 +123,8 @@ func (g *Guardian) admit(m wire.Envelope) (wire.Directive, error) {
 		return d, refuse(wire.CodeUnparseable, "directive without a usable id")
 	case d.Agent != g.cfg.Agent:
 		return d, refuse(wire.CodeWrongAgent, "directive for another agent")
+	case d.Kind == wire.DirectiveReenroll && !g.meant(d.Reenroll):
+		return d, refuse(wire.CodeWrongAgent, "it names another machine with this identity")
 	case !now.Before(d.ExpiresAt):
 		return d, refuse(wire.CodeExpired, "expired at "+d.ExpiresAt.UTC().Format(time.RFC3339))
 	case d.ExpiresAt.Sub(now) > maxLife:
@@ -135,6 +137,13 @@ func (g *Guardian) admit(m wire.Envelope) (wire.Directive, error) {
 	g.memory.done[d.ID] = d.ExpiresAt
 	g.memory.dirty, g.memory.urgent = true, true
 	return d, nil
+}
+
+// meant reports whether the machine that is to take a new identity is this one, as
+// this very guardian: one of several with the same key.
+func (g *Guardian) meant(r *wire.Reenroll) bool {
+	p := g.cfg.Presence
+	return r != nil && r.Instance == p.Instance && (r.Fingerprint == "" || r.Fingerprint == p.Fingerprint)
 }
 
 // obey does what d orders. The list is closed; what is not in it is refused, never ignored.

@@ -60,6 +60,9 @@ func (g *Guardian) errandEnded(e errandEnd) {
 	}
 	g.log.Info("errand done", "id", e.d.ID, "kind", e.d.Kind, "detail", e.detail)
 	g.result(e.d, wire.DirectiveDone, e.detail, e.report)
+	if e.d.Kind == wire.DirectiveReenroll {
+		g.renewed, g.stopping = true, true
+	}
 }
 
 // result is the receipt of a directive: it goes up by the second door, and what is

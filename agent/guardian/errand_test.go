@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -140,5 +141,42 @@ func TestACallByTheLinkIsFollowedAtOnce(t *testing.T) {
 			t.Fatalf("one call led to %d more polls", more)
 		}
 		b.end()
+	})
+}
+
+// Of several machines with one identity, only the one that is named takes another.
+func TestReenrollIsForTheNamedMachineAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		var began atomic.Int32
+		b.cfg.Errands = map[wire.DirectiveKind]guardian.Errand{
+			wire.DirectiveReenroll: func(context.Context, wire.Directive) (string, json.RawMessage, error) {
+				if began.Add(1) == 1 {
+					return "", nil, errors.New("the token is spent")
+				}
+				return "it is agent x", nil, nil
+			},
+		}
+		b.run()
+		pass(2 * time.Second)
+		order := func(id string, r *wire.Reenroll) wire.Envelope {
+			return b.directive(wire.Directive{ID: id, Kind: wire.DirectiveReenroll, Reenroll: r, ExpiresAt: time.Now().Add(time.Hour)})
+		}
+		me := b.cfg.Presence
+		b.send(order("nobody", nil), order("other", &wire.Reenroll{Instance: "other", Fingerprint: me.Fingerprint}),
+			order("moved", &wire.Reenroll{Instance: me.Instance, Fingerprint: "other"}))
+		if n := b.door.nacks(t); len(n) != 3 || n[0].Code != wire.CodeWrongAgent || n[1].Code != wire.CodeWrongAgent || n[2].Code != wire.CodeWrongAgent {
+			t.Fatalf("orders for others: %+v", n)
+		}
+		b.send(order("spent", &wire.Reenroll{Instance: me.Instance, Fingerprint: me.Fingerprint}))
+		pass(time.Minute)
+		if began.Load() != 1 {
+			t.Fatalf("begun %d times", began.Load())
+		}
+		b.send(order("good", &wire.Reenroll{Instance: me.Instance, Fingerprint: me.Fingerprint}))
+		pass(time.Minute)
+		if err := <-b.done; !errors.Is(err, guardian.ErrRenewed) || began.Load() != 2 {
+			t.Errorf("ended with %v after %d errands", err, began.Load())
+		}
 	})
 }

@@ -40,6 +40,10 @@ import (
 // the process must end uncleanly, so that the service manager starts it again.
 var ErrRestartService = errors.New("the service must be restarted")
 
+// ErrRenewed says that a new identity waits to be put in place: the guardian of
+// the old one has ended for it.
+var ErrRenewed = errors.New("this machine takes a new identity")
+
 // Door is the second door; [oob.Client] is the real one. Calls obey their context.
 type Door interface {
 	Beacon(ctx context.Context, r oob.Report) (wire.PollResponse, error)
@@ -202,6 +206,7 @@ type Guardian struct {
 	ladderAt  time.Time
 	stopping  bool
 	restart   bool // end with ErrRestartService
+	renewed   bool // end with ErrRenewed
 }
 
 // New checks cfg; [Guardian.Run] does the rest.
@@ -242,7 +247,7 @@ func New(cfg Config) (*Guardian, error) {
 }
 
 // Run guards until ctx ends, then stops in order and returns nil; or returns
-// [ErrRestartService]. It returns only after all it started has ended.
+// [ErrRestartService] or [ErrRenewed]. It returns only after all it started has ended.
 func (g *Guardian) Run(ctx context.Context) error {
 	g.start = time.Now()
 	helpers, release := context.WithCancel(context.WithoutCancel(ctx))
@@ -310,7 +315,10 @@ func (g *Guardian) Run(ctx context.Context) error {
 		g.log.Error("state can't be written", "error", err)
 	}
 	g.log.Info("guardian ended", "restart", g.restart)
-	if g.restart {
+	switch {
+	case g.renewed:
+		return ErrRenewed
+	case g.restart:
 		return ErrRestartService
 	}
 	return nil

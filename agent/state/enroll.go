@@ -37,6 +37,10 @@ type EnrollOptions struct {
 	CAPEM     []byte // trust these roots, not the system's
 	Pin       string // trust exactly this key
 	Presence  wire.Presence
+	// Key is traded for the identity; nil: a fresh one.
+	Key ed25519.PrivateKey
+	// Proxy chooses the way out; nil: as the environment says.
+	Proxy func(*http.Request) (*url.URL, error)
 	// HTTPClient is a seam. Nil: one that obeys CAPEM, Pin and the environment's proxy.
 	HTTPClient *http.Client
 	// Now is the clock that certificates are judged by; nil: the machine's.
@@ -80,17 +84,25 @@ func Enroll(ctx context.Context, o EnrollOptions) (id Identity, policy wire.Enve
 		if err != nil {
 			return fail(err, "")
 		}
-		transport := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: cfg, DisableKeepAlives: true}
+		proxy := o.Proxy
+		if proxy == nil {
+			proxy = http.ProxyFromEnvironment
+		}
+		transport := &http.Transport{Proxy: proxy, TLSClientConfig: cfg, DisableKeepAlives: true}
 		client = &http.Client{
 			Transport: transport,
 			// The token must not follow a redirect to another host.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
 	}
-	public, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		return fail(err, "")
+	key := o.Key
+	if key == nil {
+		var err error
+		if _, key, err = ed25519.GenerateKey(nil); err != nil {
+			return fail(err, "")
+		}
 	}
+	public := key.Public().(ed25519.PublicKey)
 	body, err := json.Marshal(wire.EnrollRequest{Token: o.Token, PublicKey: public, Presence: o.Presence})
 	if err != nil {
 		return fail(err, "")

@@ -189,7 +189,8 @@ func copyRows(c operator.Copy) [][]string {
 		heard = fmt.Sprintf("%s by the %s from %s, since %s", ago(&c.LastSeen), door, cmp.Or(c.Addr, "an unknown address"), c.Since.Local().Format(time.DateTime))
 	}
 	return [][]string{
-		{"machine", machineName(c) + ": " + is},
+		{"machine", machineName(c)},
+		{"", is},
 		{"", fmt.Sprintf("fingerprint %s, boot %s", short(printable(c.Fingerprint)), short(printable(c.BootID)))},
 		{"", "heard " + heard},
 	}

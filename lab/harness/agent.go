@@ -82,8 +82,11 @@ func (a *Agent) Clone(name string) (*Agent, error) {
 		return nil, err
 	}
 	// Only what makes the identity: a socket can't be copied.
-	for _, file := range []string{"identity.json", "policy.json"} {
+	for _, file := range []string{"identity.json", "policy.json", "instances.json"} {
 		raw, err := os.ReadFile(filepath.Join(a.Dir, file))
+		if file == "instances.json" && errors.Is(err, os.ErrNotExist) {
+			continue // never started
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -183,7 +183,7 @@ func (a *API) poll(w http.ResponseWriter, r *http.Request, agent store.Agent) er
 		select {
 		case <-wake:
 			// With several machines about, who comes back lives: a poll that only hangs tells nothing.
-			last = !a.o.Hub.Standing(agent.ID, who).Deliver
+			last = !a.o.Hub.Alone(agent.ID, who)
 		case <-wait.C:
 			last = true
 		case <-held.over: // a newer poll of this instance takes over: nothing is handed out here

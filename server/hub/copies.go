@@ -85,8 +85,17 @@ func (h *Hub) Called(agent string, who wire.Copy, addr string, at time.Time) {
 	h.follow(agent, j)
 }
 
-// Standing says what a copy that has called may be handed now. It is no sign of life:
-// a poll may hang on a connection that is dead.
+// Alone reports whether what waits for agent may be handed to this copy of it.
+func (h *Hub) Alone(agent string, who wire.Copy) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ep := h.endpoint(agent)
+	return !ep.shuns(who) && h.contention(ep, agent, time.Now()) == identitySole
+}
+
+// Standing says what a copy that has called is handed now; an order to take a new
+// identity is due once in a while only. It is no sign of life: a poll may hang on a
+// connection that is dead.
 func (h *Hub) Standing(agent string, who wire.Copy) Standing {
 	now := time.Now()
 	h.mu.Lock()
@@ -299,7 +308,7 @@ func (h *Hub) Split(agent, keep string) (kept wire.Copy, others []wire.Copy, err
 	for _, c := range ep.copies {
 		// Ends of the kept machine's own past are not machines.
 		past := slices.Contains(kept.Before, c.who.Instance) && (c.left || now.Sub(c.at) >= h.aloneAfter(agent))
-		if c.who.Instance != kept.Instance && !past && !c.superseded(ep) {
+		if c.who.Instance != kept.Instance && !past && !c.superseded(ep, now) {
 			others = append(others, c.who)
 		}
 	}
@@ -310,8 +319,8 @@ func (h *Hub) Split(agent, keep string) (kept wire.Copy, others []wire.Copy, err
 }
 
 // superseded reports whether a later guardian start of the same machine took c's place.
-func (c *sighting) superseded(ep *endpoint) bool {
-	return slices.ContainsFunc(ep.copies, func(o *sighting) bool {
+func (c *sighting) superseded(ep *endpoint, now time.Time) bool {
+	return now.Sub(c.at) > inFlight && slices.ContainsFunc(ep.copies, func(o *sighting) bool {
 		return o != c && o.first > c.first && c.at.Sub(o.since) <= inFlight &&
 			(o.who.SameBoot(c.who) || slices.Contains(o.who.Before, c.who.Instance) && o.who.Fingerprint == c.who.Fingerprint)
 	})
@@ -353,7 +362,7 @@ func (h *Hub) copies(ep *endpoint, agent string, now time.Time) (out []operator.
 			v.Standing, v.NewAgent = "left", r.NewAgent
 		case r != nil:
 			v.Standing = "leaving"
-		case c.superseded(ep), c.left, state == identitySole && now.Sub(c.at) >= h.aloneAfter(agent):
+		case c.superseded(ep, now), c.left, state == identitySole && now.Sub(c.at) >= h.aloneAfter(agent):
 			v.Standing = "gone"
 		case state == identitySole:
 			v.Standing = "alone"
@@ -380,6 +389,33 @@ func (h *Hub) copies(ep *endpoint, agent string, now time.Time) (out []operator.
 		}
 	}
 	return out
+}
+
+// remind asks agents with a link that are to take a new identity to call for the
+// order: their link is well, so they would not call by themselves for long.
+func (h *Hub) remind(now time.Time) {
+	var links []*link
+	h.mu.Lock()
+	for _, ep := range h.agents {
+		if len(ep.resolved) == 0 {
+			continue
+		}
+		for _, c := range ep.copies {
+			r := ep.other(c.who)
+			if r == nil || r.DoneAt != nil || now.Sub(c.ordered) < reenrollEvery {
+				continue
+			}
+			for _, l := range ep.links {
+				if who, authed := l.presence(); authed && who.Instance == c.who.Instance && l.verified() {
+					links = append(links, l)
+				}
+			}
+		}
+	}
+	h.mu.Unlock()
+	for _, l := range links {
+		l.call()
+	}
 }
 
 // call asks the link's agent to come by the second door now.

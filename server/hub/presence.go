@@ -405,6 +405,9 @@ func (s sight) rivals() string {
 			n++
 		}
 	}
+	if n < 2 { // seen in turns
+		return "Several machines hold this identity, commands wait: choose with gururmm agents resolve."
+	}
 	return fmt.Sprintf("%d machines hold this identity, commands wait: choose with gururmm agents resolve.", n)
 }
 
@@ -428,6 +431,7 @@ func (h *Hub) flush() {
 		h.seenLink(l)
 	}
 	h.rejudgeAll()
+	h.remind(time.Now())
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
