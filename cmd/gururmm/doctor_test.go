@@ -67,7 +67,7 @@ func TestDoctorsReportAtTheOperators(t *testing.T) {
 	}{
 		{"well", "doctor vm --last", of(string(wire.DirectiveDone), well), 0, "PASS  disk      plenty", ""},
 		{"ordered", "doctor vm --wait 1m", of(string(wire.DirectiveDone), well), 0, "PASS  disk      plenty", "run_probes waits for vm"},
-		{"ill", "doctor vm --last", of(string(wire.DirectiveDone), ill), 1, "FAIL  state      [2Jgone", ""},
+		{"ill", "doctor vm --last", of(string(wire.DirectiveDone), ill), 1, "FAIL  state     [2Jgone", ""},
 		{"as JSON", "doctor vm --last --json", of(string(wire.DirectiveDone), ill), 1, `"verdict": "fail"`, ""},
 		{"it could not run", "doctor vm", failed, 2, "", "run_probes failed on vm: no room"},
 		{"not come for", "doctor vm --wait 1ms", of(operator.DirectiveWaiting, well), 2, "", "no outcome within 1ms"},
