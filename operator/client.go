@@ -260,6 +260,33 @@ func (c *Client) RemoveBuilds(ctx context.Context, version string) ([]Build, err
 	return l.Items, err
 }
 
+func rolloutPath(id, rest string) string { return "/v1/rollouts/" + url.PathEscape(id) + rest }
+
+// Roll begins a rollout.
+func (c *Client) Roll(ctx context.Context, n NewRollout) (Rollout, error) {
+	return call[Rollout](c, ctx, http.MethodPost, "/v1/rollouts", nil, n)
+}
+
+// Rollouts lists them without rings and failures, the newest first.
+func (c *Client) Rollouts(ctx context.Context) ([]Rollout, error) {
+	return list[Rollout](c, ctx, "/v1/rollouts", nil)
+}
+
+// Rollout gives one by id, or an id's unique beginning, as do all that take one.
+func (c *Client) Rollout(ctx context.Context, id string) (Rollout, error) {
+	return call[Rollout](c, ctx, http.MethodGet, rolloutPath(id, ""), nil, nil)
+}
+
+// StopRollout ends what a rollout would still order.
+func (c *Client) StopRollout(ctx context.Context, id string) (Rollout, error) {
+	return call[Rollout](c, ctx, http.MethodPost, rolloutPath(id, "/stop"), nil, nil)
+}
+
+// ResumeRollout lets a stopped rollout go on.
+func (c *Client) ResumeRollout(ctx context.Context, id string, r ResumeRollout) (Rollout, error) {
+	return call[Rollout](c, ctx, http.MethodPost, rolloutPath(id, "/resume"), nil, r)
+}
+
 // Filter narrows a listing of commands; zero fields don't.
 type Filter struct {
 	Agent string

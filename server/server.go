@@ -23,6 +23,7 @@ import (
 	"gururmm/server/builds"
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
+	"gururmm/server/rollout"
 	"gururmm/server/store"
 	"gururmm/wire"
 )
@@ -69,6 +70,7 @@ type Server struct {
 	delivery *delivery.Service
 	hub      *hub.Hub
 	builds   *builds.Shelf
+	rollouts *rollout.Service
 	api      *api.API
 	main     *http.Server
 	oob      *http.Server
@@ -272,12 +274,35 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 	s.hub = hub.New(hub.Options{
 		Delivery: s.delivery, Store: s.store, Sign: sign, Policy: policy, Log: s.log.With("part", "hub"),
 	})
+	s.rollouts = rollout.New(rollout.Options{
+		Store: s.store, Orders: s.delivery, Fact: s.standing, Log: s.log.With("part", "rollout"),
+	})
 	s.api = api.New(api.Options{
-		Store: s.store, Delivery: s.delivery, Hub: s.hub, Builds: s.builds, Sign: sign, Policy: policy,
+		Store: s.store, Delivery: s.delivery, Hub: s.hub, Builds: s.builds, Rollouts: s.rollouts, Sign: sign, Policy: policy,
 		ServerID: id, CommandKeys: [][]byte{key.Public().(ed25519.PublicKey)},
 		Doors: doors, TrustedProxies: s.cfg.TrustedProxies, Log: s.log.With("part", "api"),
 	})
 	s.main, s.oob = s.serve(s.api.Main()), s.serve(s.api.OOB())
+}
+
+// comingBack is how long after its start a server does not call an endpoint away
+// that it has not heard of: twice the longest back-off of a link is rare, and a
+// beacon of one that seeks its link comes within it.
+const comingBack = 2 * time.Minute
+
+// standing tells rollouts whether an endpoint is there, and what it runs.
+func (s *Server) standing(agent string) rollout.Fact {
+	now := s.hub.Sighted(agent)
+	f := rollout.Fact{Presence: rollout.Present, Version: now.Version, VerifiedSince: now.VerifiedSince}
+	switch now.Presence {
+	case hub.Offline:
+		if f.Presence = rollout.Away; time.Since(now.Hearing) < comingBack {
+			f.Presence = rollout.Unknown
+		}
+	case hub.Quarantined, hub.Duplicate, hub.Silent: // not to be ordered anything now
+		f.Presence = rollout.Away
+	}
+	return f
 }
 
 func (s *Server) serve(h http.Handler) *http.Server {
@@ -296,7 +321,7 @@ func (s *Server) Run(ctx context.Context) error {
 	// The parts outlive ctx: what comes in during the drain is still handled.
 	parts, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	failed := make(chan error, 4) // one for each goroutine below
+	failed := make(chan error, 5) // one for each goroutine below
 	var running sync.WaitGroup
 	part := func(name string, run func() error) {
 		running.Go(func() {
@@ -307,6 +332,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	part("delivery", func() error { return s.delivery.Run(parts) })
 	part("hub", func() error { return s.hub.Run(parts) })
+	part("rollouts", func() error { return s.rollouts.Run(parts) })
 	part("main listener", func() error { return s.main.Serve(s.mainLn) })
 	part("second door", func() error { return s.oob.Serve(s.oobLn) })
 	s.log.Info("serving", "url", s.info.URL, "oob_url", s.info.OOBURL)

@@ -41,6 +41,13 @@ func TestListingsAreReadableAt80Columns(t *testing.T) {
 		ID: wire.NewID(), AgentName: name, Kind: wire.DirectiveRestartService, CreatedBy: name, CreatedAt: seen, EndedAt: &now,
 		State: "delivered", Code: wire.CodeBadSignature, Detail: sentence, Reason: sentence,
 	}
+	build := operator.Build{PublishedBy: name, PublishedAt: now, Build: wire.Build{
+		Version: "v100.200.300-" + strings.Repeat("x", 50), OS: "windows", Arch: "amd64", Size: wire.MaxBuild}}
+	rollout := operator.Rollout{
+		ID: wire.NewID(), Version: build.Version, State: operator.RolloutActive, Now: sentence, CreatedBy: name, CreatedAt: seen,
+		Rings:    []operator.RolloutRing{{Percent: 12.5, Wanted: 10_000, Waiting: 10_000, Ordered: 10_000, Running: 10_000, Done: 10_000, Failed: 10_000, Skipped: 10_000}},
+		Failures: []operator.RolloutAgent{{AgentName: name, Detail: sentence, EndedAt: &seen}},
+	}
 	for what, c := range map[string]struct {
 		print func(w io.Writer) error
 		whole []string // what must stand on one line
@@ -51,6 +58,8 @@ func TestListingsAreReadableAt80Columns(t *testing.T) {
 		"trace":      {func(w io.Writer) error { return printTrace(w, trace) }, []string{command.ID, "result_written"}},
 		"beacons":    {func(w io.Writer) error { return printBeacon(w, beacon) }, []string{"0000000000000007", "owes 1 command;"}},
 		"directives": {func(w io.Writer) error { return listDirectives(w, []operator.Directive{directive}) }, []string{directive.ID, "restart_service"}},
+		"builds":     {func(w io.Writer) error { return listBuilds(w, []operator.Build{build}) }, []string{"windows/amd64"}},
+		"rollout":    {func(w io.Writer) error { return printRollout(w, rollout) }, []string{rollout.ID, "1 (12.5%) *"}},
 		"tokens": {func(w io.Writer) error {
 			return listTokens(w, []operator.EnrollToken{{ID: agent.ID, Site: sentence, UsesLeft: 10_000, ExpiresAt: now}})
 		}, []string{agent.ID}},

@@ -27,7 +27,10 @@ func updateCommand(f *operatorFlags) *cobra.Command {
 			"hold. keygen and sign work without a server, on the machine that builds releases;\n" +
 			"minisign's own keys and signatures serve as well.",
 	}
-	cmd.AddCommand(keygenCommand(f), signCommand(f), publishCommand(f), buildsCommand(f), removeBuildsCommand(f))
+	cmd.AddCommand(
+		keygenCommand(f), signCommand(f), publishCommand(f), buildsCommand(f), removeBuildsCommand(f),
+		rollCommand(f), rolloutStatusCommand(f), rolloutStopCommand(f), rolloutResumeCommand(f),
+	)
 	return cmd
 }
 
@@ -138,7 +141,7 @@ func buildsCommand(f *operatorFlags) *cobra.Command {
 func listBuilds(w io.Writer, items []operator.Build) error {
 	rows := [][]string{{"VERSION", "PLATFORM", "SIZE", "BY", "PUBLISHED"}}
 	for _, b := range items {
-		rows = append(rows, []string{oneLine(b.Version, 24), b.OS + "/" + b.Arch, megabytes(b.Size), oneLine(b.PublishedBy, 12), b.PublishedAt.Local().Format(time.DateTime)})
+		rows = append(rows, []string{oneLine(b.Version, 20), b.OS + "/" + b.Arch, megabytes(b.Size), oneLine(b.PublishedBy, 12), b.PublishedAt.Local().Format(time.DateTime)})
 	}
 	for _, line := range columns(rows) {
 		fmt.Fprintln(w, line)

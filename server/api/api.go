@@ -22,6 +22,7 @@ import (
 	"gururmm/server/builds"
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
+	"gururmm/server/rollout"
 	"gururmm/server/store"
 	"gururmm/wire"
 )
@@ -47,6 +48,7 @@ type Options struct {
 	Delivery    *delivery.Service
 	Hub         *hub.Hub
 	Builds      *builds.Shelf
+	Rollouts    *rollout.Service
 	Sign        func(t wire.Type, payload any) (wire.Envelope, error)
 	Policy      func(agent string) wire.Policy
 	ServerID    string
@@ -116,6 +118,11 @@ func (a *API) Main() http.Handler {
 	a.operator(mux, "GET /v1/builds", a.listBuilds)
 	a.operator(mux, "PUT /v1/builds/{sha256}", a.publish)
 	a.operator(mux, "DELETE /v1/builds/{version}", a.removeBuilds)
+	a.operator(mux, "GET /v1/rollouts", a.listRollouts)
+	a.operator(mux, "POST /v1/rollouts", a.createRollout)
+	a.operator(mux, "GET /v1/rollouts/{id}", a.getRollout)
+	a.operator(mux, "POST /v1/rollouts/{id}/stop", a.stopRollout)
+	a.operator(mux, "POST /v1/rollouts/{id}/resume", a.resumeRollout)
 	a.operator(mux, "GET /v1/enroll-tokens", a.listEnrollTokens)
 	a.operator(mux, "POST /v1/enroll-tokens", a.createEnrollToken)
 	a.operator(mux, "DELETE /v1/enroll-tokens/{id}", a.deleteEnrollToken)

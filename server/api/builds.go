@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -64,6 +65,11 @@ func buildProblem(err error) error {
 
 func (a *API) removeBuilds(w http.ResponseWriter, r *http.Request, by string) error {
 	version := r.PathValue("version")
+	if id, err := a.o.Rollouts.Uses(r.Context(), version); err != nil {
+		return rolloutProblem(err)
+	} else if id != "" {
+		return problem(http.StatusConflict, wire.ProblemConflict, fmt.Sprintf("rollout %s needs it; stop it first: gururmm update stop %s", id, id))
+	}
 	removed, err := a.o.Builds.Remove(r.Context(), version)
 	if errors.Is(err, store.ErrNotFound) {
 		return unknown("published version", version)

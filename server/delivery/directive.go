@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,11 +85,11 @@ func (s *Service) Directive(ctx context.Context, agent string, d operator.NewDir
 	}, by)
 }
 
-// Order stores a directive of any kind, complete but for its id and, if it has
-// none, its expiry, and calls for it. What it carries is the caller's to check.
+// Order stores a directive of any kind, complete but for its id and expiry, if it
+// has none, and calls for it. What it carries is the caller's to check.
 func (s *Service) Order(ctx context.Context, d wire.Directive, by string) (operator.Directive, error) {
 	now := s.o.Now().UTC().Truncate(time.Microsecond)
-	d.ID, d.Reason = wire.NewID(), cut(d.Reason)
+	d.ID, d.Reason = cmp.Or(d.ID, wire.NewID()), cut(d.Reason)
 	if d.ExpiresAt.IsZero() {
 		d.ExpiresAt = now.Add(directiveLife)
 	}
@@ -99,6 +100,20 @@ func (s *Service) Order(ctx context.Context, d wire.Directive, by string) (opera
 		r.post(r.call)
 	}
 	return s.AskDirective(ctx, d.ID)
+}
+
+// Withdraw takes back a directive that was not handed out yet; store.ErrConflict if it was.
+func (s *Service) Withdraw(ctx context.Context, agent, id, why string) error {
+	return s.do(ctx, agent, func() error {
+		r := s.route(agent)
+		if r == nil {
+			return ErrStopped
+		}
+		if _, out := r.directives[id]; out {
+			return store.ErrConflict
+		}
+		return s.st.WithdrawDirective(ctx, store.DirectiveAnswer{ID: id, State: wire.DirectiveFailed, At: r.now(), Detail: cut(why)})
+	})
 }
 
 // call has the agent's guardian come for its directives now: a poll that waits is

@@ -357,6 +357,37 @@ func (h *Hub) View(agent string) wire.ServerView {
 	return v
 }
 
+// Sighting is what is known of an agent's presence and program in this process.
+type Sighting struct {
+	Presence string // one of the words above
+	// Version that its newest verified link told, and since when that is verified; zero: none is.
+	Version       string
+	VerifiedSince time.Time
+	// Hearing is since when this process hears of agents: an agent that was there
+	// before may not have come yet.
+	Hearing time.Time
+}
+
+// Sighted tells whether an agent is there now, and what it runs.
+func (h *Hub) Sighted(agent string) Sighting {
+	now := time.Now()
+	out := Sighting{Presence: h.sight(agent, now).presence(now), Hearing: h.started}
+	h.mu.Lock()
+	var links []*link
+	if ep := h.agents[agent]; ep != nil {
+		links = append(links, ep.links...)
+	}
+	h.mu.Unlock()
+	for _, l := range links { // oldest first
+		l.mu.Lock()
+		if !l.verifiedAt.IsZero() && !l.gone {
+			out.Version, out.VerifiedSince = l.who.Version, l.verifiedAt
+		}
+		l.mu.Unlock()
+	}
+	return out
+}
+
 // Overlay puts what is live over an agent as stored.
 func (h *Hub) Overlay(a *operator.Agent) {
 	now := time.Now()

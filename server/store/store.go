@@ -58,6 +58,7 @@ type Store interface {
 	Beacons
 	Builds
 	Resolutions
+	Rollouts
 	// Ready tells whether the database answers and can be written.
 	Ready(ctx context.Context) error
 	// Close writes what is batched and closes the database.
@@ -210,6 +211,9 @@ type Directives interface {
 	// AnswerDirective records what agent says of one of its directives. One that has
 	// ended stays as it is: changed is false. ErrNotFound if agent has none of this id.
 	AnswerDirective(ctx context.Context, agent string, a DirectiveAnswer) (changed bool, err error)
+	// WithdrawDirective ends one that was never delivered (ID, State, At, Detail);
+	// ErrConflict if it was, or has ended.
+	WithdrawDirective(ctx context.Context, a DirectiveAnswer) error
 	// Directive gives one with its report.
 	Directive(ctx context.Context, id string) (operator.Directive, error)
 	// FindDirectives gives ids as FindCommands does.
@@ -252,4 +256,36 @@ type Builds interface {
 	Builds(ctx context.Context) ([]operator.Build, error)
 	// DeleteBuilds forgets those of a version; ErrNotFound if there are none.
 	DeleteBuilds(ctx context.Context, version string) error
+}
+
+// Rollouts of versions.
+type Rollouts interface {
+	// CreateRollout stores r and the parts of its endpoints.
+	CreateRollout(ctx context.Context, r Rollout, members []operator.RolloutAgent) error
+	// SaveRollout writes what can change of r, together with changed parts.
+	SaveRollout(ctx context.Context, r Rollout, changed ...operator.RolloutAgent) error
+	Rollout(ctx context.Context, id string) (Rollout, error)
+	// Rollouts lists newest first; limit as in CommandFilter.
+	Rollouts(ctx context.Context, limit int) ([]Rollout, error)
+	// OpenRollouts lists those that are not done, oldest first.
+	OpenRollouts(ctx context.Context) ([]Rollout, error)
+	// FindRollouts gives ids as FindCommands does.
+	FindRollouts(ctx context.Context, ref string) (ids []string, err error)
+	// RolloutAgents lists the parts of a rollout's endpoints by ring and name.
+	RolloutAgents(ctx context.Context, id string) ([]operator.RolloutAgent, error)
+}
+
+// Rollout as stored; its plan is complete.
+type Rollout struct {
+	ID        string
+	Version   string
+	Plan      operator.RolloutPlan
+	State     string
+	Reason    string
+	Ring      int
+	SoakSince *time.Time // the ring is through since then
+	ResumedAt *time.Time // failures up to then do not count
+	CreatedBy string
+	CreatedAt time.Time
+	EndedAt   *time.Time
 }

@@ -49,6 +49,8 @@ func Run(t *testing.T, fresh Database) {
 		{"directives are pending until answered or expired, and end once", directives},
 		{"beacons are stored once, the newest stay", beacons},
 		{"a version is one program for each platform", builds},
+		{"a rollout and its endpoints are stored as they are", rollouts},
+		{"an order is withdrawn until it was delivered", withdrawn},
 		{"a failed write takes no other with it", together},
 		{"what was stored is there after closing", reopened},
 		{"after closing everything says so", closed},
@@ -749,6 +751,66 @@ func builds(t *testing.T, r *rig) {
 	}
 	must(t, r.DeleteBuilds(t.Context(), "v1.2.3"))
 	want(t, r.DeleteBuilds(t.Context(), "v1.2.3"), store.ErrNotFound)
+}
+
+func rollouts(t *testing.T, r *rig) {
+	a, b := r.agent(t, "a"), r.agent(t, "b")
+	one := store.Rollout{ID: "r1", Version: "v1.2.3", State: operator.RolloutActive, CreatedBy: "ops", CreatedAt: epoch.UTC(),
+		Plan: operator.RolloutPlan{Rings: []float64{1, 100}, MaxFailures: "5%", SoakMS: 1, Parallel: 2, AllowDowngrade: true, GraceMS: 3}}
+	members := []operator.RolloutAgent{{Agent: b.ID, Ring: 1, State: operator.RollWaiting}, {Agent: a.ID, State: operator.RollWaiting}}
+	must(t, r.CreateRollout(t.Context(), one, members))
+	want(t, r.CreateRollout(t.Context(), one, nil), store.ErrConflict)
+	want(t, r.CreateRollout(t.Context(), store.Rollout{ID: "r0", CreatedAt: epoch}, []operator.RolloutAgent{{Agent: "nobody"}}), store.ErrNotFound)
+	two := one
+	two.ID, two.CreatedAt = "r2", epoch.UTC().Add(time.Second)
+	must(t, r.CreateRollout(t.Context(), two, nil))
+
+	now := epoch.UTC().Add(time.Minute)
+	one.State, one.Reason, one.Ring, one.SoakSince, one.ResumedAt, one.EndedAt = operator.RolloutDone, "why", 1, &now, &now, &now
+	changed := operator.RolloutAgent{Agent: a.ID, State: operator.RollFailed, Directive: "d", OrderedAt: &now, EndedAt: &now, Detail: "broke"}
+	must(t, r.SaveRollout(t.Context(), one, changed))
+	want(t, r.SaveRollout(t.Context(), store.Rollout{ID: "nothing"}), store.ErrNotFound)
+	got, err := r.Rollout(t.Context(), "r1")
+	must(t, err)
+	if fmt.Sprintf("%+v", got.Plan) != fmt.Sprintf("%+v", one.Plan) || got.State != one.State || got.Reason != "why" || got.Ring != 1 ||
+		!got.SoakSince.Equal(now) || !got.ResumedAt.Equal(now) || !got.EndedAt.Equal(now) || got.CreatedBy != "ops" || !got.CreatedAt.Equal(epoch) {
+		t.Fatalf("got %+v", got)
+	}
+	list, err := r.RolloutAgents(t.Context(), "r1")
+	must(t, err)
+	if len(list) != 2 || list[0].AgentName != "a" || list[0].State != operator.RollFailed || list[0].Directive != "d" || !list[0].OrderedAt.Equal(now) ||
+		!list[0].EndedAt.Equal(now) || list[0].Detail != "broke" || list[1].AgentName != "b" || list[1].Ring != 1 || list[1].OrderedAt != nil {
+		t.Fatalf("members %+v", list)
+	}
+	all, err := r.Rollouts(t.Context(), 0)
+	must(t, err)
+	open, err := r.OpenRollouts(t.Context())
+	must(t, err)
+	found, err := r.FindRollouts(t.Context(), "r2")
+	must(t, err)
+	if len(all) != 2 || all[0].ID != "r2" || len(open) != 1 || open[0].ID != "r2" || len(found) != 1 {
+		t.Fatalf("all %+v, open %+v, found %v", all, open, found)
+	}
+	_, err = r.Rollout(t.Context(), "nothing")
+	want(t, err, store.ErrNotFound)
+}
+
+func withdrawn(t *testing.T, r *rig) {
+	a := r.agent(t, "a")
+	for _, id := range []string{"d1", "d2"} {
+		must(t, r.CreateDirective(t.Context(), wire.Directive{ID: id, Agent: a.ID, ExpiresAt: epoch.Add(time.Hour)}, "ops", epoch))
+	}
+	must(t, r.DirectivesDelivered(t.Context(), []string{"d2"}, epoch))
+	back := store.DirectiveAnswer{ID: "d1", State: wire.DirectiveFailed, At: epoch, Detail: "not wanted"}
+	must(t, r.WithdrawDirective(t.Context(), back))
+	want(t, r.WithdrawDirective(t.Context(), back), store.ErrConflict)
+	back.ID = "d2"
+	want(t, r.WithdrawDirective(t.Context(), back), store.ErrConflict)
+	list, err := r.PendingDirectives(t.Context(), a.ID, epoch, epoch)
+	must(t, err)
+	if len(list) != 1 || list[0].ID != "d2" {
+		t.Fatalf("pending are %+v", list)
+	}
 }
 
 func together(t *testing.T, r *rig) {

@@ -1,0 +1,94 @@
+package operator
+
+import "time"
+
+// RolloutPlan is how a version reaches the fleet. Zero fields: defaults.
+type RolloutPlan struct {
+	// Rings are shares of the endpoints, in percent, each including those before it,
+	// each larger than the one before; default 1, 10, 100.
+	Rings []float64 `json:"rings,omitempty"`
+	// MaxFailures of a ring, a number ("3") or a share of it ("5%", the default):
+	// one more, and the rollout stops by itself.
+	MaxFailures string `json:"max_failures,omitempty"`
+	// SoakMS is how long a ring is watched before the next; default 10 min, -1: not at all.
+	SoakMS int64 `json:"soak_ms,omitempty"`
+	// Parallel bounds the endpoints that are ordered and have not ended; default 50.
+	Parallel       int   `json:"parallel,omitempty"`
+	AllowDowngrade bool  `json:"allow_downgrade,omitempty"`
+	GraceMS        int64 `json:"grace_ms,omitempty"` // see wire.Build; 0: the endpoint's default
+}
+
+// NewRollout asks for one (POST /v1/rollouts). Agents or Site narrow it; not both.
+type NewRollout struct {
+	Version string   `json:"version"`
+	Agents  []string `json:"agents,omitempty"` // names or ids
+	Site    string   `json:"site,omitempty"`
+	RolloutPlan
+}
+
+// States of a rollout.
+const (
+	RolloutActive  = "active"
+	RolloutStopped = "stopped" // by an operator or by itself, see Reason; it can be resumed
+	RolloutDone    = "done"
+)
+
+// States of an endpoint in a rollout.
+const (
+	RollWaiting = "waiting" // for its ring, its turn, or to come back
+	RollOrdered = "ordered"
+	RollRunning = "running" // the endpoint has taken it up
+	RollDone    = "done"
+	RollFailed  = "failed"
+	RollSkipped = "skipped" // needs nothing of it: it runs the version, or a newer one
+)
+
+// Rollout as it stands (GET /v1/rollouts/{id}).
+type Rollout struct {
+	ID      string      `json:"id"`
+	Version string      `json:"version"`
+	Plan    RolloutPlan `json:"plan"`
+	State   string      `json:"state"`
+	Reason  string      `json:"reason,omitempty"` // why it stopped
+	// Now says in a sentence what it is at, or waits for.
+	Now       string         `json:"now"`
+	Ring      int            `json:"ring"` // the one under way, from 0
+	Rings     []RolloutRing  `json:"rings,omitempty"`
+	Failures  []RolloutAgent `json:"failures,omitempty"` // in listings left out, as rings are
+	CreatedBy string         `json:"created_by"`         // token name
+	CreatedAt time.Time      `json:"created_at"`
+	EndedAt   *time.Time     `json:"ended_at,omitempty"`
+	// NoProgram are endpoints left out because the version is not published for their
+	// platform; in the answer to its creation only.
+	NoProgram []string `json:"no_program,omitempty"`
+}
+
+// RolloutRing counts the endpoints of one ring.
+type RolloutRing struct {
+	Percent float64 `json:"percent"` // of all endpoints, with the rings before it
+	Wanted  int     `json:"wanted"`
+	Waiting int     `json:"waiting"`
+	Away    int     `json:"away"` // of those waiting: not there now, ordered when they come back
+	Ordered int     `json:"ordered"`
+	Running int     `json:"running"`
+	Done    int     `json:"done"`
+	Failed  int     `json:"failed"`
+	Skipped int     `json:"skipped"`
+}
+
+// RolloutAgent is one endpoint's part.
+type RolloutAgent struct {
+	Agent     string     `json:"agent"`
+	AgentName string     `json:"agent_name"`
+	Ring      int        `json:"ring"`
+	State     string     `json:"state"`
+	Directive string     `json:"directive,omitempty"`
+	OrderedAt *time.Time `json:"ordered_at,omitempty"`
+	EndedAt   *time.Time `json:"ended_at,omitempty"`
+	Detail    string     `json:"detail,omitempty"`
+}
+
+// ResumeRollout lets a stopped rollout go on (POST /v1/rollouts/{id}/resume).
+type ResumeRollout struct {
+	Retry bool `json:"retry,omitempty"` // order those that failed once more
+}

@@ -1,0 +1,104 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	"gururmm/operator"
+	"gururmm/server/rollout"
+	"gururmm/wire"
+)
+
+// maxNamed bounds the endpoints that a rollout may name one by one.
+const maxNamed = 1000
+
+func rolloutProblem(err error) error {
+	switch {
+	case errors.Is(err, rollout.ErrInvalid):
+		return problem(http.StatusBadRequest, wire.ProblemBadRequest, err.Error())
+	case errors.Is(err, rollout.ErrOverlap), errors.Is(err, rollout.ErrState):
+		return problem(http.StatusConflict, wire.ProblemConflict, err.Error())
+	case errors.Is(err, rollout.ErrStopped):
+		return errDraining
+	}
+	return err
+}
+
+func (a *API) createRollout(w http.ResponseWriter, r *http.Request, by string) error {
+	order, err := decodeStrict[operator.NewRollout](w, r)
+	if err != nil {
+		return err
+	}
+	if len(order.Agents) > maxNamed {
+		return problem(http.StatusBadRequest, wire.ProblemBadRequest, fmt.Sprintf("agents: at most %d by name; give a site, or none for all", maxNamed))
+	}
+	for i, ref := range order.Agents {
+		s, err := a.find(r, ref)
+		if err != nil {
+			return err
+		}
+		order.Agents[i] = s.ID
+	}
+	out, err := a.o.Rollouts.Create(r.Context(), order, by)
+	if err != nil {
+		return rolloutProblem(err)
+	}
+	w.Header().Set("Location", "/v1/rollouts/"+out.ID)
+	return a.answer(w, http.StatusCreated, out)
+}
+
+func (a *API) listRollouts(w http.ResponseWriter, r *http.Request, _ string) error {
+	n, err := limit(r)
+	if err != nil {
+		return err
+	}
+	items, err := a.o.Rollouts.Rollouts(r.Context(), n)
+	if err != nil {
+		return rolloutProblem(err)
+	}
+	return a.answer(w, http.StatusOK, operator.List[operator.Rollout]{Items: orEmpty(items)})
+}
+
+func (a *API) getRollout(w http.ResponseWriter, r *http.Request, _ string) error {
+	id, err := one(r, "rollout", a.o.Store.FindRollouts)
+	if err != nil {
+		return err
+	}
+	out, err := a.o.Rollouts.Rollout(r.Context(), id)
+	if err != nil {
+		return rolloutProblem(err)
+	}
+	return a.answer(w, http.StatusOK, out)
+}
+
+func (a *API) stopRollout(w http.ResponseWriter, r *http.Request, by string) error {
+	if _, err := decodeStrict[struct{}](w, r); err != nil {
+		return err
+	}
+	id, err := one(r, "rollout", a.o.Store.FindRollouts)
+	if err != nil {
+		return err
+	}
+	out, err := a.o.Rollouts.Stop(r.Context(), id, by)
+	if err != nil {
+		return rolloutProblem(err)
+	}
+	return a.answer(w, http.StatusOK, out)
+}
+
+func (a *API) resumeRollout(w http.ResponseWriter, r *http.Request, by string) error {
+	order, err := decodeStrict[operator.ResumeRollout](w, r)
+	if err != nil {
+		return err
+	}
+	id, err := one(r, "rollout", a.o.Store.FindRollouts)
+	if err != nil {
+		return err
+	}
+	out, err := a.o.Rollouts.Resume(r.Context(), id, by, order.Retry)
+	if err != nil {
+		return rolloutProblem(err)
+	}
+	return a.answer(w, http.StatusOK, out)
+}

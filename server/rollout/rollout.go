@@ -1,0 +1,141 @@
+// Package rollout brings a version to the fleet, ring by ring, and stops by itself
+// when too many endpoints of a ring fail.
+//
+// Rules that hold here:
+//   - what happens next is decided by one pure function of facts, see [Decide];
+//   - an endpoint has the version when it says so itself, or holds a verified link
+//     with it; that an order was handed over says nothing;
+//   - nothing is ordered of an endpoint that is not there: it is ordered when it
+//     comes back, and holds up no ring;
+//   - a ring is through only if at least one of its endpoints runs the version;
+//   - each step is stored before its effect, so that a restart of the server goes on
+//     where it was; one goroutine owns all of it.
+package rollout
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"gururmm/operator"
+)
+
+// Errors to branch on; those of the store come through.
+var (
+	// ErrInvalid: what was asked for is not acceptable; its text says why.
+	ErrInvalid = errors.New("invalid")
+	// ErrOverlap: another rollout that is active has some of the same endpoints.
+	ErrOverlap = errors.New("another rollout is under way")
+	// ErrState: the rollout is not in a state in which that can be done.
+	ErrState = errors.New("not now")
+	// ErrStopped: the service has ended.
+	ErrStopped = errors.New("rollouts have stopped")
+)
+
+const (
+	defaultSoak     = 10 * time.Minute
+	maxSoak         = 30 * 24 * time.Hour
+	defaultParallel = 50
+	maxParallel     = 10_000
+	maxRings        = 20
+	maxGrace        = 10 * time.Minute
+)
+
+var defaultRings = []float64{1, 10, 100}
+
+// Complete fills in a plan's defaults and refuses what can't be meant.
+func Complete(p operator.RolloutPlan) (operator.RolloutPlan, error) {
+	bad := func(format string, args ...any) (operator.RolloutPlan, error) {
+		return p, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+	}
+	if len(p.Rings) == 0 {
+		p.Rings = slices.Clone(defaultRings)
+	}
+	if p.MaxFailures == "" {
+		p.MaxFailures = "5%"
+	}
+	if p.SoakMS == 0 {
+		p.SoakMS = defaultSoak.Milliseconds()
+	}
+	if p.Parallel == 0 {
+		p.Parallel = defaultParallel
+	}
+	if len(p.Rings) > maxRings {
+		return bad("rings: at most %d", maxRings)
+	}
+	before := 0.0
+	for _, r := range p.Rings {
+		if !(r > before && r <= 100) { // NaN is neither
+			return bad("rings: want percents that grow, up to 100, such as 1%%,10%%,100%%")
+		}
+		before = r
+	}
+	if _, err := allowed(p.MaxFailures, 1); err != nil {
+		return bad("%w", err)
+	}
+	switch {
+	case p.SoakMS < -1 || p.SoakMS > maxSoak.Milliseconds():
+		return bad("soak_ms is %d, allowed are -1 (none) to %d", p.SoakMS, maxSoak.Milliseconds())
+	case p.Parallel < 1 || p.Parallel > maxParallel:
+		return bad("parallel is %d, allowed are 1 to %d", p.Parallel, maxParallel)
+	case p.GraceMS < 0 || p.GraceMS > maxGrace.Milliseconds():
+		return bad("grace_ms is %d, allowed are 0 to %d", p.GraceMS, maxGrace.Milliseconds())
+	}
+	return p, nil
+}
+
+// allowed is how many of n endpoints may fail: a number, or a share rounded down.
+func allowed(limit string, n int) (int, error) {
+	if share, ok := strings.CutSuffix(limit, "%"); ok {
+		if v, err := strconv.ParseFloat(share, 64); err == nil && v >= 0 && v <= 100 {
+			return int(math.Floor(v*float64(n)/100 + 1e-9)), nil
+		}
+	} else if v, err := strconv.Atoi(limit); err == nil && v >= 0 {
+		return v, nil
+	}
+	return 0, fmt.Errorf("max_failures %.20q: want a number (3) or a share (5%%)", limit)
+}
+
+// Assign gives each member its ring: in an order drawn from the rollout's id and the
+// endpoint's, so that it is another in each rollout and the same whenever it is
+// looked at. Those that are there now come first: a canary that is switched off
+// tells nothing. Members beyond the last ring are left out.
+func Assign(id string, percents []float64, members []Member) []Member {
+	type drawn struct {
+		Member
+		lot [sha256.Size]byte
+	}
+	all := make([]drawn, len(members))
+	for i, m := range members {
+		all[i] = drawn{m, sha256.Sum256([]byte(id + "\n" + m.Agent))}
+	}
+	slices.SortFunc(all, func(a, b drawn) int {
+		return cmp.Or(boolOrder(a.Presence == Away, b.Presence == Away), slices.Compare(a.lot[:], b.lot[:]))
+	})
+	var out []Member
+	for ring, percent := range percents {
+		upTo := int(math.Ceil(percent*float64(len(all))/100 - 1e-9))
+		for len(out) < min(upTo, len(all)) {
+			m := all[len(out)].Member
+			m.Ring = ring
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func boolOrder(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}

@@ -1,0 +1,378 @@
+package rollout
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gururmm/operator"
+	"gururmm/server/store"
+	"gururmm/wire"
+)
+
+// orders stands for package delivery on the same store: what is ordered is stored,
+// and fails as often as told.
+type orders struct {
+	st   store.Store
+	fail atomic.Int32
+}
+
+func (o *orders) Order(ctx context.Context, d wire.Directive, by string) (operator.Directive, error) {
+	if o.fail.Add(-1) >= 0 {
+		return operator.Directive{}, errors.New("the disk is full")
+	}
+	if err := o.st.CreateDirective(ctx, d, by, time.Now()); err != nil {
+		return operator.Directive{}, err
+	}
+	return o.AskDirective(ctx, d.ID)
+}
+
+func (o *orders) Withdraw(ctx context.Context, agent, id, why string) error {
+	return o.st.WithdrawDirective(ctx, store.DirectiveAnswer{ID: id, State: wire.DirectiveFailed, At: time.Now(), Detail: why})
+}
+
+func (o *orders) AskDirective(ctx context.Context, id string) (operator.Directive, error) {
+	d, err := o.st.Directive(ctx, id)
+	if d.State == "" {
+		d.State = operator.DirectiveWaiting
+	}
+	return d, err
+}
+
+// rig is a service on a real database in a bubble of virtual time. Its fields are
+// touched only while the service waits.
+type rig struct {
+	*Service
+	t      *testing.T
+	st     store.Store
+	orders *orders
+	agents []string
+	stop   func()
+
+	mu    sync.Mutex // the race detector knows nothing of virtual time
+	known map[string]Fact
+}
+
+func (r *rig) fact(agent string) Fact {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.known[agent]
+}
+
+func (r *rig) know(agent string, f Fact) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.known[agent] = f
+}
+
+func inBubble(t *testing.T, agents int, test func(t *testing.T, r *rig)) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "server.db")
+	synctest.Test(t, func(t *testing.T) {
+		st, err := store.Open(path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &rig{t: t, st: st, orders: &orders{st: st}, known: map[string]Fact{}}
+		for i := range agents {
+			r.enroll(fmt.Sprint("host-", i))
+		}
+		r.publish("v1.2.3", "v1.3.0")
+		r.start()
+		defer func() {
+			r.stop()
+			if err := st.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		test(t, r)
+	})
+}
+
+func (r *rig) must(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) enroll(name string) {
+	key, _, err := ed25519.GenerateKey(nil)
+	r.must(err)
+	hash, now := store.HashToken(wire.NewID()), time.Now()
+	r.must(r.st.CreateEnrollToken(context.Background(), hash, operator.EnrollToken{ID: wire.NewID(), Site: "s", UsesLeft: 1, CreatedAt: now, ExpiresAt: now.Add(time.Hour)}))
+	a, err := r.st.TradeToken(context.Background(), hash, store.Agent{
+		ID: wire.NewID(), Name: name, PublicKey: key, Version: "v1.0.0", Platform: wire.Platform{OS: "linux", Arch: "amd64"},
+	}, now)
+	r.must(err)
+	r.agents = append(r.agents, a.ID)
+	r.know(a.ID, Fact{Presence: Present, Version: "v1.0.0", VerifiedSince: now})
+}
+
+func (r *rig) publish(versions ...string) {
+	for _, v := range versions {
+		_, err := r.st.CreateBuild(context.Background(), operator.Build{Build: wire.Build{Version: v, OS: "linux", Arch: "amd64", Size: 1, SHA256: v, Signature: "s"}})
+		r.must(err)
+	}
+}
+
+func (r *rig) start() {
+	r.Service = New(Options{
+		Store: r.st, Orders: r.orders, Fact: r.fact,
+		Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	s := r.Service
+	go func() { ended <- s.Run(ctx) }()
+	r.stop = func() {
+		cancel()
+		if err := <-ended; err != nil {
+			r.t.Error(err)
+		}
+	}
+	synctest.Wait()
+}
+
+// roll begins a rollout without soak, whose first ring is one endpoint.
+func (r *rig) roll(change func(*operator.NewRollout)) operator.Rollout {
+	r.t.Helper()
+	n := operator.NewRollout{Version: "v1.2.3", RolloutPlan: operator.RolloutPlan{Rings: []float64{1, 100}, SoakMS: -1}}
+	if change != nil {
+		change(&n)
+	}
+	out, err := r.Create(r.t.Context(), n, "ops")
+	r.must(err)
+	return out
+}
+
+// pass lets the service look at the facts, a few times.
+func pass() {
+	time.Sleep(3 * tickEvery)
+	synctest.Wait()
+}
+
+// waiting are the orders that no endpoint has fetched.
+func (r *rig) waiting() (out []operator.Directive) {
+	r.t.Helper()
+	for _, id := range r.agents {
+		all, err := r.st.Directives(r.t.Context(), id, 0)
+		r.must(err)
+		for _, d := range all {
+			if d.EndedAt == nil {
+				out = append(out, d)
+			}
+		}
+	}
+	return out
+}
+
+func (r *rig) tell(d operator.Directive, state wire.DirectiveState, detail string) {
+	r.t.Helper()
+	_, err := r.st.AnswerDirective(r.t.Context(), d.Agent, store.DirectiveAnswer{ID: d.ID, State: state, At: time.Now(), Detail: detail})
+	r.must(err)
+}
+
+func (r *rig) status(id string) operator.Rollout {
+	r.t.Helper()
+	out, err := r.Rollout(r.t.Context(), id)
+	r.must(err)
+	return out
+}
+
+func TestARolloutGoesRingByRingAcrossRestarts(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, r *rig) {
+		id := r.roll(func(n *operator.NewRollout) { n.GraceMS, n.AllowDowngrade = 20_000, true }).ID
+		pass()
+		open := r.waiting()
+		if len(open) != 1 {
+			t.Fatalf("ordered %+v", open)
+		}
+		pending, err := r.st.PendingDirectives(t.Context(), open[0].Agent, time.Now(), time.Now())
+		r.must(err)
+		if b := pending[0].Build; b == nil || b.Version != "v1.2.3" || b.GraceMS != 20_000 || !b.AllowDowngrade || b.SHA256 != "v1.2.3" || pending[0].Kind != wire.DirectiveUpdate {
+			t.Errorf("ordered %+v", pending[0])
+		}
+		r.stop()
+		r.start() // goes on where it was
+		pass()
+		if again := r.waiting(); len(again) != 1 || again[0].ID != open[0].ID {
+			t.Fatalf("after a restart: %+v", again)
+		}
+		r.tell(open[0], wire.DirectiveAccepted, "")
+		pass()
+		if s := r.status(id); s.Rings[0].Running != 1 || s.Rings[1].Waiting != 3 {
+			t.Errorf("taken up: %+v", s.Rings)
+		}
+		r.tell(open[0], wire.DirectiveDone, "runs")
+		pass()
+		if s := r.status(id); s.Ring != 1 || s.Rings[0].Done != 1 || s.Rings[1].Ordered != 3 || len(r.waiting()) != 3 {
+			t.Fatalf("the next ring: %+v, %d orders", s, len(r.waiting()))
+		}
+		for _, d := range r.waiting() {
+			r.tell(d, wire.DirectiveDone, "runs")
+		}
+		pass()
+		if s := r.status(id); s.State != operator.RolloutDone || s.Rings[1].Done != 3 || s.EndedAt == nil || s.Now != "done" {
+			t.Errorf("at the end: %+v", s)
+		}
+		all, err := r.Rollouts(t.Context(), 0)
+		if err != nil || len(all) != 1 || all[0].State != operator.RolloutDone || all[0].Rings != nil {
+			t.Errorf("listed: %+v, %v", all, err)
+		}
+	})
+}
+
+func TestARingThatFailsStopsAndIsResumed(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, r *rig) {
+		id := r.roll(nil).ID
+		pass()
+		first := r.waiting()[0]
+		r.tell(first, wire.DirectiveFailed, "no space left")
+		pass()
+		s := r.status(id)
+		if s.State != operator.RolloutStopped || !strings.Contains(s.Reason, "no space left") || len(s.Failures) != 1 || s.Failures[0].Agent != first.Agent || len(r.waiting()) != 0 {
+			t.Fatalf("%+v", s)
+		}
+		r.stop()
+		r.start()
+		pass()
+		if _, err := r.Resume(t.Context(), id, "ops", true); err != nil {
+			t.Fatal(err)
+		}
+		pass()
+		again := r.waiting()
+		if len(again) != 1 || again[0].Agent != first.Agent || again[0].ID == first.ID {
+			t.Fatalf("retried: %+v", again)
+		}
+		r.tell(again[0], wire.DirectiveFailed, "still")
+		pass()
+		if s := r.status(id); s.State != operator.RolloutStopped || !strings.Contains(s.Reason, "still") {
+			t.Fatalf("%+v", s)
+		}
+		if _, err := r.Resume(t.Context(), id, "ops", false); err != nil {
+			t.Fatal(err)
+		}
+		pass()
+		if s := r.status(id); s.State != operator.RolloutActive || s.Ring != 1 || s.Rings[0].Failed != 1 || s.Rings[1].Ordered != 2 {
+			t.Errorf("without it: %+v", s)
+		}
+		if _, err := r.Resume(t.Context(), id, "ops", false); !errors.Is(err, ErrState) {
+			t.Errorf("resumed twice: %v", err)
+		}
+	})
+}
+
+func TestStoppedItTakesBackWhatNobodyFetched(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, r *rig) {
+		id := r.roll(func(n *operator.NewRollout) { n.Rings = []float64{100} }).ID
+		pass()
+		open := r.waiting()
+		if len(open) != 3 {
+			t.Fatalf("ordered %d", len(open))
+		}
+		r.tell(open[0], wire.DirectiveAccepted, "")
+		if s, err := r.Stop(t.Context(), id, "ops"); err != nil || s.State != operator.RolloutStopped || s.Reason != "by ops" {
+			t.Fatalf("%+v, %v", s, err)
+		}
+		pass()
+		if left := r.waiting(); len(left) != 1 || left[0].ID != open[0].ID {
+			t.Errorf("left %+v", left)
+		}
+		r.tell(open[0], wire.DirectiveDone, "runs") // what was begun is still told
+		pass()
+		if s := r.status(id); s.Rings[0].Done != 1 || s.Rings[0].Waiting != 2 || s.Rings[0].Ordered != 0 {
+			t.Errorf("%+v", s.Rings)
+		}
+		if _, err := r.Stop(t.Context(), id, "ops"); !errors.Is(err, ErrState) {
+			t.Errorf("stopped twice: %v", err)
+		}
+	})
+}
+
+// The plan is stored before the order: a server that ends between the two, or
+// whose disk is full, orders once, later.
+func TestAnOrderThatCouldNotBeStoredIsGivenLaterOnce(t *testing.T) {
+	inBubble(t, 1, func(t *testing.T, r *rig) {
+		r.orders.fail.Store(2)
+		id := r.roll(nil).ID
+		time.Sleep(10 * tickEvery)
+		synctest.Wait()
+		if open := r.waiting(); len(open) != 1 || r.orders.fail.Load() >= 0 || r.status(id).Rings[0].Ordered != 1 {
+			t.Errorf("%d orders, %+v", len(open), r.status(id))
+		}
+	})
+}
+
+func TestWhoIsAwayIsOrderedOnComingBack(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, r *rig) {
+		gone := r.agents[1]
+		there := r.fact(gone)
+		r.know(gone, Fact{Presence: Away, Version: there.Version})
+		id := r.roll(func(n *operator.NewRollout) { n.Rings = []float64{50, 100} }).ID
+		pass()
+		first := r.waiting()
+		if len(first) != 1 || first[0].Agent == gone {
+			t.Fatalf("ordered %+v", first)
+		}
+		r.tell(first[0], wire.DirectiveDone, "runs")
+		pass()
+		s := r.status(id)
+		if s.State != operator.RolloutActive || s.Ring != 1 || s.Rings[1].Away != 1 || !strings.Contains(s.Now, "waits") {
+			t.Fatalf("%+v", s)
+		}
+		r.know(gone, there)
+		pass()
+		if open := r.waiting(); len(open) != 1 || open[0].Agent != gone {
+			t.Fatalf("back: %+v", open)
+		}
+	})
+}
+
+func TestRolloutsThatCanNotBeMeantAreRefused(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, r *rig) {
+		r.publish("v0.9.0")
+		refused := func(name string, want error, says string, n operator.NewRollout) {
+			t.Helper()
+			if _, err := r.Create(t.Context(), n, "ops"); !errors.Is(err, want) || !strings.Contains(err.Error(), says) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		refused("no version", ErrInvalid, "version", operator.NewRollout{})
+		refused("not published", ErrInvalid, "publish", operator.NewRollout{Version: "v9.9.9"})
+		refused("no such site", ErrInvalid, "no endpoint", operator.NewRollout{Version: "v1.2.3", Site: "mars"})
+		refused("site and names", ErrInvalid, "exclude", operator.NewRollout{Version: "v1.2.3", Site: "s", Agents: r.agents})
+		refused("older", ErrInvalid, "--allow-downgrade", operator.NewRollout{Version: "v0.9.0"})
+		refused("bad plan", ErrInvalid, "rings", operator.NewRollout{Version: "v1.2.3", RolloutPlan: operator.RolloutPlan{Rings: []float64{-1}}})
+
+		first := r.roll(func(n *operator.NewRollout) { n.Agents = r.agents[:2] })
+		refused("overlapping", ErrOverlap, "gururmm update stop "+first.ID, operator.NewRollout{Version: "v1.3.0"})
+		other := r.roll(func(n *operator.NewRollout) { n.Version, n.Agents = "v1.3.0", r.agents[2:] })
+		if id, err := r.Uses(t.Context(), "v1.3.0"); err != nil || id != other.ID {
+			t.Errorf("v1.3.0 is needed by %q, %v", id, err)
+		}
+		if _, err := r.Stop(t.Context(), first.ID, "ops"); err != nil {
+			t.Fatal(err)
+		}
+		third := r.roll(func(n *operator.NewRollout) { n.Version, n.Agents = "v1.3.0", r.agents[:1] })
+		if _, err := r.Resume(t.Context(), first.ID, "ops", false); !errors.Is(err, ErrOverlap) || !strings.Contains(err.Error(), third.ID) {
+			t.Errorf("resumed over another: %v", err)
+		}
+		if _, err := r.Rollout(t.Context(), "nothing"); !errors.Is(err, store.ErrNotFound) {
+			t.Error(err)
+		}
+		if !slices.Equal(third.Plan.Rings, []float64{1, 100}) || third.Plan.MaxFailures != "5%" || third.Plan.Parallel != defaultParallel {
+			t.Errorf("the plan is %+v", third.Plan)
+		}
+	})
+}

@@ -1,0 +1,111 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"strings"
+
+	"gururmm/operator"
+)
+
+func saveRolloutAgent(tx *txn, id string, a operator.RolloutAgent) error {
+	_, err := tx.Exec(`INSERT INTO rollout_agents (rollout, agent, ring, state, directive, ordered_at, ended_at, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (rollout, agent) DO UPDATE SET state = excluded.state, directive = excluded.directive, ordered_at = excluded.ordered_at,
+		ended_at = excluded.ended_at, detail = excluded.detail`,
+		id, a.Agent, a.Ring, a.State, a.Directive, microsPtr(a.OrderedAt), microsPtr(a.EndedAt), a.Detail)
+	if orphan(err) {
+		return ErrNotFound
+	}
+	return err
+}
+
+func (d *database) CreateRollout(ctx context.Context, r Rollout, members []operator.RolloutAgent) error {
+	plan, err := json.Marshal(r.Plan)
+	if err != nil {
+		return err
+	}
+	return d.group.do(ctx, func(tx *txn) error {
+		_, err := tx.Exec(`INSERT INTO rollouts (id, version, plan, state, created_by, created_at) VALUES (?, ?, ?, ?, ?, ?)`,
+			r.ID, r.Version, string(plan), r.State, r.CreatedBy, micros(r.CreatedAt))
+		if taken(err) {
+			return ErrConflict
+		}
+		for _, a := range members {
+			if err == nil {
+				err = saveRolloutAgent(tx, r.ID, a)
+			}
+		}
+		return err
+	})
+}
+
+func (d *database) SaveRollout(ctx context.Context, r Rollout, changed ...operator.RolloutAgent) error {
+	return d.group.do(ctx, func(tx *txn) error {
+		err := one(tx.Exec(`UPDATE rollouts SET state = ?, reason = ?, ring = ?, soak_since = ?, resumed_at = ?, ended_at = ? WHERE id = ?`,
+			r.State, r.Reason, r.Ring, microsPtr(r.SoakSince), microsPtr(r.ResumedAt), microsPtr(r.EndedAt), r.ID))
+		for _, a := range changed {
+			if err == nil {
+				err = saveRolloutAgent(tx, r.ID, a)
+			}
+		}
+		return err
+	})
+}
+
+const rolloutColumns = `SELECT id, version, plan, state, reason, ring, soak_since, resumed_at, created_by, created_at, ended_at FROM rollouts `
+
+func scanRollout(r row) (out Rollout, err error) {
+	var (
+		plan                 string
+		created              int64
+		soak, resumed, ended sql.NullInt64
+	)
+	if err := r.Scan(&out.ID, &out.Version, &plan, &out.State, &out.Reason, &out.Ring, &soak, &resumed, &out.CreatedBy, &created, &ended); err != nil {
+		return out, err
+	}
+	out.SoakSince, out.ResumedAt, out.EndedAt, out.CreatedAt = timePtr(soak), timePtr(resumed), timePtr(ended), timeOf(created)
+	return out, json.Unmarshal([]byte(plan), &out.Plan)
+}
+
+func (d *database) Rollout(ctx context.Context, id string) (Rollout, error) {
+	return first(ctx, d, scanRollout, rolloutColumns+`WHERE id = ?`, id)
+}
+
+func (d *database) Rollouts(ctx context.Context, limit int) ([]Rollout, error) {
+	return list(ctx, d, scanRollout, rolloutColumns+`ORDER BY created_at DESC, id DESC LIMIT ?`, limited(limit))
+}
+
+func (d *database) OpenRollouts(ctx context.Context) ([]Rollout, error) {
+	return list(ctx, d, scanRollout, rolloutColumns+`WHERE state <> ? ORDER BY created_at, id`, operator.RolloutDone)
+}
+
+func (d *database) FindRollouts(ctx context.Context, ref string) ([]string, error) {
+	id := func(r row) (id string, err error) { err = r.Scan(&id); return id, err }
+	if found, err := list(ctx, d, id, `SELECT id FROM rollouts WHERE id = ?`, ref); err != nil || len(found) > 0 || len(ref) < MinPrefix {
+		return found, err
+	}
+	return list(ctx, d, id, `SELECT id FROM rollouts WHERE `+prefixed+` ORDER BY id LIMIT ?2`, strings.ToLower(ref), MaxFound)
+}
+
+func (d *database) RolloutAgents(ctx context.Context, id string) ([]operator.RolloutAgent, error) {
+	return list(ctx, d, func(r row) (a operator.RolloutAgent, err error) {
+		var ordered, ended sql.NullInt64
+		err = r.Scan(&a.Agent, &a.AgentName, &a.Ring, &a.State, &a.Directive, &ordered, &ended, &a.Detail)
+		a.OrderedAt, a.EndedAt = timePtr(ordered), timePtr(ended)
+		return a, err
+	}, `SELECT m.agent, a.name, m.ring, m.state, m.directive, m.ordered_at, m.ended_at, m.detail
+		FROM rollout_agents m JOIN agents a ON a.id = m.agent WHERE m.rollout = ? ORDER BY m.ring, lower(a.name), m.agent`, id)
+}
+
+func (d *database) WithdrawDirective(ctx context.Context, dir DirectiveAnswer) error {
+	return d.group.do(ctx, func(tx *txn) error {
+		err := one(tx.Exec(`UPDATE directives SET state = ?, detail = ?, ended_at = max(?, created_at)
+			WHERE id = ? AND delivered_at IS NULL AND ended_at IS NULL`, string(dir.State), dir.Detail, micros(dir.At), dir.ID))
+		if errors.Is(err, ErrNotFound) {
+			return ErrConflict
+		}
+		return err
+	})
+}
