@@ -18,11 +18,6 @@ import (
 const ServiceName = "gururmm-agent"
 
 // What a service manager shows of us.
-const (
-	serviceTitle       = "GuruRMM Agent"
-	serviceDescription = "GuruRMM endpoint agent: runs what the operator orders, and repairs its own link"
-)
-
 // ErrNotInstalled says that there is no service to control.
 var ErrNotInstalled = errors.New("the service is not installed: " + ServiceName + " install")
 

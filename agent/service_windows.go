@@ -16,6 +16,12 @@ import (
 	"gururmm/agent/guardian"
 )
 
+// What the services console shows.
+const (
+	serviceTitle       = "GuruRMM Agent"
+	serviceDescription = "GuruRMM endpoint agent: runs what the operator orders, and repairs its own link"
+)
+
 // controlWait bounds the wait for a service to start or stop, as its own stop is bounded.
 const controlWait = 2 * guardian.StopWithin
 
