@@ -40,18 +40,54 @@ const HintEnroll = "gururmm-agent enroll --server https://HOST:8443 --token-file
 // Run guards this endpoint until ctx ends. Log is the guardian's, workerLog
 // takes the lines of the worker's. The error wraps [state.ErrNotEnrolled],
 // [guardian.ErrInUse] or [guardian.ErrRestartService] where a caller acts on it.
-func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) (err error) {
-	unlock, err := guardian.Lock(s.Dir.Path(lockFile))
+//
+// An update that has been committed is what guards: then this process becomes that
+// program, at once or when its guardian hands over.
+func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) error {
+	from := inherit()
+	lock, err := guardian.Lock(s.Dir.Path(lockFile), from.lock)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() { lock.Release() }()
+	ctx, disobey := obeyParent(ctx, from)
+	defer disobey()
+	for {
+		p, err := s.launch(ctx, from, lock, log)
+		if ended, ok := errors.AsType[*errEnded](err); ok {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if !errors.Is(ended, guardian.ErrHandover) {
+				return err
+			}
+			if lock, err = guardian.Lock(s.Dir.Path(lockFile), ""); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = s.serve(ctx, p, log, workerLog)
+		if !errors.Is(err, guardian.ErrHandover) {
+			return err
+		}
+		if handedOver(from) {
+			return err
+		}
+	}
+}
+
+// serve guards with p, also when this endpoint gets another identity.
+func (s *Setup) serve(ctx context.Context, p program, log *slog.Logger, workerLog io.Writer) (err error) {
 	tell := s.teller(log)
 	defer func() { tell.end(err) }()
 	for {
-		if err = s.guard(ctx, log, workerLog, tell); !errors.Is(err, guardian.ErrRenewed) || ctx.Err() != nil {
+		if err = s.guard(ctx, p, log, workerLog, tell); !errors.Is(err, guardian.ErrRenewed) || ctx.Err() != nil {
 			break
 		}
+		s.again(&p)
 	}
 	if errors.Is(err, guardian.ErrRenewed) {
 		return nil // the next start puts it in place
@@ -60,7 +96,7 @@ func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) (
 }
 
 // guard guards as one identity. The error wraps [guardian.ErrRenewed] if another waits.
-func (s *Setup) guard(ctx context.Context, log *slog.Logger, workerLog io.Writer, tell teller) error {
+func (s *Setup) guard(ctx context.Context, p program, log *slog.Logger, workerLog io.Writer, tell teller) error {
 	began := time.Now()
 	findings, err := s.settle(ctx, log)
 	if err != nil {
@@ -75,7 +111,10 @@ func (s *Setup) guard(ctx context.Context, log *slog.Logger, workerLog io.Writer
 			return nil // stopped while waiting
 		}
 	}
-	config, err := s.guardianConfig(identity, log)
+	if len(p.keys) == 0 { // enrolled only now
+		p.keys = s.releaseKeys(&p)
+	}
+	config, err := s.guardianConfig(identity, p, log)
 	if err != nil {
 		return err
 	}
@@ -170,11 +209,7 @@ func notEnrolled(why error, began time.Time) guardian.Status {
 
 // guardianConfig puts together what a guardian needs; what is not well but can
 // be lived with becomes a finding.
-func (s *Setup) guardianConfig(id state.Identity, log *slog.Logger) (guardian.Config, error) {
-	program, err := os.Executable()
-	if err != nil {
-		return guardian.Config{}, fmt.Errorf("find the own program: %w", err)
-	}
+func (s *Setup) guardianConfig(id state.Identity, p program, log *slog.Logger) (guardian.Config, error) {
 	presence, err := state.MachinePresence(version.Version)
 	if err != nil {
 		log.Warn("this machine is not fully known", "error", err)
@@ -207,7 +242,14 @@ func (s *Setup) guardianConfig(id state.Identity, log *slog.Logger) (guardian.Co
 		return c, err
 	}
 	args := []string{"worker", "--state-dir", s.Path, "--log-level", s.Level}
-	c.Spawn = guardian.ProcessSpawner(program, args, []string{EnvInstance + "=" + presence.Instance}, "worker-"+presence.Instance)
+	spawn := func(path string) spawner {
+		return guardian.ProcessSpawner(path, args, []string{EnvInstance + "=" + presence.Instance}, "worker-"+presence.Instance)
+	}
+	c.Spawn = spawn(p.path)
+	c.Findings = append(c.Findings, p.findings...)
+	if client, ok := c.Door.(*oob.Client); ok { // else there is no way for an update to come
+		c.Updates = p.updates(client, spawn)
+	}
 	return c, nil
 }
 

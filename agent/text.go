@@ -301,6 +301,37 @@ func (p *page) endpoint(s guardian.Status) {
 	}
 	p.linef("processes guardian %d, up %s; worker %s", s.Guardian.PID, short(s.At.Sub(s.Guardian.Since)), worker)
 	p.wrap("agent     ", fmt.Sprintf("%s, version %s, policy %d", s.Agent, s.Version, s.PolicyVersion))
+	p.program(s)
+}
+
+// program says which program runs here and why, and where an update stands.
+func (p *page) program(s guardian.Status) {
+	u := s.Update
+	if u == nil {
+		return
+	}
+	text := u.Source + ", " + u.Path
+	if u.Why != "" {
+		text += " (" + u.Why + ")"
+	}
+	if u.Source == guardian.SourceUpdated && u.Installed != "" {
+		text += "; installed is " + u.Installed
+	}
+	p.wrap("program   ", text)
+	if u.Step != guardian.UpdateNone {
+		p.wrap("update    ", fmt.Sprintf("%s %s, for %s", u.Step, u.Version, short(s.At.Sub(u.Since))))
+	}
+	if o := u.Last; o != nil && !o.Done {
+		what := "failed"
+		if o.RolledBack {
+			what = "was rolled back"
+		}
+		text := fmt.Sprintf("%s %s at %s: %s", o.Version, what, o.At.UTC().Format(time.RFC3339), o.Reason)
+		if u.BackAfter != nil {
+			text += "; the one before was verified again after " + short(*u.BackAfter)
+		}
+		p.wrap("update    ", text)
+	}
 }
 
 func (p *page) findings(found []selfcheck.Finding) {

@@ -50,6 +50,8 @@ const (
 	FindJournal        Code = "journal.unwritable"
 	FindQuarantined    Code = "state.quarantined"
 	FindRenewed        Code = "identity.renewed"
+	// FindUpdateRolledBack: a new version was tried, and the one before is back (guardian).
+	FindUpdateRolledBack Code = "update.rolled_back"
 )
 
 // Severity of a verdict.

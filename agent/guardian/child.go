@@ -120,6 +120,8 @@ type life struct {
 	gen    int
 	began  time.Time
 	orders *outbox
+	spawn  func(context.Context) (Child, error)
+	trial  bool // of a program that is not trusted yet
 
 	kill     chan struct{} // closed: end it now
 	killOnce sync.Once
@@ -156,7 +158,7 @@ type lifeExit struct {
 // live runs one generation and reports it to the loop; it returns when nothing of it is left.
 func (g *Guardian) live(ctx context.Context, l *life) {
 	exit := lifeExit{gen: l.gen}
-	child, err := g.cfg.Spawn(ctx)
+	child, err := l.spawn(ctx)
 	if err != nil {
 		exit.err = err
 	} else {

@@ -87,7 +87,7 @@ func (g *Guardian) directive(m wire.Envelope) {
 			g.ladder.Ordered(step, g.judgement.Verdict.Code, cmp.Or(d.Reason, "ordered by the server"), time.Now())
 		}
 		switch {
-		case g.errands[d.Kind] == d.ID: // told when it ends
+		case g.errands[d.Kind] == d.ID, g.ownsDirective(d.Kind): // told when it ends
 		case d.Kind == wire.DirectiveRestartService && g.restart: // told by the next run
 		default:
 			g.result(d, wire.DirectiveDone, "", nil)
@@ -186,6 +186,10 @@ func (g *Guardian) obey(d wire.Directive) error {
 			return refuse(wire.CodeUnparseable, err.Error())
 		}
 		g.tellPolicy()
+	case wire.DirectiveUpdate:
+		return g.orderUpdate(d)
+	case wire.DirectiveRollback:
+		return g.orderRollback(d)
 	default:
 		errand, ok := g.cfg.Errands[d.Kind]
 		if !ok {

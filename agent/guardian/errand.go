@@ -97,6 +97,7 @@ func (g *Guardian) told(messages []wire.Envelope) {
 		}
 		r, err := wire.DecodePayload[wire.DirectiveResult](m)
 		if err == nil && r.State != wire.DirectiveAccepted {
+			g.toldUpdate(r.ID)
 			delete(g.memory.untold, r.ID)
 			g.memory.dirty = true
 		}
@@ -106,11 +107,14 @@ func (g *Guardian) told(messages []wire.Envelope) {
 // tellOld sends the receipts that the last run of this program still owed.
 func (g *Guardian) tellOld() {
 	for id, kind := range g.memory.untold {
+		if g.ownsDirective(kind) && g.tellUpdate(id) {
+			continue
+		}
 		d := wire.Directive{ID: id, Kind: kind}
 		switch kind {
 		case wire.DirectiveRestartService:
 			g.result(d, wire.DirectiveDone, "the service was restarted", nil)
-		case wire.DirectiveRunProbes, wire.DirectiveSendBundle, wire.DirectiveUpdate, wire.DirectiveReenroll:
+		case wire.DirectiveRunProbes, wire.DirectiveSendBundle, wire.DirectiveUpdate, wire.DirectiveRollback, wire.DirectiveReenroll:
 			g.result(d, wire.DirectiveFailed, "the agent ended before this was done, or before it could tell", nil)
 		default: // it is done before it is told
 			g.result(d, wire.DirectiveDone, "", nil)

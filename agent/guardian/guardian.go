@@ -92,6 +92,8 @@ type Config struct {
 	// Errands are what directives may ask for beyond what the guardian does itself;
 	// a kind that is not in it is refused.
 	Errands map[wire.DirectiveKind]Errand
+	// Updates lets directives exchange this program; nil: they are refused.
+	Updates *Updates
 
 	// Findings stand beside each verdict: what was found wrong while all this was put together.
 	Findings []selfcheck.Finding
@@ -181,6 +183,7 @@ type Guardian struct {
 	kept       chan kept
 	asks       chan ask
 	errandEnds chan errandEnd
+	steps      chan func()     // of an update, for the loop to take
 	helpers    context.Context // of all helpers of this run; set once, by Run
 	keeper     *serial.Queue[job]
 	wg         sync.WaitGroup // of the helpers
@@ -205,6 +208,10 @@ type Guardian struct {
 	pinged    time.Time // a ledger was last asked for to settle a suspicion
 	ladderAt  time.Time
 	stopping  bool
+	stopBegan time.Time
+	stopWhy   string
+	handover  bool // end with ErrHandover
+	update    updateState
 	restart   bool // end with ErrRestartService
 	renewed   bool // end with ErrRenewed
 }
@@ -239,7 +246,7 @@ func New(cfg Config) (*Guardian, error) {
 		cfg: cfg, log: cfg.Log, rng: cfg.Rand, keys: keys,
 		facts: make(chan lifeFact), exits: make(chan lifeExit),
 		answers: make(chan answer), kept: make(chan kept), asks: make(chan ask),
-		errandEnds: make(chan errandEnd), errands: map[wire.DirectiveKind]string{},
+		errandEnds: make(chan errandEnd), errands: map[wire.DirectiveKind]string{}, steps: make(chan func()),
 		policy: cfg.Policy,
 		ladder: selfcheck.NewLadder(cfg.Policy, cfg.Rand),
 	}
@@ -260,6 +267,7 @@ func (g *Guardian) Run(ctx context.Context) error {
 	g.serveStatus(helpers)
 	g.startWorker(helpers)
 	g.beacon(causeStart)
+	g.resumeUpdate()
 	g.tellOld()
 
 	alarm := time.NewTimer(0)
@@ -279,6 +287,8 @@ func (g *Guardian) Run(ctx context.Context) error {
 			g.keeperDid(k)
 		case e := <-g.errandEnds:
 			g.errandEnded(e)
+		case step := <-g.steps:
+			step()
 		case q := <-g.asks:
 			asked = append(asked, q)
 		case e := <-g.cfg.Events:
@@ -286,6 +296,10 @@ func (g *Guardian) Run(ctx context.Context) error {
 		case <-alarm.C:
 		case <-stop:
 			stop = nil
+			if g.stopping { // told to stop in the middle of a handover
+				g.handover, over = false, earlier(over, time.Now().Add(drainGrace))
+				break
+			}
 			over = g.beginStop("the service stops")
 		}
 		if g.cfg.Gate != nil {
@@ -294,7 +308,7 @@ func (g *Guardian) Run(ctx context.Context) error {
 		now := time.Now()
 		g.noticePause(now)
 		if g.stopping && over.IsZero() {
-			stop, over = nil, g.beginStop("the service restarts")
+			over = g.beginStop(cmp.Or(g.stopWhy, "the service restarts"))
 		}
 		g.judge(now)
 		g.noteSteps(false)
@@ -314,8 +328,11 @@ func (g *Guardian) Run(ctx context.Context) error {
 	if err := g.rememberNow(); err != nil {
 		g.log.Error("state can't be written", "error", err)
 	}
-	g.log.Info("guardian ended", "restart", g.restart)
+	g.settleUpdate()
+	g.log.Info("guardian ended", "restart", g.restart, "handover", g.handover)
 	switch {
+	case g.handover:
+		return ErrHandover
 	case g.renewed:
 		return ErrRenewed
 	case g.restart:
@@ -330,7 +347,7 @@ func (g *Guardian) tellTurn(now time.Time) {
 		return
 	}
 	t := Turn{At: now, Mode: ModeGuarding, Verdict: g.judgement.Verdict}
-	if g.stopping {
+	if g.stopping && !g.handover { // at a handover the process goes on
 		t.Mode = ModeStopping
 	}
 	g.cfg.Notify(t)
@@ -356,6 +373,9 @@ func (g *Guardian) noticePause(now time.Time) {
 // the ladder waits for could not come.
 func (g *Guardian) excuse(now time.Time) {
 	g.ladder.Resumed(now)
+	if u := &g.update; u.step == UpdateTrial || u.step == UpdateConfirm {
+		u.began, u.lost = now, now
+	}
 	l := g.worker.life
 	if l == nil {
 		return
@@ -393,11 +413,24 @@ func (g *Guardian) beginStop(reason string) time.Time {
 	g.stopping = true
 	g.log.Info("guardian stops", "reason", reason)
 	g.note(history.Event{Kind: history.KindGuardian, Code: "stops", Sentence: "The agent stops: " + reason + "."})
-	g.beacon(causeStop)
-	if g.worker.life != nil {
-		g.worker.life.orders.put(pipe.Order{Drain: &pipe.DrainOrder{GraceMS: drainGrace.Milliseconds() * 4 / 5, Reason: reason}})
+	grace, cause := drainGrace, causeStop
+	if g.handover { // the agent goes on
+		grace, cause = drainForUpdate, causeRequest
 	}
-	return time.Now().Add(drainGrace)
+	g.beacon(cause)
+	if g.worker.life != nil {
+		g.worker.life.orders.put(pipe.Order{Drain: &pipe.DrainOrder{GraceMS: grace.Milliseconds() * 4 / 5, Reason: reason}})
+	}
+	g.stopBegan = time.Now()
+	return g.stopBegan.Add(grace)
+}
+
+// earlier is the first of two moments.
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // stopped reports whether a stop, once begun, has nothing more to wait for.
@@ -409,7 +442,7 @@ func (g *Guardian) stopped(over time.Time) bool {
 	if !now.Before(over) {
 		return true
 	}
-	said := !now.Before(over.Add(farewell-drainGrace)) || g.farewellSaid()
+	said := !now.Before(g.stopBegan.Add(farewell)) || g.farewellSaid()
 	return said && g.worker.life == nil
 }
 
@@ -478,6 +511,9 @@ func (g *Guardian) judge(now time.Time) {
 // ownFindings are what stands beside any verdict because of this process.
 func (g *Guardian) ownFindings() []selfcheck.Finding {
 	found := slices.Clone(g.cfg.Findings)
+	if f, ok := g.updateFinding(); ok {
+		found = append(found, f)
+	}
 	if g.memory.lost != nil {
 		found = append(found, *g.memory.lost)
 	}
@@ -538,6 +574,7 @@ func (g *Guardian) restartService(reason string) {
 // due does what its time has come for.
 func (g *Guardian) due(helpers context.Context, now time.Time) {
 	g.abandon(now)
+	g.updateDue(now)
 	if g.worker.life == nil && !g.stopping && !now.Before(g.worker.startAt) {
 		g.startWorker(helpers)
 	}
@@ -561,7 +598,7 @@ func (g *Guardian) nextDue(now, over time.Time) time.Time {
 	sooner(g.ladderAt)
 	sooner(over)
 	if !over.IsZero() {
-		sooner(over.Add(farewell - drainGrace))
+		sooner(g.stopBegan.Add(farewell))
 	}
 	if g.worker.life == nil && !g.stopping {
 		sooner(g.worker.startAt)
@@ -572,6 +609,7 @@ func (g *Guardian) nextDue(now, over time.Time) time.Time {
 	sooner(g.insight.nextDue())
 	sooner(g.beacons.next)
 	sooner(g.door.nextDue(now))
+	sooner(g.update.nextDue(now))
 	sooner(g.memory.saveAt)
 	return next
 }

@@ -170,6 +170,7 @@ const (
 	jobReport  = "report"
 	jobState   = "state"
 	jobPolicy  = "policy"
+	jobUpdate  = "update"
 	jobHistory = "history"
 	jobStacks  = "stacks"
 )
@@ -178,12 +179,14 @@ const (
 type job struct {
 	what string
 	do   func() error
+	then func(error) // in the loop, once it is done; nil: nothing
 }
 
 // kept is what became of a job.
 type kept struct {
 	what             string
 	err              error
+	then             func(error)
 	spooled, dropped int
 }
 
@@ -201,7 +204,7 @@ func (g *Guardian) keep(j job) bool {
 
 // work does one job, in the keeper's goroutine.
 func (g *Guardian) work(ctx context.Context, j job) {
-	k := kept{what: j.what, err: j.do()}
+	k := kept{what: j.what, err: j.do(), then: j.then}
 	if g.cfg.Spool != nil {
 		k.spooled, k.dropped = g.cfg.Spool.Len(), g.cfg.Spool.Dropped()
 	}
@@ -225,4 +228,7 @@ func (g *Guardian) keeperDid(k kept) {
 		g.history.broken = k.err
 	}
 	g.beacons.waiting, g.beacons.dropped = k.spooled, k.dropped
+	if k.then != nil {
+		k.then(k.err)
+	}
 }

@@ -35,11 +35,12 @@ func (e *InUseError) Error() string {
 
 func (e *InUseError) Unwrap() error { return ErrInUse }
 
-// Lock holds a state directory for one guardian, by a file in it.
-func Lock(file string) (release func() error, err error) {
-	release, err = lockfile.Hold(file)
+// Lock holds a state directory for one guardian, by a file in it. Passed is what the
+// program before gave this process by [lockfile.Lock.Pass]; "": nothing.
+func Lock(file, passed string) (lock *lockfile.Lock, err error) {
+	lock, err = lockfile.Adopt(passed, file)
 	if held, ok := errors.AsType[*lockfile.InUseError](err); ok {
 		err = &InUseError{File: held.File, PID: held.PID, Since: held.Since}
 	}
-	return release, err
+	return lock, err
 }

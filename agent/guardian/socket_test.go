@@ -58,21 +58,21 @@ func TestSocketPathMustBeShortAndASocket(t *testing.T) {
 
 func TestOneGuardianAStateDirectory(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "guardian.lock")
-	release, err := guardian.Lock(file)
+	lock, err := guardian.Lock(file, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = guardian.Lock(file)
+	_, err = guardian.Lock(file, "")
 	held, ok := errors.AsType[*guardian.InUseError](err)
 	if !ok || held.PID != os.Getpid() || !errors.Is(err, guardian.ErrInUse) || !strings.Contains(err.Error(), ", since 2") || !strings.HasSuffix(err.Error(), filepath.Dir(file)) {
 		t.Fatalf("second lock: %v, want ErrInUse with process %d", err, os.Getpid())
 	}
-	if err := release(); err != nil {
+	if err := lock.Release(); err != nil {
 		t.Fatal(err)
 	}
-	release, err = guardian.Lock(file)
+	lock, err = guardian.Lock(file, "")
 	if err != nil {
 		t.Fatalf("after the first is gone: %v", err)
 	}
-	release()
+	lock.Release()
 }

@@ -48,6 +48,8 @@ type Status struct {
 
 	Guardian ProcessStatus `json:"guardian"`
 	Worker   ProcessStatus `json:"worker"`
+	// Update tells which program runs and why; nil: this agent does not update itself.
+	Update *UpdateStatus `json:"update,omitempty"`
 	// OrdersDropped counts orders that this worker did not read.
 	OrdersDropped int64 `json:"orders_dropped,omitempty"`
 }
@@ -134,8 +136,8 @@ func (g *Guardian) status(now time.Time) Status {
 		Guardian:   ProcessStatus{PID: os.Getpid(), Since: g.start, Instance: g.cfg.Presence.Instance},
 		Worker:     ProcessStatus{Generation: g.worker.gen},
 	}
-	s.Next = g.nextStep(s.Snapshot, now)
-	if g.stopping {
+	s.Next, s.Update = g.nextStep(s.Snapshot, now), g.updateStatus()
+	if g.stopping && !g.handover {
 		s.Mode = ModeStopping
 	}
 	if g.cfg.Door != nil {
@@ -160,6 +162,8 @@ func (g *Guardian) nextStep(s selfcheck.Snapshot, now time.Time) NextStep {
 	v, d := g.judgement.Verdict, &g.door
 	steps := g.ladder.Recent()
 	switch {
+	case g.handover:
+		return NextStep{What: "hand over to another version"}
 	case g.stopping:
 		return NextStep{What: "stop"}
 	case g.worker.life == nil:

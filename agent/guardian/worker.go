@@ -45,6 +45,10 @@ func (g *Guardian) startWorker(helpers context.Context) {
 	l := &life{gen: w.gen, began: time.Now(), orders: newOutbox(), kill: make(chan struct{})}
 	w.life, w.said, w.fatal = l, selfcheck.Snapshot{}, ""
 	w.toldOOB, w.toldOffset, w.toldCode = false, 0, selfcheck.CodeUnknown
+	l.spawn = g.cfg.Spawn
+	if spawn := g.trialSpawn(); spawn != nil {
+		l.spawn, l.trial = spawn, true
+	}
 	g.wg.Go(func() { g.live(helpers, l) })
 }
 
@@ -68,6 +72,7 @@ func (g *Guardian) take(f lifeFact) {
 		g.tellPolicy()
 		g.tellVerdict()
 		g.syncOffset()
+		g.watchTrial(l)
 	case f.fact.Snapshot != nil:
 		s := *f.fact.Snapshot
 		s.Taken = now
@@ -109,6 +114,8 @@ func (g *Guardian) workerEnded(e lifeExit) {
 	case g.stopping:
 		g.log.Info("worker ended", "pid", l.pid)
 		g.noteWorkerEnd("ended", l, describeExit(e, w.fatal))
+		return
+	case g.trialEnded(l, e):
 		return
 	case l.killed != "":
 		// Our own doing, bounded by the ladder's budget: no crash, no wait.

@@ -14,6 +14,7 @@ import (
 
 	"gururmm/internal/endpoint"
 	"gururmm/oob"
+	"gururmm/release"
 	"gururmm/wire"
 )
 
@@ -31,12 +32,15 @@ import (
 //	    - url: https://rmm.example:8444
 //	      pin: sha256/…
 //	  proxy: direct                  # the default: not the link's way out
+//	release_keys: [RW…]              # minisign keys that updates must be signed with
 type Config struct {
 	LogLevel     string     `yaml:"log_level"`
 	StatusSocket string     `yaml:"status_socket"`
 	StatusGroup  string     `yaml:"status_group"`
 	Link         LinkConfig `yaml:"link"`
 	OOB          OOBConfig  `yaml:"oob"`
+	// ReleaseKeys, if there are any, are trusted in place of those of the enrollment.
+	ReleaseKeys []string `yaml:"release_keys"`
 }
 
 // LinkConfig overrides how the link is dialed.
@@ -139,6 +143,9 @@ func (c Config) validate() error {
 	}
 	if err := oob.CheckDoors(c.Doors()); err != nil {
 		return fmt.Errorf("oob.doors: %w", err)
+	}
+	if _, err := release.ParseKeys(c.ReleaseKeys); err != nil {
+		return fmt.Errorf("release_keys: %w", err)
 	}
 	if _, err := c.LinkProxy(); err != nil {
 		return fmt.Errorf("link.proxy: %w", err)

@@ -20,6 +20,7 @@ import (
 	"gururmm/internal/endpoint"
 	"gururmm/internal/fault"
 	"gururmm/internal/neterr"
+	"gururmm/release"
 	"gururmm/wire"
 )
 
@@ -143,6 +144,10 @@ func Enroll(ctx context.Context, o EnrollOptions) (id Identity, policy wire.Enve
 	if !serverTime.IsZero() {
 		id.EnrolledAt = serverTime.UTC()
 	}
+	if _, err := release.ParseKeys(answer.ReleaseKeys); err != nil {
+		return fail(fmt.Errorf("the server's answer is not usable: %w", err), "")
+	}
+	id.ReleaseKeys = answer.ReleaseKeys
 	if err := id.validate(); err != nil {
 		return fail(fmt.Errorf("the server's answer is not usable: %w", err), "")
 	}

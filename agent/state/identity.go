@@ -35,6 +35,8 @@ type Identity struct {
 	LinkPin    string         `json:"link_pin,omitempty"`
 	OOB        []wire.OOBDoor `json:"oob"`
 	EnrolledAt time.Time      `json:"enrolled_at"`
+	// ReleaseKeys are what updates must be signed with (minisign, "RW…"), as the server said at enrollment.
+	ReleaseKeys []string `json:"release_keys,omitempty"`
 
 	copy wire.Copy // what tokens say of who asks; see [Identity.As]
 }

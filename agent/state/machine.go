@@ -21,7 +21,7 @@ import (
 func MachinePresence(version string) (wire.Presence, error) {
 	p := wire.Presence{
 		Instance: wire.NewID(), Version: version,
-		Platform: wire.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH, Release: release()},
+		Platform: wire.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH, Release: osRelease()},
 	}
 	var errs []error
 	host, err := os.Hostname()

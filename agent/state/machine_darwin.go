@@ -21,7 +21,7 @@ func machineID() (string, error) {
 	return hex.EncodeToString(id[:]), nil
 }
 
-func release() string {
+func osRelease() string {
 	v, err := unix.Sysctl("kern.osproductversion")
 	if err != nil {
 		return "macOS"

@@ -26,7 +26,7 @@ func machineID() (string, error) {
 	return "", errors.Join(append(errs, errors.New("this machine has no id (systemd-machine-id-setup makes one)"))...)
 }
 
-func release() string {
+func osRelease() string {
 	for _, path := range []string{"/etc/os-release", "/usr/lib/os-release"} {
 		raw, err := os.ReadFile(path)
 		if err != nil {

@@ -36,7 +36,7 @@ func machineID() (string, error) {
 	return registryString(`SOFTWARE\Microsoft\Cryptography`, "MachineGuid")
 }
 
-func release() string {
+func osRelease() string {
 	const workstation = 1 // VER_NT_WORKSTATION
 	const key = `SOFTWARE\Microsoft\Windows NT\CurrentVersion`
 	v := windows.RtlGetVersion()

@@ -57,6 +57,8 @@ func run(args []string) int {
 	case errors.Is(err, state.ErrNotEnrolled):
 		fmt.Fprintf(os.Stderr, "gururmm-agent: %v. Enroll it with:\n  %s\n", err, agent.HintEnroll)
 		return exitNotEnrolled
+	case errors.Is(err, guardian.ErrHandover):
+		return agent.ExitHandover
 	case errors.Is(err, guardian.ErrRestartService):
 		fmt.Fprintln(os.Stderr, "gururmm-agent: ends to be started afresh by the service manager")
 		return exitFailed
@@ -86,7 +88,7 @@ func root() *cobra.Command {
 	flags.StringVar(&o.StatusSocket, "status-socket", "", "where the local status is answered")
 	flags.StringVar(&o.StatusGroup, "status-group", "", "Unix group that may ask for the status (default "+guardian.StatusGroup+")")
 	flags.StringVar(&o.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
-	cmd.AddCommand(enrollCommand(&o), runCommand(&o), workerCommand(&o), statusCommand(&o), definitionCommand(&o), doctorCommand(&o), versionCommand())
+	cmd.AddCommand(enrollCommand(&o), runCommand(&o), workerCommand(&o), statusCommand(&o), definitionCommand(&o), doctorCommand(&o), versionCommand(&o))
 	for _, action := range agent.ServiceActions {
 		cmd.AddCommand(serviceCommand(&o, action))
 	}
@@ -257,9 +259,9 @@ func definitionCommand(o *agent.Options) *cobra.Command {
 	return cmd
 }
 
-func versionCommand() *cobra.Command {
+func versionCommand(o *agent.Options) *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
-		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version.Version) },
+		Use: "version", Short: "Print the version, and which one guards here", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return agent.WriteVersion(cmd.OutOrStdout(), *o) },
 	}
 }

@@ -54,13 +54,33 @@ func Holder(file string) (pid int, held bool, err error) {
 	return readPID(f), !free, nil
 }
 
+// Lock is a file held by this process.
+type Lock struct{ f *os.File }
+
+// Release gives the file back; it stays.
+func (l *Lock) Release() error { return l.f.Close() }
+
 // Hold takes file for this process, made if need be, and leaves the process id
 // in it. release gives it back; the file stays.
 func Hold(file string) (release func() error, err error) {
+	l, err := Take(file)
+	if err != nil {
+		return nil, err
+	}
+	return l.Release, nil
+}
+
+// Take is [Hold] for a lock that may be passed on.
+func Take(file string) (*Lock, error) {
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
+	return take(f, file)
+}
+
+// take locks f, which it closes if it can't.
+func take(f *os.File, file string) (*Lock, error) {
 	free, err := lock(f, true)
 	for try := 0; err == nil && !free && try < lookers; try++ {
 		time.Sleep(lookerWait)
@@ -82,7 +102,7 @@ func Hold(file string) (release func() error, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", file, err), f.Close())
 	}
-	return f.Close, nil
+	return &Lock{f}, nil
 }
 
 // writePID leaves our process id for whoever finds the lock taken.

@@ -1,0 +1,464 @@
+package guardian_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gururmm/agent/guardian"
+	"gururmm/agent/versions"
+	"gururmm/release"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+// shelf is a release key and a program to be fetched: this very test.
+type shelf struct {
+	keys    []release.Key
+	priv    release.PrivateKey
+	program []byte
+}
+
+func newShelf(t *testing.T) *shelf {
+	t.Helper()
+	pub, priv, err := release.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &shelf{[]release.Key{pub}, priv, raw}
+}
+
+func (s *shelf) build(t *testing.T, version string) wire.Build {
+	t.Helper()
+	b, err := release.Sign(s.priv, strings.NewReader(string(s.program)), version, runtime.GOOS, runtime.GOARCH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// updatable lets b's guardian update itself; the worker on trial reports trial.
+func (b *bench) updatable(s *shelf, trial selfcheck.Snapshot) *guardian.Updates {
+	b.cfg.Presence.Version = "v1.0.0"
+	b.start.Worker.Version = "v1.0.0"
+	u := &guardian.Updates{
+		Store: versions.New(filepath.Join(b.t.TempDir(), "versions")), Keys: s.keys, Installed: "v1.0.0",
+		Fetch: func(_ context.Context, _ string, _, offset int64, w io.Writer) (int64, error) {
+			n, err := w.Write(s.program[offset:])
+			return int64(n), err
+		},
+	}
+	u.Spawn = func(string) func(context.Context) (guardian.Child, error) {
+		return func(ctx context.Context) (guardian.Child, error) {
+			c, err := b.spawn(ctx)
+			b.child().be(trial)
+			return c, err
+		}
+	}
+	b.cfg.Updates = u
+	return u
+}
+
+// as is a worker of this version that is well.
+func as(version string) selfcheck.Snapshot {
+	s := well()
+	s.Worker.Version = version
+	return s
+}
+
+// unverified is one whose link does not come up.
+func unverified(version string) selfcheck.Snapshot {
+	s := as(version)
+	s.Link = selfcheck.LinkFacts{Phase: selfcheck.PhaseDialing, PhaseAge: new(time.Second)}
+	return s
+}
+
+func (b *bench) order(id string, build wire.Build) wire.Envelope {
+	return b.directive(wire.Directive{ID: id, Kind: wire.DirectiveUpdate, Build: &build, ExpiresAt: time.Now().Add(5 * time.Hour)})
+}
+
+// outcome is the last word on directive id, "" before it.
+func (b *bench) outcome(id string) (state wire.DirectiveState, detail string) {
+	for _, r := range b.door.receipts(b.t) {
+		if r.ID == id {
+			state, detail = r.State, r.Detail
+		}
+	}
+	return state, detail
+}
+
+func load(t *testing.T, u *guardian.Updates) versions.State {
+	t.Helper()
+	st, err := u.Store.Look()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func TestUpdateThatPassesItsTrialTakesOver(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		u := b.updatable(s, as("v2.0.0"))
+		b.run()
+		pass(2 * time.Second)
+		old := b.child()
+		b.send(b.order("up", s.build(t, "v2.0.0")))
+		pass(10 * time.Second)
+		drained := false
+		for _, o := range old.got() {
+			drained = drained || o.Drain != nil && o.Drain.GraceMS >= 30_000
+		}
+		if st := load(t, u); !drained || b.spawned() != 2 || st.Phase != versions.PhaseTrial {
+			t.Fatalf("drained %v, %d workers, %+v", drained, b.spawned(), st)
+		}
+		if err := <-b.done; !errors.Is(err, guardian.ErrHandover) {
+			t.Fatal(err)
+		}
+		st := load(t, u)
+		if st.Phase != versions.PhaseHandover || st.Current.Version() != "v2.0.0" || st.Previous != nil || st.Installed != "v1.0.0" {
+			t.Errorf("state %+v", st)
+		}
+		if state, _ := b.outcome("up"); state != wire.DirectiveAccepted {
+			t.Errorf("told %q before it is confirmed", state)
+		}
+		if err := u.Store.Verify(u.Keys, *st.Current); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestUpdateThatFailsItsTrialIsRolledBackAndTold(t *testing.T) {
+	s := newShelf(t)
+	mute := errors.New("exec format error")
+	for _, tt := range []struct {
+		name   string
+		trial  selfcheck.Snapshot
+		spawn  func(b *bench) (guardian.Child, error) // nil: a worker that reports trial
+		memory uint64
+		reason string
+	}{
+		{"can't be executed", as("v2.0.0"), func(*bench) (guardian.Child, error) { return guardian.Child{}, mute }, 0, "exec format error"},
+		{"crashes", as("v2.0.0"), func(b *bench) (guardian.Child, error) {
+			c, err := b.spawn(b.t.Context())
+			b.child().be(as("v2.0.0"))
+			b.child().exit(errors.New("exit status 2"))
+			return c, err
+		}, 0, "exit status 2"},
+		{"hangs", as("v2.0.0"), func(b *bench) (guardian.Child, error) {
+			c, err := b.spawn(b.t.Context())
+			b.child().be(as("v2.0.0"))
+			close(b.child().frozen)
+			return c, err
+		}, 0, "not reported"},
+		{"never verifies", unverified("v2.0.0"), nil, 0, "not verified"},
+		{"is another version", as("v1.9.0"), nil, 0, "v1.9.0"},
+		{"eats memory", as("v2.0.0"), nil, 1 << 30, "1024 MiB"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				u := b.updatable(s, tt.trial)
+				u.Memory = func(int) (uint64, error) { return tt.memory, nil }
+				var began atomic.Int64
+				plain := u.Spawn
+				u.Spawn = func(path string) func(context.Context) (guardian.Child, error) {
+					return func(ctx context.Context) (guardian.Child, error) {
+						began.Store(time.Now().UnixNano())
+						if tt.spawn != nil {
+							return tt.spawn(b)
+						}
+						return plain(path)(ctx)
+					}
+				}
+				ask := b.status()
+				b.run()
+				pass(2 * time.Second)
+				b.send(b.order("up", s.build(t, "v2.0.0")))
+				pass(90 * time.Second)
+				state, detail := b.outcome("up")
+				if state != wire.DirectiveFailed || !strings.Contains(detail, tt.reason) || !strings.Contains(detail, "rolled back") {
+					t.Errorf("told %s: %s", state, detail)
+				}
+				st := load(t, u)
+				if st.Phase != versions.PhaseNone || st.Current != nil || len(st.Failed) != 1 || !st.Last.RolledBack || !st.Last.Told {
+					t.Errorf("state %+v", st)
+				}
+				got := ask()
+				if got.Update.BackAfter == nil || *got.Update.BackAfter > time.Minute {
+					t.Errorf("the old worker is back after %v", got.Update.BackAfter)
+				}
+				if len(got.Findings) != 1 || got.Findings[0].Code != selfcheck.FindUpdateRolledBack || !strings.Contains(got.Findings[0].Sentence, tt.reason) {
+					t.Errorf("findings %+v", got.Findings)
+				}
+				if r := b.door.last(); len(r.Findings) != 1 || r.Findings[0].Code != selfcheck.FindUpdateRolledBack {
+					t.Errorf("the server is not told: %+v", r.Findings)
+				}
+				if got.Snapshot.Worker.Version != "v1.0.0" || !got.Snapshot.Worker.Running {
+					t.Errorf("now runs %+v", got.Snapshot.Worker)
+				}
+				if tt.name != "crashes" { // below is the same for all
+					if err := b.end(); err != nil {
+						t.Fatal(err)
+					}
+					return
+				}
+				// The same order is answered with what is known, a new one is tried anew.
+				n := b.spawned()
+				b.send(b.order("up", s.build(t, "v2.0.0")))
+				pass(5 * time.Second)
+				if b.spawned() != n {
+					t.Error("the same order was tried again")
+				}
+				b.send(b.order("again", s.build(t, "v2.0.0")))
+				pass(90 * time.Second)
+				if state, _ := b.outcome("again"); state != wire.DirectiveFailed {
+					t.Errorf("a new order: %s", state)
+				}
+				if err := b.end(); err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
+func TestNetworkIsNotTheBuildsFault(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		u := b.updatable(s, unverified("v2.0.0"))
+		plain := u.Spawn
+		u.Spawn = func(path string) func(context.Context) (guardian.Child, error) {
+			b.door.set(func() { b.door.down = errors.New("no network") })
+			return plain(path)
+		}
+		b.run()
+		pass(2 * time.Second)
+		b.send(b.order("up", s.build(t, "v2.0.0")))
+		pass(40 * time.Second)
+		b.door.set(func() { b.door.down = nil })
+		pass(time.Minute)
+		if state, detail := b.outcome("up"); state != wire.DirectiveFailed || !strings.Contains(detail, "no fault of the build") {
+			t.Errorf("told %s: %s", state, detail)
+		}
+		if st := load(t, u); len(st.Failed) != 0 || st.Phase != versions.PhaseNone {
+			t.Errorf("state %+v", st)
+		}
+		if err := b.end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// A new program may be the cure for the link: the door stands for it.
+func TestUpdateWithoutALinkIsTriedByTheDoor(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		u := b.updatable(s, unverified("v2.0.0"))
+		b.start = unverified("v1.0.0")
+		b.run()
+		pass(2 * time.Second)
+		b.send(b.order("up", s.build(t, "v2.0.0")))
+		if err := <-b.done; !errors.Is(err, guardian.ErrHandover) {
+			t.Fatal(err)
+		}
+		if st := load(t, u); st.Phase != versions.PhaseHandover || !st.Order.ByDoor {
+			t.Errorf("state %+v", st)
+		}
+	})
+}
+
+func TestUpdatesThatAreRefused(t *testing.T) {
+	s, foreign := newShelf(t), newShelf(t)
+	for _, tt := range []struct {
+		name   string
+		change func(u *guardian.Updates, b *wire.Build)
+		nack   string
+		failed string
+		done   bool
+	}{
+		{"no release key", func(u *guardian.Updates, _ *wire.Build) { u.Keys = nil }, "no release key is known", "", false},
+		{"another key", func(_ *guardian.Updates, b *wire.Build) { b.Signature = foreign.build(t, "v2.0.0").Signature }, "trusted here", "", false},
+		{"another version than signed", func(_ *guardian.Updates, b *wire.Build) { b.Version = "v3.0.0" }, "signed is v2.0.0", "", false},
+		{"an older one", func(_ *guardian.Updates, b *wire.Build) { *b = s.build(t, "v0.9.0") }, "downgrade", "", false},
+		{"the same", func(_ *guardian.Updates, b *wire.Build) { *b = s.build(t, "v1.0.0") }, "", "", true},
+		{"another program than signed", func(u *guardian.Updates, _ *wire.Build) {
+			u.Fetch = func(_ context.Context, _ string, size, _ int64, w io.Writer) (int64, error) {
+				n, err := w.Write(make([]byte, size))
+				return int64(n), err
+			}
+		}, "", "not the one announced", false},
+		{"a size that does not fit the disk", func(_ *guardian.Updates, b *wire.Build) { b.Size = wire.MaxBuild + 1 }, "size", "", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				u := b.updatable(s, as("v2.0.0"))
+				build := s.build(t, "v2.0.0")
+				tt.change(u, &build)
+				b.run()
+				pass(2 * time.Second)
+				b.send(b.order("up", build))
+				pass(30 * time.Second)
+				nacks := b.door.nacks(t)
+				if tt.nack != "" && (len(nacks) != 1 || !strings.Contains(nacks[0].Detail, tt.nack)) || tt.nack == "" && len(nacks) != 0 {
+					t.Errorf("nacks %+v", nacks)
+				}
+				state, detail := b.outcome("up")
+				if tt.failed != "" && (state != wire.DirectiveFailed || !strings.Contains(detail, tt.failed)) || tt.done && state != wire.DirectiveDone {
+					t.Errorf("told %s: %s", state, detail)
+				}
+				if b.spawned() != 1 {
+					t.Errorf("%d workers: something was run", b.spawned())
+				}
+				if err := b.end(); err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
+// handedOver is a guardian that has just begun as v2.0.0.
+func (b *bench) handedOver(s *shelf, worker selfcheck.Snapshot) *guardian.Updates {
+	u := b.updatable(s, worker)
+	build := s.build(b.t, "v2.0.0")
+	b.cfg.Presence.Version, b.start = "v2.0.0", worker
+	u.State = versions.State{}.Fetch(build, versions.Order{ID: "up", Kind: wire.DirectiveUpdate}).Trial(false).Commit("v1.0.0", time.Now())
+	u.State.Starts = 1
+	u.Running = u.State.Current
+	return u
+}
+
+func TestNewGuardianConfirms(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		u := b.handedOver(s, as("v2.0.0"))
+		ask := b.status()
+		b.run()
+		pass(10 * time.Second)
+		if got := ask(); got.Update.Step != guardian.UpdateConfirm || got.Update.Source != guardian.SourceUpdated {
+			t.Errorf("status %+v", got.Update)
+		}
+		pass(30 * time.Second)
+		if state, detail := b.outcome("up"); state != wire.DirectiveDone || !strings.Contains(detail, "v2.0.0") {
+			t.Errorf("told %s: %s", state, detail)
+		}
+		if st := load(t, u); st.Phase != versions.PhaseNone || st.Starts != 0 || st.Current.Version() != "v2.0.0" || !st.Last.Told {
+			t.Errorf("state %+v", st)
+		}
+		b.send(b.directive(wire.Directive{ID: "back", Kind: wire.DirectiveRollback, ExpiresAt: time.Now().Add(5 * time.Hour)}))
+		if err := <-b.done; !errors.Is(err, guardian.ErrHandover) {
+			t.Fatal(err)
+		}
+		if st := load(t, u); st.Current != nil || st.Phase != versions.PhaseHandover || st.Order.ID != "back" {
+			t.Errorf("state after a rollback %+v", st)
+		}
+	})
+}
+
+func TestNewGuardianThatDoesNotConfirmGivesBack(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		u := b.handedOver(s, unverified("v2.0.0"))
+		b.run()
+		began := time.Now()
+		if err := <-b.done; !errors.Is(err, guardian.ErrHandover) {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took < 5*time.Minute || took > 7*time.Minute {
+			t.Errorf("after %v", took)
+		}
+		if st := load(t, u); st.Current != nil || !st.Last.RolledBack || len(st.Failed) != 1 {
+			t.Errorf("state %+v", st)
+		}
+	})
+}
+
+func TestOrderlyStopIsNoFailedStart(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		u := b.handedOver(s, as("v2.0.0"))
+		b.run()
+		pass(5 * time.Second)
+		if err := b.end(); err != nil {
+			t.Fatal(err)
+		}
+		if st := load(t, u); st.Starts != 0 || st.Phase != versions.PhaseHandover {
+			t.Errorf("state %+v", st)
+		}
+	})
+}
+
+// What a killed guardian left is taken up, or told.
+func TestNextStartTakesUpAnUpdate(t *testing.T) {
+	s := newShelf(t)
+	order := versions.Order{ID: "up", Kind: wire.DirectiveUpdate}
+	build := s.build(t, "v2.0.0")
+	fetching := versions.State{}.Fetch(build, order)
+	t.Run("a download goes on", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			u := b.updatable(s, as("v2.0.0"))
+			u.State = fetching
+			b.run()
+			if err := <-b.done; !errors.Is(err, guardian.ErrHandover) {
+				t.Fatal(err)
+			}
+			if st := load(t, u); st.Current.Version() != "v2.0.0" {
+				t.Errorf("state %+v", st)
+			}
+		})
+	})
+	for name, st := range map[string]versions.State{
+		"not for ever": func() versions.State {
+			st := fetching
+			st.Order = &versions.Order{ID: "up", Kind: wire.DirectiveUpdate, Resumed: versions.MaxResumes}
+			return st
+		}(),
+		"a trial is over":       fetching.Trial(false),
+		"an outcome not told":   fetching.Trial(false).RollBack("it crashed", time.Now()),
+		"a guardian that died":  fetching.Trial(false).Commit("v1.0.0", time.Now()).FallBack("it died", time.Now()),
+		"signed by another key": func() versions.State { st := fetching; e := *st.Next; e.Build.Signature = "x"; st.Next = &e; return st }(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				u := b.updatable(s, as("v2.0.0"))
+				u.State = st
+				b.run()
+				pass(30 * time.Second)
+				if state, detail := b.outcome("up"); state != wire.DirectiveFailed || detail == "" {
+					t.Errorf("told %s: %s", state, detail)
+				}
+				if got := load(t, u); got.Phase != versions.PhaseNone || got.Current != nil || !got.Last.Told {
+					t.Errorf("state %+v", got)
+				}
+				if b.spawned() != 1 {
+					t.Errorf("%d workers", b.spawned())
+				}
+				if err := b.end(); err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,239 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"gururmm/agent/guardian"
+	"gururmm/agent/task/tree"
+	"gururmm/agent/versions"
+	"gururmm/internal/fault"
+	"gururmm/internal/lockfile"
+	"gururmm/internal/version"
+	"gururmm/oob"
+	"gururmm/release"
+	"gururmm/selfcheck"
+)
+
+// What the installed program tells the one that it becomes.
+const (
+	envInstalled = "GURURMM_AGENT_INSTALLED" // "VERSION PATH"
+	envLock      = "GURURMM_AGENT_LOCK"
+	envWhy       = "GURURMM_AGENT_WHY"
+)
+
+// program is the program of this process: which one, and why.
+type program struct {
+	path  string
+	entry *versions.Entry // nil: the installed one
+	why   string
+
+	installed     string // version; "": not known
+	installedPath string
+
+	store *versions.Store
+	state versions.State
+	keys  []release.Key
+	// findings are what was found wrong on the way.
+	findings []selfcheck.Finding
+}
+
+// ExitHandover is the code of a child that wants another version in its place (EX_TEMPFAIL of <sysexits.h>).
+const ExitHandover = 75
+
+// errEnded says that a program started in this one's place has ended (on Windows).
+type errEnded struct{ how error }
+
+func (e *errEnded) Error() string { return "the agent's process ended: " + e.how.Error() }
+func (e *errEnded) Unwrap() error { return e.how }
+
+// inherited is what the program before left in the environment. It is taken out
+// of it: workers and jobs are no guardians.
+type inherited struct{ installed, lock, why string }
+
+func inherit() inherited {
+	take := func(name string) string {
+		value := os.Getenv(name)
+		os.Unsetenv(name) // it can't fail for such a name
+		return value
+	}
+	return inherited{take(envInstalled), take(envLock), take(envWhy)}
+}
+
+// launch decides which program guards here. If it is another than this one, this
+// process becomes that (or, on Windows, waits for it): then launch does not return well.
+func (s *Setup) launch(ctx context.Context, from inherited, lock *lockfile.Lock, log *slog.Logger) (program, error) {
+	p, err := s.self(from)
+	if err != nil {
+		return p, err
+	}
+	st, err := p.store.Load()
+	if err != nil {
+		p.found(selfcheck.FindQuarantined, "Which version shall run is not known, so the installed one does: "+err.Error())
+	}
+	p.keys = s.releaseKeys(&p)
+	p.state = st
+	if c := st.Current; c != nil && sameFile(p.path, p.store.Path(*c)) {
+		p.entry, p.why = c, from.why // chosen by the program that became this one
+		return p, nil
+	}
+	for {
+		next, entry, why := versions.Choose(p.state, p.installed, func(e versions.Entry) error { return p.store.Verify(p.keys, e) }, time.Now().UTC())
+		path := p.installedPath
+		if entry != nil {
+			path = p.store.Path(*entry)
+		}
+		if entry != nil || !sameState(next, p.state) {
+			if err := p.store.Save(next); err != nil {
+				if entry != nil { // what can't be counted is not started
+					p.found(selfcheck.FindJournal, "The update to "+entry.Version()+" is not started, since that can't be noted: "+err.Error())
+				}
+				entry, path, next, why = nil, p.installedPath, versions.State{}, ""
+			}
+			p.state = next
+		}
+		p.why = why
+		if sameFile(path, p.path) {
+			p.entry = entry
+			return p, nil
+		}
+		log.Warn("another version of this program takes over", "path", path, "why", why)
+		fault.Die("update.launch")
+		err := s.become(ctx, path, []string{
+			envInstalled + "=" + p.installed + " " + p.installedPath, envWhy + "=" + why,
+		}, lock, log)
+		if ended, ok := errors.AsType[*errEnded](err); ok {
+			return p, ended
+		}
+		log.Error("it could not be started", "path", path, "error", err)
+		if entry == nil { // no installed program to go back to: this one does it
+			p.found(selfcheck.FindUpdateRolledBack, "The installed program could not be started: "+err.Error())
+			return p, nil
+		}
+		p.state = p.state.FallBack(entry.Version()+" can't be started: "+err.Error(), time.Now().UTC())
+	}
+}
+
+// again brings p up to date for another guardian in this process, with another identity.
+func (s *Setup) again(p *program) {
+	if st, err := p.store.Look(); err == nil {
+		p.state = st
+	}
+	p.findings = nil
+	p.keys = s.releaseKeys(p)
+}
+
+func (p *program) found(code selfcheck.Code, sentence string) {
+	p.findings = append(p.findings, selfcheck.Finding{Code: code, Sentence: sentence + "."})
+}
+
+// self finds out which program this process is.
+func (s *Setup) self(from inherited) (program, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return program{}, fmt.Errorf("find the own program: %w", err)
+	}
+	p := program{path: path, store: versions.New(s.Dir.Path(versionsDir))}
+	v, at, ok := strings.Cut(from.installed, " ")
+	switch {
+	case ok && filepath.IsAbs(at):
+		p.installed, p.installedPath = v, at
+	case strings.HasPrefix(path, s.Dir.Path(versionsDir)+string(filepath.Separator)):
+		p.installedPath = path // started by hand: what is installed is not known
+	default:
+		p.installed, p.installedPath = version.Version, path
+	}
+	return p, nil
+}
+
+// releaseKeys are those of agent.yaml, else those of the enrollment.
+func (s *Setup) releaseKeys(p *program) []release.Key {
+	texts := s.Config.ReleaseKeys
+	if len(texts) == 0 {
+		id, err := s.Dir.Identity()
+		if err != nil {
+			return nil // not enrolled: whoever needs the identity says so
+		}
+		texts = id.ReleaseKeys
+	}
+	keys, err := release.ParseKeys(texts)
+	if err != nil {
+		p.found(selfcheck.FindQuarantined, "Updates are refused, the release keys of the enrollment can't be read: "+err.Error())
+	}
+	return keys
+}
+
+// sameFile reports whether two paths name one file.
+func sameFile(a, b string) bool {
+	if a == b {
+		return true
+	}
+	one, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	two, err := os.Stat(b)
+	return err == nil && os.SameFile(one, two)
+}
+
+// sameState reports whether nothing changed that must be on disk.
+func sameState(a, b versions.State) bool {
+	return a.Phase == b.Phase && a.Starts == b.Starts && a.Current.Is(b.Current) && a.Previous.Is(b.Previous) && a.Last == b.Last
+}
+
+// updates is what the guardian needs to exchange this program.
+func (p program) updates(client *oob.Client, spawn func(string) spawner) *guardian.Updates {
+	return &guardian.Updates{
+		Store: p.store, State: p.state, Keys: p.keys, Running: p.entry, Path: p.path, Why: p.why, Installed: p.installed,
+		Fetch: client.Fetch, Memory: tree.Memory,
+		Spawn: func(path string) func(context.Context) (guardian.Child, error) { return spawn(path) },
+	}
+}
+
+// spawner starts a worker.
+type spawner = func(context.Context) (guardian.Child, error)
+
+// WriteVersion tells people this program's version and, as far as this account may
+// know it, which program guards here.
+func WriteVersion(w io.Writer, o Options) error {
+	if _, err := fmt.Fprintln(w, version.Version); err != nil {
+		return err
+	}
+	path, _, err := stateDir(o.StateDir)
+	if err != nil {
+		return nil // no state, no update
+	}
+	store := versions.New(filepath.Join(path, versionsDir))
+	st, err := store.Look()
+	if errors.Is(err, os.ErrPermission) || err == nil && st.Current == nil && st.Next == nil {
+		return nil
+	}
+	p := &page{}
+	switch {
+	case err != nil:
+		p.wrap("", "Which version guards here is not known: "+err.Error())
+	case st.Current != nil:
+		what := "an update, confirmed"
+		if st.Phase == versions.PhaseHandover {
+			what = "an update, not confirmed yet"
+		}
+		p.wrap("", "Guards here: "+st.Current.Version()+", "+what+": "+store.Path(*st.Current))
+	default:
+		p.line("Guards here: the installed program")
+	}
+	switch st.Phase {
+	case versions.PhaseFetch:
+		p.line("Being fetched: " + st.Next.Version())
+	case versions.PhaseTrial:
+		p.line("On trial: " + st.Next.Version())
+	}
+	_, err = io.WriteString(w, p.b.String())
+	return err
+}
