@@ -194,8 +194,12 @@ func askGuardian(ctx context.Context, socket string) (probe.Running, error) {
 	return probe.Running{Socket: socket, PID: st.Guardian.PID, Version: st.Version, Verdict: f}, nil
 }
 
-// doctorLimit bounds a visit that the server ordered: the whole plan over a bad path.
-const doctorLimit = 5 * time.Minute
+// doctorWithin bounds a visit that the server ordered: the whole plan over a bad
+// path. doctorLimit is when its process is ended, in case it can't even report.
+const (
+	doctorWithin = 4 * time.Minute
+	doctorLimit  = 5 * time.Minute
+)
 
 // runProbes is the errand of run_probes: a doctor in a process of its own, so
 // that what hangs under it hangs without the guardian.
@@ -207,7 +211,7 @@ func (s *Setup) runProbes(ctx context.Context, d wire.Directive) (detail string,
 	}
 	ctx, cancel := context.WithTimeout(ctx, doctorLimit)
 	defer cancel()
-	args := []string{"doctor", "--json", "--status-socket", s.Socket}
+	args := []string{"doctor", "--json", "--within", doctorWithin.String(), "--status-socket", s.Socket}
 	if len(d.Only) > 0 {
 		args = append(args, "--only", strings.Join(d.Only, ","))
 	}

@@ -104,7 +104,7 @@ func TestProbeLinkLeavesTheLiveOneAlone(t *testing.T) {
 	if len(a.Links) != 1 || a.Links[0].Link != before[0].Link || a.Links[0].Generation != before[0].Generation {
 		t.Errorf("links %+v, before %+v", a.Links, before)
 	}
-	if open, total := n.hub.Probes(); open != 1 || total != 1 {
+	if open, total := n.hub.Probes(); open != 1 || total != 1 { // it has answered: it is registered
 		t.Errorf("%d probe links open, %d in all", open, total)
 	}
 }
@@ -169,6 +169,7 @@ func TestProbeLinkEndsWithTheServer(t *testing.T) {
 	c, _ := n.probe(n.enroll("alpha"))
 	ended := make(chan error, 1)
 	go func() { _, err := c.Read(); ended <- err }()
+	await(t, "the probe link is open", func() bool { open, _ := n.hub.Probes(); return open == 1 })
 	if err := n.stop(); err != nil {
 		t.Errorf("drain: %v", err)
 	}

@@ -170,3 +170,16 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("%+v, %v", report, err)
 	}
 }
+
+func TestWhatIsNotReachedInTimeIsSaid(t *testing.T) {
+	s := bare(t)
+	s.Service = func(ctx context.Context) Fact {
+		<-ctx.Done()
+		return Fact{Status: checkup.Fail, Seen: "given up"}
+	}
+	s.Versions = func(context.Context) Fact { return Fact{Status: checkup.Pass, Seen: "v1"} }
+	report, err := Run(t.Context(), s, Options{Only: []string{Service, Versions}, Within: 200 * time.Millisecond})
+	if err != nil || report.Results[0].Status != checkup.Skip || !strings.Contains(report.Results[0].Seen, "within 200ms") || report.Results[1].Status != checkup.Pass {
+		t.Errorf("%+v, %v", report, err)
+	}
+}

@@ -77,7 +77,9 @@ var ErrNotRunning = errors.New("nobody answers at the status socket")
 // Options of [Run].
 type Options struct {
 	Only    []string
-	Timeout time.Duration
+	Timeout time.Duration // of each probe; 0: each has its own
+	// Within bounds the whole; what is not reached by then is skipped; 0: nothing does.
+	Within time.Duration
 	// Told is called before and after each probe, one call at a time; done counts
 	// the ended ones, r is nil before. May be nil.
 	Told func(p Probe, r *checkup.Result, done, total int)
@@ -140,6 +142,12 @@ func Run(ctx context.Context, s Subject, o Options) (checkup.Report, error) {
 		return checkup.Report{}, err
 	}
 	began := time.Now()
+	whole := ctx
+	if o.Within > 0 {
+		var cancel context.CancelFunc
+		whole, cancel = context.WithTimeoutCause(ctx, o.Within, fmt.Errorf("not done within %v of the doctor's coming", o.Within))
+		defer cancel()
+	}
 	r := &run{
 		subject: s, plan: plan, alone: make(chan struct{}, 1), slots: make(chan struct{}, atOnce),
 		addrs: map[int][]string{}, echoes: map[int]echoed{},
@@ -147,7 +155,7 @@ func Run(ctx context.Context, s Subject, o Options) (checkup.Report, error) {
 	host, _ := os.Hostname() // unknown stays empty
 	report := checkup.Report{
 		Schema: checkup.Schema, At: began, Host: host, Agent: s.Agent, Version: s.Version,
-		Results: r.all(ctx, o.Told),
+		Results: r.all(whole, o.Told),
 	}
 	report.TookMS = checkup.MS(time.Since(began))
 	report.Verdict = report.Worst()
@@ -215,6 +223,10 @@ func (r *run) one(ctx context.Context, p Probe, result *checkup.Result, begun fu
 	}
 	r.slots <- struct{}{}
 	defer func() { <-r.slots }()
+	if ctx.Err() != nil {
+		result.Status, result.Seen = checkup.Skip, interrupted(ctx)
+		return
+	}
 	begun()
 	began := time.Now()
 	got := make(chan checkup.Result, 1)
@@ -233,9 +245,17 @@ func (r *run) one(ctx context.Context, p Probe, result *checkup.Result, begun fu
 		fail(result, "it did not end within "+p.Timeout.String(), "Something below it hangs: look at the kernel's log and at the file system.")
 	}
 	if ctx.Err() != nil && !result.Status.Good() {
-		*result = checkup.Result{Group: result.Group, Name: result.Name, Target: result.Target, Status: checkup.Skip, Seen: "interrupted"}
+		*result = checkup.Result{Group: result.Group, Name: result.Name, Target: result.Target, Status: checkup.Skip, Seen: interrupted(ctx)}
 	}
 	result.TookMS = checkup.MS(time.Since(began))
+}
+
+// interrupted says why a probe was not done.
+func interrupted(ctx context.Context) string {
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause.Error()
+	}
+	return "interrupted"
 }
 
 // look runs the probe that p names.

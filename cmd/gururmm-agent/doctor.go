@@ -38,8 +38,8 @@ func doctorCommand(o *agent.Options) *cobra.Command {
 			if list {
 				return listProbes(cmd.OutOrStdout())
 			}
-			if d.Timeout < 0 {
-				return fmt.Errorf("--timeout %v: want more than 0", d.Timeout)
+			if d.Timeout < 0 || d.Within < 0 {
+				return fmt.Errorf("--timeout %v, --within %v: want more than 0", d.Timeout, d.Within)
 			}
 			live := &liveLine{w: os.Stderr, on: tty.Is(os.Stderr) && !asJSON, verbose: verbose && !asJSON}
 			d.Told = live.told
@@ -66,6 +66,7 @@ func doctorCommand(o *agent.Options) *cobra.Command {
 	flags.StringVar(&d.CAFile, "ca", "", "trust the roots in this PEM file for it")
 	flags.StringVar(&d.Pin, "pin", "", "trust exactly this key for it: sha256/…")
 	flags.DurationVar(&d.Timeout, "timeout", 0, "bound each probe (default: each its own, 10s to 85s)")
+	flags.DurationVar(&d.Within, "within", 0, "bound the whole; what is not reached by then is skipped (default: no bound)")
 	return cmd
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gururmm/checkup"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
 	"gururmm/wire"
@@ -173,6 +174,11 @@ func (f *operatorFlags) directed(w io.Writer, d operator.Directive) error {
 			said += ": " + printable(d.Detail)
 		}
 		fmt.Fprintln(w, wrap.Behind("", said))
+	}
+	if d.Kind == wire.DirectiveRunProbes {
+		if r, err := checkup.Parse(d.Report); err == nil {
+			return checkup.Write(w, r, checkup.Style{Color: colorful()})
+		}
 	}
 	if len(d.Report) > 0 {
 		var pretty bytes.Buffer
