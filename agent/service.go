@@ -17,7 +17,6 @@ import (
 // ServiceName is what the service manager calls us.
 const ServiceName = "gururmm-agent"
 
-// What a service manager shows of us.
 // ErrNotInstalled says that there is no service to control.
 var ErrNotInstalled = errors.New("the service is not installed: " + ServiceName + " install")
 
