@@ -234,7 +234,7 @@ func (g *Guardian) updateUnwritten(err error) {
 // fetchUpdate brings the program here and verifies it, in a helper.
 func (g *Guardian) fetchUpdate() {
 	c, b, until := g.cfg.Updates, g.update.state.Next.Build, g.update.state.Order.ExpiresAt
-	offset := g.now().Sub(time.Now())
+	offset := time.Until(g.now())
 	rng := backoffRand(g)
 	fetch := func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, fetchLimit)
