@@ -70,6 +70,9 @@ func directCommand(f *operatorFlags) *cobra.Command {
 		ValidArgs: names,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n.Kind = wire.DirectiveKind(args[1])
+			if n.Kind == wire.DirectiveUpdate {
+				return fmt.Errorf("an update is ordered by a rollout: gururmm update roll VERSION --agents %s", quote(args[0]))
+			}
 			if !slices.Contains(names, args[1]) {
 				return fmt.Errorf("directive %q: want one of %s", args[1], strings.Join(names, ", "))
 			}

@@ -51,12 +51,10 @@ func (a *API) publish(w http.ResponseWriter, r *http.Request, by string) error {
 
 func buildProblem(err error) error {
 	switch {
-	case errors.Is(err, builds.ErrNoKeys):
+	case errors.Is(err, builds.ErrNoKeys), errors.Is(err, builds.ErrTaken):
 		return problem(http.StatusConflict, wire.ProblemConflict, err.Error())
 	case errors.Is(err, builds.ErrRefused):
 		return problem(http.StatusUnprocessableEntity, wire.ProblemBadRequest, err.Error())
-	case errors.Is(err, store.ErrConflict):
-		return problem(http.StatusConflict, wire.ProblemConflict, err.Error())
 	case errors.Is(err, builds.ErrBusy):
 		return problem(http.StatusTooManyRequests, wire.ProblemRateLimited, err.Error())
 	}

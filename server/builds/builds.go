@@ -33,12 +33,14 @@ import (
 	"gururmm/wire"
 )
 
-// Errors to branch on; store.ErrNotFound and store.ErrConflict come through.
+// Errors to branch on; store.ErrNotFound comes through.
 var (
 	// ErrNoKeys: this server trusts no release key.
 	ErrNoKeys = errors.New("this server trusts no release key: start it with --release-key RW… (or a file with the public key); `gururmm update keygen` makes a pair")
 	// ErrRefused: the program or its signature is not acceptable; the text says why.
 	ErrRefused = errors.New("build refused")
+	// ErrTaken: that version is another program already, for its platform.
+	ErrTaken = errors.New("another program is published")
 	// ErrBusy: others are being published.
 	ErrBusy = errors.New("other builds are being published; try again")
 )
@@ -131,7 +133,7 @@ func (s *Shelf) Check(ctx context.Context, b wire.Build) (known bool, err error)
 	for _, o := range all {
 		if o.Version == b.Version && o.OS == b.OS && o.Arch == b.Arch {
 			if o.SHA256 != b.SHA256 {
-				return false, fmt.Errorf("%w: another program is published as %s for %s/%s; give this one a version of its own", store.ErrConflict, b.Version, b.OS, b.Arch)
+				return false, fmt.Errorf("%w as %s for %s/%s; give this one a version of its own", ErrTaken, b.Version, b.OS, b.Arch)
 			}
 			return true, nil
 		}
@@ -167,8 +169,8 @@ func (s *Shelf) Publish(ctx context.Context, b wire.Build, program io.Reader, by
 	}
 	b.AllowDowngrade, b.GraceMS = false, 0 // an order's, not the program's
 	_, err = s.st.CreateBuild(ctx, operator.Build{Build: b, PublishedBy: by, PublishedAt: time.Now().UTC().Truncate(time.Microsecond)})
-	if errors.Is(err, store.ErrConflict) { // another publication was faster
-		return errors.Join(fmt.Errorf("%w: another program was just published as %s for %s/%s", err, b.Version, b.OS, b.Arch), s.drop(ctx, b.SHA256))
+	if errors.Is(err, store.ErrConflict) { // another publication was faster, or has these bytes
+		return errors.Join(fmt.Errorf("%w just now, as %s for %s/%s or with the same bytes as another version", ErrTaken, b.Version, b.OS, b.Arch), s.drop(ctx, b.SHA256))
 	}
 	return err
 }

@@ -180,7 +180,7 @@ func TestOneVersionIsOneProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.data = append(bytes.Clone(r.data), 0) // still an executable
-	if err := r.publish(r.sign("v1.2.3", runtime.GOOS, runtime.GOARCH)); !errors.Is(err, store.ErrConflict) {
+	if err := r.publish(r.sign("v1.2.3", runtime.GOOS, runtime.GOARCH)); !errors.Is(err, ErrTaken) {
 		t.Errorf("another program of that version: %v", err)
 	}
 	if err := r.publish(r.sign("v1.2.4", runtime.GOOS, runtime.GOARCH)); err != nil {
