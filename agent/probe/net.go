@@ -219,7 +219,7 @@ func (r *run) mtu(ctx context.Context, p Probe, res *checkup.Result) {
 	path := pathOf(conn)
 	name, card := cardOf(conn)
 	r.mu.Lock()
-	echo := r.echoes[p.Endpoint]
+	echo, narrow := r.echoes[p.Endpoint], r.narrow[p.Endpoint]
 	r.mu.Unlock()
 
 	var known []string
@@ -248,6 +248,8 @@ func (r *run) mtu(ctx context.Context, p Probe, res *checkup.Result) {
 	if dir := echo.brokenBeyond(segment); dir != "" {
 		warn(res, res.Seen, fmt.Sprintf("Texts of one packet pass %s, longer ones do not: large packets are lost on the way. "+
 			"Let ICMP \"fragmentation needed\" through, or lower the MTU of %s (try 1400, then 1280).", dir, name))
+	} else if narrow {
+		warn(res, res.Seen, "TLS passes with small packets only: see what tls says of the MTU.")
 	} else if path.MTU > 0 && card > path.MTU+1 { // loopback's own differ by one
 		res.Notes = append(res.Notes, "the path is narrower than the interface: a tunnel or VPN is on it, and it is known")
 	}

@@ -7,11 +7,13 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -413,5 +415,54 @@ func TestNames(t *testing.T) {
 		if c.status == checkup.Fail && (r.Do == "" || got[TCP].Status != checkup.Skip) {
 			t.Errorf("%s: %+v, then %+v", c.name, r, got[TCP])
 		}
+	}
+}
+
+// The usual hello takes two packets: on a path that loses large ones it is what breaks first.
+func TestALargeHelloThatDoesNotPass(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, nil)
+	box, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var passing sync.WaitGroup
+	defer passing.Wait()
+	defer box.Close()
+	passing.Go(func() {
+		for {
+			in, err := box.Accept()
+			if err != nil {
+				return
+			}
+			passing.Go(func() {
+				defer in.Close()
+				hello := make([]byte, 16<<10)
+				n, err := in.Read(hello)
+				if err != nil || n > 1400 {
+					return
+				}
+				out, err := net.Dial("tcp", s.Listener.Addr().String())
+				if err != nil {
+					return
+				}
+				defer out.Close()
+				out.Write(hello[:n])
+				passing.Go(func() { io.Copy(out, in); out.Close() })
+				io.Copy(in, out)
+			})
+		}
+	})
+	subject := s.enrolled(t, "https://"+box.Addr().String())
+	subject.Addresses = subject.Addresses[:1]
+	got := visit(t, subject, MTU)
+	if r := got[TLS]; r.Status != checkup.Fail || !strings.Contains(r.Seen, "hello of one packet is answered") || !strings.Contains(r.Do, "MTU") || r.Figures["small_hello"] != true {
+		t.Errorf("%+v", r)
+	}
+	if r := got[MTU]; r.Status != checkup.Warn || r.Do == "" {
+		t.Errorf("%+v", r)
+	}
+	if r := got[Upgrade]; r.Status != checkup.Skip {
+		t.Errorf("%+v", r)
 	}
 }

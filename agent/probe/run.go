@@ -103,6 +103,7 @@ type run struct {
 	addrs   map[int][]string
 	samples []sample
 	echoes  map[int]echoed
+	narrow  map[int]bool  // endpoints whose TLS needs a small hello
 	offset  time.Duration // server's clock minus ours, as far as known
 }
 
@@ -150,7 +151,7 @@ func Run(ctx context.Context, s Subject, o Options) (checkup.Report, error) {
 	}
 	r := &run{
 		subject: s, plan: plan, alone: make(chan struct{}, 1), slots: make(chan struct{}, atOnce),
-		addrs: map[int][]string{}, echoes: map[int]echoed{},
+		addrs: map[int][]string{}, echoes: map[int]echoed{}, narrow: map[int]bool{},
 	}
 	host, _ := os.Hostname() // unknown stays empty
 	report := checkup.Report{

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"gururmm/agent/link"
 	"gururmm/checkup"
 	"gururmm/internal/neterr"
 	"gururmm/internal/pin"
@@ -58,15 +59,14 @@ func (r *run) tls(ctx context.Context, p Probe, res *checkup.Result) {
 	}
 	trusted := o.TLS
 	o.TLS = &tls.Config{InsecureSkipVerify: true}
-	conn, remote, err := o.Reach(ctx)
+	shown, remote, err := shake(ctx, o)
 	if err != nil {
-		broke(res, err, "")
-		return
-	}
-	defer conn.Close()
-	shown, err := o.Shake(ctx, conn)
-	if err != nil {
-		broke(res, err, "What answers at "+remote+" does not finish a TLS handshake: wrong port, or a box that allows other TLS versions only.")
+		broke(res, err, "What answers does not finish a TLS handshake: wrong port, or a box that allows other TLS versions only.")
+		if remote == "" { // it was not even reached
+			res.Do = adviseFor(res.Type)
+		} else if o.TLS.CurvePreferences = []tls.CurveID{tls.X25519}; silent(res.Type) {
+			r.smallHello(ctx, p, o, res)
+		}
 		return
 	}
 	leaf := shown.PeerCertificates[0]
@@ -111,6 +111,38 @@ func (r *run) tls(ctx context.Context, p Probe, res *checkup.Result) {
 	default:
 		pass(res, seen)
 	}
+}
+
+// shake connects and shakes hands; remote is empty if there was no connection.
+func shake(ctx context.Context, o link.Options) (shown tls.ConnectionState, remote string, err error) {
+	conn, remote, err := o.Reach(ctx)
+	if err != nil {
+		return shown, "", err
+	}
+	defer conn.Close()
+	shown, err = o.Shake(ctx, conn)
+	return shown, remote, err
+}
+
+// silent tells whether a handshake failed because nothing, or only an end, came back.
+func silent(typ string) bool {
+	return typ == neterr.TLSFailed || typ == neterr.TCPClosed || typ == neterr.TCPReset || typ == neterr.TCPTimedOut
+}
+
+// smallHello tries once more with a hello that fits into one packet: the usual one
+// has a post-quantum key share (X25519MLKEM768) and takes two, and so is the first
+// thing that a path loses which loses large packets.
+func (r *run) smallHello(ctx context.Context, p Probe, o link.Options, res *checkup.Result) {
+	if _, _, err := shake(ctx, o); err != nil {
+		return
+	}
+	r.mu.Lock()
+	r.narrow[p.Endpoint] = true
+	r.mu.Unlock()
+	res.Seen = "a TLS hello of one packet is answered, the usual one of two packets is not"
+	res.Do = "Large packets are lost on the way: let ICMP \"fragmentation needed\" through, or lower the interface's MTU (try 1400, then 1280). " +
+		"If that does not help, a box on the way can't take a large hello: update it."
+	res.Figures = map[string]any{"small_hello": true}
 }
 
 // judge verifies what was shown as the agent's own handshake would.
