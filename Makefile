@@ -9,7 +9,7 @@ LDFLAGS   := -s -w -X gururmm/internal/version.Version=$(VERSION)
 GOBUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)"
 GOTEST    := CGO_ENABLED=1 $(GO) test -race
 
-.PHONY: all build demo test check quick days e2e windows bench fuzz clean
+.PHONY: all build demo test check quick days e2e windows systemd bench fuzz clean
 
 all: build
 
@@ -48,6 +48,9 @@ e2e: ## real server, proxy and agents; each fault, each kill
 
 windows: ## the Windows build under Wine: unit tests, agent, service
 	bash scripts/windows.sh
+
+systemd: ## the service under a real systemd
+	bash scripts/systemd.sh
 
 bench: ## figures, as ratios in one run
 	$(GO) test -run '^$$' -bench . -benchmem ./selfcheck ./wire

@@ -10,7 +10,7 @@ wine=/usr/lib/wine/wine64
 wineserver=/usr/lib/wine/wineserver64
 failed=0
 
-say() { printf '%-34s %s\n' "$1" "$2"; }
+say() { printf '%3d s  %-34s %s\n' $SECONDS "$1" "$2"; }
 fail() {
 	failed=1
 	say "$1" "FAILED: $2"

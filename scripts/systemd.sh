@@ -1,0 +1,55 @@
+#!/bin/bash
+# Installs the agent under a real systemd, the first process of a container, and
+# shows that the unit keeps what it promises.
+#
+# Without root on a Debian this says so and goes on, unless CI is set: there it must run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if ! root=$(bash scripts/rootfs.sh systemd systemd systemd-sysv dbus iputils-ping procps); then
+	[ -z "${CI:-}" ] || exit 1
+	echo "systemd: NOT TESTED: a container can't be had here (see above)"
+	exit 0
+fi
+sh scripts/need.sh go systemd-nspawn nsenter unshare
+
+work=$(mktemp -d)
+container=""
+cleanup() {
+	# Its namespace ends with it, and all that is in it.
+	[ -z "$container" ] || { kill -9 "$container" && wait "$container"; } 2>/dev/null || true
+	rm -rf "$work"
+}
+trap cleanup EXIT
+CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$work/" ./cmd/gururmm-agent ./cmd/gururmm
+cp scripts/systemd-inside.sh "$work/inside.sh"
+
+# What is written inside goes to memory and is gone afterwards.
+timeout --kill-after=5 420 unshare --mount --pid --fork --kill-child --mount-proc systemd-nspawn --quiet \
+	--directory="$root" --volatile=overlay --boot --private-network --machine=gururmm-test \
+	--register=no --keep-unit --console=pipe --bind-ro="$work:/mnt" \
+	</dev/null >"$work/console" 2>&1 &
+container=$!
+
+# leader is the container's first process: the one whose child is systemd.
+leader() {
+	local pid
+	for pid in $(pgrep -x systemd); do
+		if [ "$pid" != 1 ] && [ -e "/proc/$pid/root/mnt/inside.sh" ] && cmp -s "/proc/$pid/root/mnt/inside.sh" "$work/inside.sh"; then
+			echo "$pid"
+			return 0
+		fi
+	done
+	return 1
+}
+for _ in $(seq 300); do
+	init=$(leader) && break
+	kill -0 "$container" 2>/dev/null || break
+	sleep 0.2
+done
+if [ -z "${init:-}" ]; then
+	echo "systemd: the container does not start:" >&2
+	cat "$work/console" >&2
+	exit 1
+fi
+timeout 400 nsenter --target "$init" --all env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin bash /mnt/inside.sh
