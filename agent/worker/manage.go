@@ -54,6 +54,7 @@ type manager struct {
 
 	orders  chan pipe.ReconnectOrder // room for one: the latest counts
 	resumed chan struct{}            // the machine ran again: no more waiting
+	cut     chan struct{}            // links were given up: they are waited for no more
 
 	mu       sync.Mutex
 	cur      *link.Session   // nil: none is open
@@ -77,7 +78,7 @@ type manager struct {
 func newManager(w *worker, tls *tls.Config) *manager {
 	return &manager{
 		w: w, log: w.log, tls: tls,
-		orders: make(chan pipe.ReconnectOrder, 1), resumed: make(chan struct{}, 1),
+		orders: make(chan pipe.ReconnectOrder, 1), resumed: make(chan struct{}, 1), cut: make(chan struct{}, 1),
 		phase: selfcheck.PhaseUnknown, since: time.Now(), tried: map[target]bool{},
 	}
 }
@@ -260,15 +261,21 @@ func (m *manager) await(s *link.Session) {
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	select {
-	case <-s.Gone():
-	case <-timer.C:
-		m.log.Error("a link's goroutine hangs and is left behind", "link", s.ID())
-		m.mu.Lock()
-		if !slices.Contains(m.given, s) {
-			m.left = append(m.left, s)
+	for waits := true; waits; {
+		select {
+		case <-s.Gone():
+			return
+		case <-timer.C:
+			waits = false
+		case <-m.cut:
+			waits = !m.abandoned(s)
 		}
-		m.mu.Unlock()
+	}
+	m.log.Error("a link's goroutine hangs and is left behind", "link", s.ID())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !slices.Contains(m.given, s) {
+		m.left = append(m.left, s)
 	}
 }
 
@@ -288,6 +295,10 @@ func (m *manager) relink(reason string) error {
 		m.given = append(m.given, cur)
 	}
 	m.mu.Unlock()
+	select {
+	case m.cut <- struct{}{}:
+	default:
+	}
 	if cur != nil {
 		m.order(pipe.ReconnectOrder{Reason: reason, Link: cur.ID()})
 	}

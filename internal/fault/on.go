@@ -19,10 +19,6 @@ func Active(label string) bool {
 	return err == nil
 }
 
-// Once in the file of a fault makes it strike one goroutine only, which then
-// never comes back; the fault is off again for all others.
-const Once = "once"
-
 // Stall blocks while the fault named label is switched on.
 func Stall(label string) {
 	for Active(label) {

@@ -1,0 +1,181 @@
+//go:build unix
+
+package lab_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"gururmm/agent/guardian"
+	"gururmm/internal/fault"
+	"gururmm/oob"
+	"gururmm/selfcheck"
+)
+
+// What an endpoint owes whoever waits at it, from the moment a part of its worker
+// stands still: to be told, and to be served again, on a path that is well.
+const (
+	judgedWithin = 10 * time.Second
+	servedWithin = 20 * time.Second
+)
+
+// hang is one way for a worker to stand still.
+type hang struct {
+	name    string
+	verdict selfcheck.Code
+	first   selfcheck.StepKind // on the ladder
+	stack   string             // of what stands, to be in the evidence; "": nothing could tell
+	strike  func(s *scene) time.Time
+	over    func(s *scene) // once it is judged, where a new worker would be struck too
+}
+
+func hangs() []hang {
+	stalled := func(loop string, first selfcheck.StepKind, stack string) hang {
+		return hang{name: loop, verdict: selfcheck.CodeAgentStalled + "." + selfcheck.Code(loop), first: first, stack: stack,
+			strike: func(s *scene) time.Time { return s.strike("worker." + loop) }}
+	}
+	stage, worker := selfcheck.StepRestartStage, selfcheck.StepRestartWorker
+	return []hang{
+		{name: "frozen", verdict: selfcheck.CodeAgentHung, first: worker, strike: func(s *scene) time.Time {
+			if _, err := s.agent.SignalWorker(s.t.Context(), syscall.SIGSTOP); err != nil {
+				s.t.Fatal(err)
+			}
+			return time.Now()
+		}},
+		{name: "deadlock", verdict: selfcheck.CodeAgentHung, first: worker,
+			strike: func(s *scene) time.Time { s.fault("worker.deadlock", true); return time.Now() },
+			over:   func(s *scene) { s.fault("worker.deadlock", false) }},
+		{name: "facts", verdict: selfcheck.CodeAgentHung, first: worker,
+			strike: func(s *scene) time.Time { return s.strike("worker.facts") }},
+		stalled("reader", stage, "link.(*Session).read"),
+		stalled("writer", stage, "session.(*Conn).write"),
+		stalled("dispatcher", stage, "worker.(*worker).dispatch"),
+		stalled("executor", stage, "task.(*Executor).loop"),
+		stalled("metrics", stage, "worker.(*worker).measure"),
+		stalled("orders", worker, ""), // the loop that would be asked for the stacks
+		stalled("monitor", worker, "worker.(*worker).monitor"),
+	}
+}
+
+// strike makes one goroutine hang for good where label is, and gives the moment.
+func (s *scene) strike(label string) time.Time {
+	s.t.Helper()
+	path := filepath.Join(s.Faults(), label)
+	if err := os.WriteFile(path, []byte(fault.Once), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	s.eventually("a goroutine to hang at "+label, func() (bool, error) {
+		if label == "worker.orders" { // it reads only what it is sent
+			_, _ = guardian.NewClient(guardian.SocketPath(s.agent.Dir, false)).Frames(s.t.Context())
+		}
+		_, err := os.Stat(path)
+		return errors.Is(err, os.ErrNotExist), fmt.Errorf("nothing came by")
+	})
+	return time.Now()
+}
+
+// TestHangs: whatever stands still in a worker is judged, named with proof, and
+// started afresh, no higher up than it takes; commands go on, each once.
+func TestHangs(t *testing.T) {
+	for _, h := range hangs() {
+		t.Run(h.name, func(t *testing.T) {
+			s := newScene(t)
+			s.completed(s.submit(""))
+			running := s.sleeper()
+			since := time.Now()
+			struck := h.strike(s)
+			during := s.submit("")
+
+			step := s.step(since, func(r selfcheck.StepRecord) bool { return r.Verdict == h.verdict })
+			if step.Kind != h.first {
+				t.Errorf("the first step is %s, want %s: %s", step.Kind, h.first, step.Reason)
+			}
+			judged := step.At.Sub(struck)
+			if h.over != nil {
+				h.over(s)
+			}
+			helped := s.step(since, func(r selfcheck.StepRecord) bool {
+				return strings.HasPrefix(string(r.Kind), "restart_") && strings.HasPrefix(r.Outcome, "helped: ")
+			})
+			served := time.Since(struck)
+			t.Logf("%-10s judged after %5.1f s, text both ways again after %5.1f s, by %s",
+				h.name, judged.Seconds(), served.Seconds(), helped.Kind)
+			if judged > judgedWithin || served > servedWithin {
+				t.Errorf("want it judged within %v and served again within %v", judgedWithin, servedWithin)
+			}
+
+			s.verified()
+			s.completed(during)
+			s.completed(s.submit(""))
+			s.open(running)
+			if helped.Kind == selfcheck.StepRestartStage {
+				s.completed(running.order) // a fresh loop costs no job
+			} else {
+				s.interrupted(running)
+			}
+			s.evidence(since, h)
+			s.allOnce()
+		})
+	}
+}
+
+// step waits for a step taken after since that fits.
+func (s *scene) step(since time.Time, fits func(selfcheck.StepRecord) bool) (found selfcheck.StepRecord) {
+	s.t.Helper()
+	s.eventually("a step of the ladder", func() (bool, error) {
+		st, err := s.agent.Status(s.t.Context())
+		if err != nil {
+			return false, err
+		}
+		for _, found = range st.Steps {
+			if found.At.After(since) && fits(found) {
+				return true, nil
+			}
+		}
+		return false, fmt.Errorf("verdict %s, steps %+v", st.Verdict.Code, st.Steps)
+	})
+	return found
+}
+
+// evidence checks what the server was told, and what is kept on the endpoint.
+func (s *scene) evidence(since time.Time, h hang) {
+	s.t.Helper()
+	b := s.beacon(since, h.verdict)
+	var r oob.Report
+	if err := json.Unmarshal(b.Report, &r); err != nil {
+		s.t.Fatal(err)
+	}
+	told := ""
+	for _, e := range r.Verdict.Evidence {
+		if e.Fact == "stack" {
+			told = e.Seen
+		}
+	}
+	if !strings.Contains(told, h.stack) {
+		s.t.Errorf("the evidence %+v does not show where %s stands", r.Verdict.Evidence, h.stack)
+	}
+	files, err := filepath.Glob(filepath.Join(s.agent.Dir, "stacks", "worker-*.txt"))
+	if err != nil || len(files) == 0 {
+		s.t.Fatalf("no stacks are kept (%v)", err)
+	}
+	for _, file := range files {
+		info, err := os.Stat(file)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if info.Mode().Perm() != 0o600 || !strings.Contains(string(raw), "\ngoroutine ") || !strings.Contains(string(raw), h.stack) {
+			s.t.Errorf("%s (%v) does not hold the stacks: %.200s", filepath.Base(file), info.Mode(), raw)
+		}
+	}
+}
