@@ -310,14 +310,16 @@ func (p *page) program(s guardian.Status) {
 	if u == nil {
 		return
 	}
-	text := u.Source + ", " + u.Path
-	if u.Why != "" {
+	text := u.Source
+	if u.Source == guardian.SourceUpdated {
+		text += fmt.Sprintf(" (%s); installed is %s, a rollback goes to %s", u.Why, cmp.Or(u.Installed, "unknown"), cmp.Or(u.Previous, "unknown"))
+	} else if u.Why != "" {
 		text += " (" + u.Why + ")"
 	}
-	if u.Source == guardian.SourceUpdated && u.Installed != "" {
-		text += "; installed is " + u.Installed
-	}
 	p.wrap("program   ", text)
+	if u.Source == guardian.SourceUpdated {
+		p.wrap("          ", u.Path)
+	}
 	if u.Step != guardian.UpdateNone {
 		p.wrap("update    ", fmt.Sprintf("%s %s, for %s", u.Step, u.Version, short(s.At.Sub(u.Since))))
 	}

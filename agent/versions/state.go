@@ -228,9 +228,6 @@ func Choose(s State, installed string, check func(Entry) error, now time.Time) (
 		s.Starts++
 		if why == "" {
 			why = "update to " + v
-			if s.Phase == PhaseHandover {
-				why += fmt.Sprintf(", not confirmed yet (start %d of %d)", s.Starts, maxStarts)
-			}
 		} else {
 			why = "went back: " + why
 		}

@@ -241,7 +241,7 @@ func TestWhichProgramStarts(t *testing.T) {
 	}{
 		{"nothing but the installed one", State{}, "v1.0.0", bad, "", 0, false, ""},
 		{"an update", State{Current: entry("v2.0.0"), Installed: "v1.0.0"}, "v1.0.0", good, "v2.0.0", 1, false, "update to v2.0.0"},
-		{"an unconfirmed one", State{Phase: PhaseHandover, Order: order, Current: entry("v2.0.0"), Starts: 2}, "v1.0.0", good, "v2.0.0", 3, false, "start 3 of 3"},
+		{"an unconfirmed one", State{Phase: PhaseHandover, Order: order, Current: entry("v2.0.0"), Starts: 2}, "v1.0.0", good, "v2.0.0", 3, false, "update to v2.0.0"},
 		{"one that never confirms", State{Phase: PhaseHandover, Order: order, Current: entry("v2.0.0"), Previous: entry("v1.5.0"), Starts: 3}, "v1.0.0", good, "v1.5.0", 1, true, "did not confirm"},
 		{"one that dies", State{Current: entry("v2.0.0"), Starts: 3}, "v1.0.0", good, "", 0, true, "died 3 times"},
 		{"one that was changed", State{Current: entry("v2.0.0"), Previous: entry("v1.5.0")}, "v1.0.0", badNew, "v1.5.0", 1, true, "tampered"},
