@@ -293,7 +293,7 @@ const comingBack = 2 * time.Minute
 // standing tells rollouts whether an endpoint is there, and what it runs.
 func (s *Server) standing(agent string) rollout.Fact {
 	now := s.hub.Sighted(agent)
-	f := rollout.Fact{Presence: rollout.Present, Version: now.Version, VerifiedSince: now.VerifiedSince}
+	f := rollout.Fact{Presence: rollout.Present, Version: now.Version, VerifiedSince: now.VerifiedSince, Heard: now.Heard}
 	switch now.Presence {
 	case hub.Offline:
 		if f.Presence = rollout.Away; time.Since(now.Hearing) < comingBack {

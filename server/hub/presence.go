@@ -363,15 +363,21 @@ type Sighting struct {
 	// Version that its newest verified link told, and since when that is verified; zero: none is.
 	Version       string
 	VerifiedSince time.Time
-	// Hearing is since when this process hears of agents: an agent that was there
-	// before may not have come yet.
+	// Heard is the last sign of life; before the first one, since when this process
+	// hears of agents: one that was there before may not have come yet.
+	Heard time.Time
+	// Hearing is since when that is.
 	Hearing time.Time
 }
 
 // Sighted tells whether an agent is there now, and what it runs.
 func (h *Hub) Sighted(agent string) Sighting {
 	now := time.Now()
-	out := Sighting{Presence: h.sight(agent, now).presence(now), Hearing: h.started}
+	seen := h.sight(agent, now)
+	out := Sighting{Presence: seen.presence(now), Heard: h.started, Hearing: h.started}
+	if seen.ep.seenAt.After(out.Heard) {
+		out.Heard = seen.ep.seenAt
+	}
 	h.mu.Lock()
 	var links []*link
 	if ep := h.agents[agent]; ep != nil {

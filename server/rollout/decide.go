@@ -16,14 +16,17 @@ import (
 const (
 	// fetchWithin: an endpoint that is there beacons each 15 min, and fetches then.
 	fetchWithin = 20 * time.Minute
-	// answerWithin: an endpoint bounds an update by 15 min itself; then there is its
-	// restart and its way back.
-	answerWithin = 30 * time.Minute
-	// trialSlack: a new version that holds a verified link may still be on trial; so
-	// much beyond its grace, it is not.
-	trialSlack = 2 * time.Minute
+	// answerWithin: an endpoint gives itself two hours to download, on a slow link;
+	// then come its trial, its hand-over and its way back.
+	answerWithin = 2*time.Hour + 15*time.Minute
+	// goneWithin: one that has taken it up and is not heard of for so long has not
+	// come back by itself; its trial and each way back take minutes.
+	goneWithin = 20 * time.Minute
+	// trialSlack: a new version that holds a verified link may still be on trial, or
+	// be watched after its hand-over; so much beyond its grace, it is not.
+	trialSlack = 7 * time.Minute
 	// defaultGrace is the endpoint's own, as far as is known here.
-	defaultGrace = time.Minute
+	defaultGrace = 20 * time.Second
 	// ordersAtOnce bounds the orders of one step: they are spread, not sent in one burst.
 	ordersAtOnce = 10
 	// named bounds the failures that a reason names.
@@ -46,6 +49,8 @@ type Fact struct {
 	// Version that its link told, and since when that link is verified; zero: it has none now.
 	Version       string
 	VerifiedSince time.Time
+	// Heard is when it was last heard of, or since when it could have been.
+	Heard time.Time
 	// Order is its directive as it stands; nil: none is stored.
 	Order *operator.Directive
 }
@@ -159,12 +164,12 @@ func underway(now time.Time, r store.Rollout, m Member, end func(state string, a
 		return end(operator.RollDone, now, "told by its verified link")
 	case o.State == operator.DirectiveExpired:
 		return end(operator.RollFailed, now, "never told an outcome")
-	case o.AcceptedAt != nil && late >= answerWithin && m.Presence == Away:
-		return end(operator.RollFailed, now, fmt.Sprintf("took it up and has been away since; no outcome for %v", answerWithin))
+	case o.AcceptedAt != nil && late >= goneWithin && m.Presence == Away && now.Sub(m.Heard) >= goneWithin:
+		return end(operator.RollFailed, now, fmt.Sprintf("took it up, and nothing was heard of it for %v", goneWithin))
 	case o.AcceptedAt != nil && late >= answerWithin:
 		return end(operator.RollFailed, now, fmt.Sprintf("took it up and told no outcome for %v", answerWithin))
-	case o.AcceptedAt == nil && o.DeliveredAt != nil && late >= answerWithin:
-		return end(operator.RollFailed, now, fmt.Sprintf("was handed the order and did not answer for %v", answerWithin))
+	case o.AcceptedAt == nil && o.DeliveredAt != nil && late >= fetchWithin+goneWithin:
+		return end(operator.RollFailed, now, fmt.Sprintf("was handed the order and did not answer for %v", fetchWithin+goneWithin))
 	case unfetched(o) && late >= fetchWithin && m.Presence == Present:
 		return end(operator.RollFailed, now, fmt.Sprintf("is there and did not come for the order for %v: its second door is shut", fetchWithin))
 	}

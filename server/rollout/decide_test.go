@@ -38,6 +38,10 @@ func member(ring int, how ...func(*Member)) Member {
 
 func away(m *Member) { m.Presence, m.VerifiedSince = Away, time.Time{} }
 
+func heard(ago time.Duration) func(*Member) {
+	return func(m *Member) { m.Heard = epoch.Add(-ago) }
+}
+
 // ordered since so long, with an order changed by how.
 func ordered(ago time.Duration, how ...func(*operator.Directive)) func(*Member) {
 	return func(m *Member) {
@@ -90,15 +94,16 @@ func TestWhatBecomesOfAnEndpoint(t *testing.T) {
 		{"it is there and does not come", member(0, ordered(fetchWithin)), operator.RollFailed, "second door is shut"},
 		{"it went away before it came", member(0, ordered(fetchWithin), away), operator.RollOrdered, ""}, // withdrawn
 		{"it was handed the order", member(0, ordered(fetchWithin, delivered)), operator.RollOrdered, ""},
-		{"it was handed the order and is silent", member(0, ordered(answerWithin, delivered)), operator.RollFailed, "did not answer"},
+		{"it was handed the order and is silent", member(0, ordered(fetchWithin+goneWithin, delivered)), operator.RollFailed, "did not answer"},
 		{"it took it up", member(0, ordered(answerWithin-time.Second, accepted)), operator.RollRunning, ""},
 		{"it took it up and tells nothing", member(0, ordered(answerWithin, accepted)), operator.RollFailed, "told no outcome"},
-		{"it took it up and was never seen again", member(0, ordered(answerWithin, accepted), away), operator.RollFailed, "away since"},
+		{"it took it up and is off for a while", member(0, ordered(goneWithin, accepted), away, heard(goneWithin-time.Second)), operator.RollRunning, ""},
+		{"it took it up and is never heard again", member(0, ordered(goneWithin, accepted), away, heard(goneWithin)), operator.RollFailed, "nothing was heard"},
 		{"it says done", member(0, ordered(time.Minute, told(wire.DirectiveDone, time.Second))), operator.RollDone, "as told"},
 		{"it says failed", member(0, ordered(time.Minute, told(wire.DirectiveFailed, time.Second))), operator.RollFailed, "unsupported: as told"},
 		{"it says failed though it holds a link with it", member(0, ordered(time.Hour, told(wire.DirectiveFailed, time.Second)), holds(version, time.Minute)), operator.RollFailed, "as told"},
-		{"the new program is on trial", member(0, ordered(10*time.Minute, accepted), holds(version, time.Minute)), operator.RollRunning, ""},
-		{"the new program has stayed", member(0, ordered(10*time.Minute, accepted), holds(version, defaultGrace+trialSlack)), operator.RollDone, "verified link"},
+		{"the new program is on trial", member(0, ordered(20*time.Minute, accepted), holds(version, time.Minute)), operator.RollRunning, ""},
+		{"the new program has stayed", member(0, ordered(20*time.Minute, accepted), holds(version, defaultGrace+trialSlack)), operator.RollDone, "verified link"},
 		{"it stayed, and the link is of before the order", member(0, ordered(time.Minute), holds(version, time.Hour)), operator.RollOrdered, ""},
 		{"its order has expired", member(0, ordered(time.Minute, accepted, func(d *operator.Directive) { d.State = operator.DirectiveExpired })), operator.RollFailed, "never told"},
 		{"done, and it stays so", member(0, ended(operator.RollDone, time.Minute), holds(version, time.Second)), operator.RollDone, "before"},

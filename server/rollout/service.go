@@ -22,8 +22,8 @@ const (
 	lateTicks = 15
 	// workTimeout bounds one look at a rollout, and one request.
 	workTimeout = 30 * time.Second
-	// orderLife: an endpoint that is there has fetched its order long before, or has failed.
-	orderLife = fetchWithin + 10*time.Minute
+	// orderLife: until then a download that breaks off is tried again.
+	orderLife = fetchWithin + answerWithin
 )
 
 // Orders gives endpoints their orders; see package delivery.
