@@ -189,6 +189,9 @@ func (a *Agent) WorkerPID(ctx context.Context) (int, error) {
 	return st.Worker.PID, nil
 }
 
+// Workers are the worker processes below the guardian, also while it can't be asked.
+func (a *Agent) Workers() []int { return below(a.process.PID(), "worker") }
+
 // SignalWorker sends a signal to the worker alone and tells its id.
 func (a *Agent) SignalWorker(ctx context.Context, sig syscall.Signal) (int, error) {
 	pid, err := a.WorkerPID(ctx)

@@ -29,3 +29,14 @@ func descendants(pid int) []int {
 	}
 	return below
 }
+
+// below finds the processes below pid whose command line has word as one of its words.
+func below(pid int, word string) (found []int) {
+	for _, child := range descendants(pid) {
+		p := &process.Process{Pid: int32(child)}
+		if words, err := p.CmdlineSlice(); err == nil && slices.Contains(words, word) {
+			found = append(found, child)
+		}
+	}
+	return found
+}

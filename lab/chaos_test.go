@@ -1,0 +1,450 @@
+//go:build linux
+
+package lab_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	_ "modernc.org/sqlite"
+
+	"gururmm/lab/harness"
+	"gururmm/oob"
+	"gururmm/operator"
+	"gururmm/wire"
+)
+
+var (
+	chaosSeed  = flag.Uint64("chaos.seed", 0, "seed of the random kills; 0: drawn, and logged")
+	chaosKills = flag.Int("chaos.kills", 200, "how many processes are killed")
+)
+
+const (
+	chaosAgents = 5
+	// chaosPause is the longest pause between two kills.
+	chaosPause = 400 * time.Millisecond
+	// chaosManager is what a service manager waits before it starts a program again.
+	chaosManager = 100 * time.Millisecond
+	// chaosPatience bounds the wait for the end of all commands: an attempt lost in the
+	// middle waits for its lease, a result for its repeat.
+	chaosPatience = 4 * time.Minute
+	// chaosExpiry is how long a command may take to begin.
+	chaosExpiry = 3 * time.Minute
+)
+
+// plainBinaries are as released: chaos needs no seams, and the race detector's time.
+var plainBinaries = sync.OnceValues(func() (harness.Binaries, error) {
+	if _, err := binaries(); err != nil { // makes the directory
+		return harness.Binaries{}, err
+	}
+	dir := filepath.Join(binaryDir, "plain")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return harness.Binaries{}, err
+	}
+	return harness.Build(context.Background(), dir)
+})
+
+// chaos is a system under random kills.
+type chaos struct {
+	*harness.Stack
+	t   *testing.T
+	rng *rand.Rand // of the kills alone
+
+	mu     sync.Mutex
+	agents []*kept
+	marks  map[string]string // command by the key it was ordered with
+	killed map[string]int
+}
+
+// kept is an agent that its service manager starts again whenever it ends.
+type kept struct {
+	*harness.Agent
+	mu sync.Mutex // held while the process is exchanged
+}
+
+func (c *chaos) fatal(err error) {
+	c.t.Helper()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// TestChaos kills guardians, workers and the server at random moments while
+// commands flow: each command ends once and runs at most once, and nothing that is
+// on a disk is lost or damaged.
+func TestChaos(t *testing.T) {
+	t.Parallel()
+	slots <- struct{}{}
+	defer func() { <-slots }()
+	seed := *chaosSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("again: go test ./lab -run TestChaos -chaos.seed=%d", seed)
+	bin, err := plainBinaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "gc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := testPolicy()
+	policy.ReconnectsPerHour, policy.RestartsPerHour = 1000, 1000
+	stack, err := harness.Start(t.Context(), harness.Options{Bin: bin, Dir: dir, Policy: policy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &chaos{Stack: stack, t: t, rng: rand.New(rand.NewPCG(seed, 0)), marks: map[string]string{}, killed: map[string]int{}}
+	closed := false
+	defer func() {
+		if !closed {
+			c.Close()
+		}
+		if t.Failed() {
+			for _, log := range c.Logs() {
+				if raw, err := os.ReadFile(log); err == nil {
+					os.WriteFile(filepath.Join(t.ArtifactDir(), filepath.Base(log)), raw, 0o600)
+				}
+				t.Logf("%s:\n%s", filepath.Base(log), harness.Tail(log, 40))
+			}
+		}
+		os.RemoveAll(dir)
+	}()
+	for i := range chaosAgents {
+		a, err := c.Enroll(t.Context(), "a"+strconv.Itoa(i))
+		c.fatal(err)
+		c.fatal(a.Start())
+		c.agents = append(c.agents, &kept{Agent: a})
+	}
+
+	managing, stop := context.WithCancel(t.Context())
+	defer stop()
+	var managers, orders sync.WaitGroup
+	defer managers.Wait()
+	defer stop()
+	for _, a := range c.agents {
+		managers.Go(func() { c.manage(managing, a) })
+	}
+	ordering, enough := context.WithCancel(t.Context())
+	defer orders.Wait()
+	defer enough()
+	for i, a := range c.agents {
+		rng := rand.New(rand.NewPCG(seed, uint64(i+1)))
+		orders.Go(func() { c.order(ordering, a, rng) })
+	}
+	began := time.Now()
+	for range *chaosKills {
+		time.Sleep(time.Duration(c.rng.Int64N(int64(chaosPause))))
+		c.kill()
+	}
+	enough()
+	orders.Wait()
+	t.Logf("%d processes killed in %v: %v; %d commands were ordered", *chaosKills, time.Since(began).Round(time.Second), c.killed, len(c.marks))
+
+	drained := time.Now()
+	c.ended()
+	t.Logf("all commands had ended %v after the last kill", time.Since(drained).Round(100*time.Millisecond))
+	c.well()
+	stop()
+	managers.Wait()
+	for _, a := range c.agents {
+		if err := a.Guardian().Stop(); err != nil {
+			t.Errorf("%s did not end well: %v", a.Name, err)
+		}
+	}
+	if err := c.Server().Stop(); err != nil {
+		t.Errorf("the server did not end well: %v", err)
+	}
+	c.alone(dir)
+	c.whole(dir)
+	closed = true
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// manage starts a again when it has ended, as a service manager does.
+func (c *chaos) manage(ctx context.Context, a *kept) {
+	for {
+		select {
+		case <-a.Guardian().Done():
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(chaosManager):
+		case <-ctx.Done():
+		}
+		a.mu.Lock()
+		err := a.Start()
+		a.mu.Unlock()
+		if err != nil {
+			c.t.Errorf("start %s: %v", a.Name, err)
+			return
+		}
+	}
+}
+
+// kill ends one process with SIGKILL, chosen by chance among those that run.
+func (c *chaos) kill() {
+	for {
+		a := c.agents[c.rng.IntN(len(c.agents))]
+		switch n := c.rng.IntN(10); {
+		case n < 1: // a server's restart stops everything for a while: not too often
+			c.Server().KillAlone()
+			c.killed["server"]++
+			c.fatal(c.StartServer(c.t.Context()))
+			return
+		case n < 5:
+			a.mu.Lock()
+			p := a.Guardian()
+			a.mu.Unlock()
+			select {
+			case <-p.Done(): // its manager has not come to it yet
+				continue
+			default:
+			}
+			p.KillAlone()
+			c.killed["guardian"]++
+			return
+		default:
+			a.mu.Lock()
+			pids := a.Workers()
+			a.mu.Unlock()
+			if len(pids) == 0 || syscall.Kill(pids[0], syscall.SIGKILL) != nil {
+				continue
+			}
+			c.killed["worker"]++
+			return
+		}
+	}
+}
+
+// order gives commands to a until ctx ends, whatever becomes of the server meanwhile.
+func (c *chaos) order(ctx context.Context, a *kept, rng *rand.Rand) {
+	for n := 0; ctx.Err() == nil; n++ {
+		key := fmt.Sprintf("%s-%d", a.Name, n)
+		order := operator.NewCommand{
+			// A line each time it begins; what comes after may be cut off.
+			Script:         fmt.Sprintf("echo %s >> '%s'\nsleep %.2f\necho done", key, c.mark(key), rng.Float64()/4),
+			IdempotencyKey: key, TimeoutMS: 60_000, ExpiresInMS: chaosExpiry.Milliseconds(),
+		}
+		err := harness.Poll(c.t.Context(), patience, func() (bool, error) {
+			cmd, err := c.Client().Submit(c.t.Context(), a.ID, order)
+			if err != nil {
+				return false, err
+			}
+			c.mu.Lock()
+			c.marks[key] = cmd.ID
+			c.mu.Unlock()
+			return true, nil
+		})
+		if err != nil {
+			c.t.Errorf("order %s: %v", key, err)
+			return
+		}
+		select {
+		case <-time.After(time.Duration(rng.Int64N(int64(400 * time.Millisecond)))):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (c *chaos) mark(key string) string { return filepath.Join(c.Dir, "ran-"+key) }
+
+// ended waits until each command has ended, and checks how often it ran.
+func (c *chaos) ended() {
+	c.t.Helper()
+	states := map[wire.State]int{}
+	deadline := time.Now().Add(chaosPatience)
+	for key, id := range c.marks {
+		var cmd operator.Command
+		err := harness.Poll(c.t.Context(), max(time.Second, time.Until(deadline)), func() (ok bool, err error) {
+			if cmd, err = c.Client().Command(c.t.Context(), id); err == nil && !cmd.State.Terminal() {
+				err = fmt.Errorf("it is %s, attempt %d by %q", cmd.State, cmd.Attempts, cmd.Channel)
+			}
+			return err == nil, err
+		})
+		if err != nil {
+			c.t.Errorf("command %s (%s) does not end: %v", key, id, err)
+			c.explain(id)
+			continue
+		}
+		states[cmd.State]++
+		raw, err := os.ReadFile(c.mark(key))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			c.t.Error(err)
+		}
+		n := bytes.Count(raw, []byte("\n"))
+		switch {
+		case n > 1:
+			c.t.Errorf("command %s (%s), %s, ran %d times", key, id, cmd.State, n)
+			c.explain(id)
+		case cmd.State == wire.StateCompleted && n != 1:
+			c.t.Errorf("command %s (%s) is completed and ran %d times", key, id, n)
+			c.explain(id)
+		case cmd.State == wire.StateFailed:
+			c.t.Errorf("command %s (%s) failed: %s", key, id, cmd.Reason)
+			c.explain(id)
+		case cmd.State != wire.StateCompleted && cmd.Reason == "":
+			c.t.Errorf("command %s (%s) is %s, and nobody says why", key, id, cmd.State)
+		}
+	}
+	c.t.Logf("commands by state: %v", states)
+	if states[wire.StateCompleted] == 0 {
+		c.t.Error("no command was completed")
+	}
+}
+
+func (c *chaos) explain(id string) {
+	trace, err := c.Client().Trace(c.t.Context(), id)
+	if err != nil {
+		c.t.Log(err)
+		return
+	}
+	c.t.Logf("%s: %s", trace.Command.State, trace.Stopped)
+	for _, e := range trace.Entries {
+		c.t.Logf("  %s %-14s %s attempt %d %s %s %s", e.At.Format("15:04:05.000"), e.Stage, e.End, e.Attempt, e.Channel, e.Link, e.Note)
+	}
+}
+
+// well waits until each agent is verified again and runs one more command.
+func (c *chaos) well() {
+	c.t.Helper()
+	for _, a := range c.agents {
+		err := harness.Poll(c.t.Context(), patience, func() (bool, error) {
+			v, err := c.Client().Agent(c.t.Context(), a.ID)
+			if err != nil {
+				return false, err
+			}
+			st, err := a.Status(c.t.Context())
+			if err != nil {
+				return false, err
+			}
+			if j := st.Snapshot.Jobs; j.Quarantined != "" || j.Journal != "" {
+				return false, harness.Final(fmt.Errorf("its journal: %s %s", j.Quarantined, j.Journal))
+			}
+			return v.Presence == "verified", fmt.Errorf("%s: %s; the agent says %s", v.Presence, v.Sentence, st.Verdict.Code)
+		})
+		if err != nil {
+			c.t.Errorf("%s is not well again: %v", a.Name, err)
+		}
+	}
+}
+
+// alone checks that no process of the stack is left.
+func (c *chaos) alone(dir string) {
+	c.t.Helper()
+	left := func() (found []string) {
+		all, err := filepath.Glob("/proc/[0-9]*")
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for _, p := range all {
+			if filepath.Base(p) == strconv.Itoa(os.Getpid()) {
+				continue
+			}
+			for _, file := range []string{"cmdline", "environ"} {
+				raw, err := os.ReadFile(filepath.Join(p, file))
+				if err == nil && bytes.Contains(raw, []byte(dir)) {
+					found = append(found, filepath.Base(p)+" "+string(bytes.ReplaceAll(raw[:min(len(raw), 200)], []byte{0}, []byte(" "))))
+					break
+				}
+			}
+		}
+		return found
+	}
+	// A killed process takes a moment to be gone.
+	if err := harness.Poll(c.t.Context(), patience/6, func() (bool, error) {
+		found := left()
+		return len(found) == 0, fmt.Errorf("%s", strings.Join(found, "; "))
+	}); err != nil {
+		c.t.Errorf("processes are left behind: %v", err)
+	}
+}
+
+// whole checks what is on the disk once nothing runs any more.
+func (c *chaos) whole(dir string) {
+	c.t.Helper()
+	temporary := 0
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && strings.Contains(d.Name(), ".corrupt-") {
+			c.t.Errorf("a file was damaged: %s", path)
+		}
+		if err == nil && strings.Contains(d.Name(), ".tmp-") {
+			temporary++
+		}
+		return err
+	})
+	c.fatal(err)
+	// Those of the last kill may lie there until the next start.
+	if temporary > 2*chaosAgents {
+		c.t.Errorf("%d temporary files were left behind", temporary)
+	}
+	for _, a := range c.agents {
+		var id struct{ Agent string }
+		raw, err := os.ReadFile(filepath.Join(a.Dir, "identity.json"))
+		if err := errFirst(err, json.Unmarshal(raw, &id)); err != nil || id.Agent != a.ID {
+			c.t.Errorf("identity of %s: %q, %v", a.Name, id.Agent, err)
+		}
+		raw, err = os.ReadFile(filepath.Join(a.Dir, "guardian.json"))
+		if err != nil || !json.Valid(raw) {
+			c.t.Errorf("guardian's state of %s: %v, %.100q", a.Name, err, raw)
+		}
+		reports, err := filepath.Glob(filepath.Join(a.Dir, "spool", "*.json.gz"))
+		c.fatal(err)
+		for _, report := range reports {
+			raw, err := os.ReadFile(report)
+			if err == nil {
+				_, err = oob.DecodeReport(raw)
+			}
+			if err != nil {
+				c.t.Errorf("report %s: %v", report, err)
+			}
+		}
+	}
+	db, err := sql.Open("sqlite", filepath.Join(dir, "server", "gururmm.db"))
+	c.fatal(err)
+	defer db.Close()
+	for _, q := range []string{"PRAGMA integrity_check", "SELECT 'ok' WHERE NOT EXISTS (SELECT * FROM pragma_foreign_key_check)"} {
+		var word string
+		if err := db.QueryRow(q).Scan(&word); err != nil || word != "ok" {
+			c.t.Errorf("%s: %q, %v", q, word, err)
+		}
+	}
+	// A result is stored once.
+	rows, err := db.Query("SELECT command, count(*) FROM stages WHERE stage = 'result_stored' GROUP BY command HAVING count(*) > 1")
+	c.fatal(err)
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		var n int
+		c.fatal(rows.Scan(&id, &n))
+		c.t.Errorf("the result of %s was stored %d times", id, n)
+	}
+	c.fatal(rows.Err())
+	var all int
+	c.fatal(db.QueryRow("SELECT count(*) FROM commands").Scan(&all))
+	if all != len(c.marks) {
+		c.t.Errorf("%d commands were ordered, %d are stored", len(c.marks), all)
+	}
+	if n := c.killed["server"] + c.killed["guardian"] + c.killed["worker"]; n != *chaosKills {
+		c.t.Errorf("killed %v, want %d", c.killed, *chaosKills)
+	}
+}
