@@ -41,6 +41,8 @@ type Setup struct {
 	Service bool
 
 	events chan guardian.Event // from the service manager
+
+	isolated string // of a quarantine in force, as last read from disk; the guardian's loop uses it
 }
 
 // maxPending is how many events of the platform may wait for the guardian.

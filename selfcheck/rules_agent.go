@@ -159,8 +159,8 @@ func lookDecode(f *facts, r *rule) *hit {
 }
 
 // ordinary are refusals of the daily run, no fault of the message; a journal that
-// can't be written is a finding of its own.
-var ordinary = []wire.Code{wire.CodeBusy, wire.CodeExpired, wire.CodeDraining, wire.CodeDuplicate, wire.CodeJournal}
+// can't be written, and a quarantine, are findings of their own.
+var ordinary = []wire.Code{wire.CodeBusy, wire.CodeExpired, wire.CodeDraining, wire.CodeDuplicate, wire.CodeJournal, wire.CodeQuarantined}
 
 func lookRejected(f *facts, r *rule) *hit {
 	if f.Stages.Rejected == 0 || slices.Contains(ordinary, f.RejectedCode) || !f.recent(f.RejectedAge) {

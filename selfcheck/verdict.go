@@ -52,6 +52,7 @@ const (
 	FindRenewed        Code = "identity.renewed"
 	// FindUpdateRolledBack: a new version was tried, and the one before is back (guardian).
 	FindUpdateRolledBack Code = "update.rolled_back"
+	FindIsolated         Code = "agent.quarantined"
 )
 
 // Severity of a verdict.

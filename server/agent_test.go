@@ -131,12 +131,15 @@ func start(t *testing.T, virtual bool, change func(*Config)) *node {
 }
 
 // restarted ends the server and starts it again on the same state.
-func (n *node) restarted() *node {
+func (n *node) restarted() *node     { return n.startedAgain(true) }
+func (n *node) restartedReal() *node { return n.startedAgain(false) }
+
+func (n *node) startedAgain(virtual bool) *node {
 	n.t.Helper()
 	if err := n.stop(); err != nil {
 		n.t.Fatal(err)
 	}
-	again := start(n.t, true, func(c *Config) { c.StateDir = n.cfg.StateDir })
+	again := start(n.t, virtual, func(c *Config) { c.StateDir = n.cfg.StateDir })
 	again.info.OperatorToken = n.info.OperatorToken // shown on the first start only
 	return again
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -189,11 +190,23 @@ func TestLostOperatorTokenIsReplacedOnTheServersMachine(t *testing.T) {
 	if status, _, raw := n.request("GET", n.Info().URL+"/v1/agents", token, nil); status != 200 {
 		t.Errorf("the new token: %d %s", status, raw)
 	}
+	if all, err := OperatorTokens(t.Context(), n.cfg.StateDir, log); err != nil || len(all) != 2 {
+		t.Errorf("listed %+v, %v", all, err)
+	}
 	if _, err := NewOperatorToken(t.Context(), n.cfg.StateDir, "second", log); err == nil || !strings.Contains(err.Error(), "second") {
 		t.Errorf("a name that is taken: %v", err)
 	}
 	if _, err := NewOperatorToken(t.Context(), t.TempDir(), "x", log); err == nil {
 		t.Error("a token for no server")
+	}
+	if err := RevokeOperatorToken(t.Context(), n.cfg.StateDir, "second", log); err != nil {
+		t.Error(err)
+	}
+	if status, _, raw := n.request("GET", n.Info().URL+"/v1/agents", token, nil); status != http.StatusUnauthorized {
+		t.Errorf("the revoked token: %d %s", status, raw)
+	}
+	if err := RevokeOperatorToken(t.Context(), n.cfg.StateDir, "second", log); err == nil || !strings.Contains(err.Error(), "second") {
+		t.Errorf("revoked twice: %v", err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/gorilla/websocket"
 
 	"gururmm/oob"
 	"gururmm/operator"
@@ -388,17 +390,46 @@ func TestForeignBeaconIsRefused(t *testing.T) {
 	}
 }
 
-func TestQuarantinedAgentIsRefused(t *testing.T) {
+func TestQuarantine(t *testing.T) {
 	n := start(t, false, nil)
 	id := n.enroll("alpha")
-	if err := n.store.SetQuarantined(t.Context(), id.Agent, true); err != nil {
-		t.Fatal(err)
-	}
-	if status, raw := n.post(id, "/v1/oob/poll", wire.PollRequest{Instance: "i1"}); status != http.StatusForbidden || codeOf(t, raw) != wire.ProblemQuarantined {
-		t.Errorf("poll: %d %s", status, raw)
+	m := n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+	path := "/v1/agents/" + id.Agent
+	running := operate[operator.Command](n, "POST", path+"/commands", operator.NewCommand{Script: "true"})
+	m.send(wire.TypeCommandAck, wire.CommandAck{ID: (<-m.commands).ID}, true)
+	operate[operator.Directive](n, "POST", path+"/directives", operator.NewDirective{Kind: wire.DirectiveQuarantine})
+	if code, reason := m.closedWith(10 * time.Second); code != websocket.ClosePolicyViolation || !strings.Contains(reason, "quarantined") {
+		t.Errorf("its link ended with %d %q", code, reason)
 	}
 	if p := n.agent(id).Presence; p != "quarantined" {
 		t.Errorf("presence %s", p)
+	}
+	body, _ := json.Marshal(operator.NewCommand{Script: "true"})
+	if status, _, raw := n.request("POST", n.Info().URL+path+"/commands", n.Info().OperatorToken, body); status != http.StatusConflict || codeOf(t, raw) != wire.ProblemQuarantined {
+		t.Errorf("a command: %d %s", status, raw)
+	}
+	if _, res, err := n.dialLink(id, id.token(nil), new(atomic.Bool)); err == nil || res == nil || res.StatusCode != http.StatusForbidden {
+		t.Errorf("another link: %v, %v", res, err)
+	}
+	// By the second door it is examined and freed, and tells how what ran ended.
+	operate[operator.Command](n, "POST", "/v1/commands/"+running.ID+"/cancel", nil)
+	status, raw := n.post(id, "/v1/oob/poll", wire.PollRequest{Instance: "i1", Deliver: true})
+	var p wire.PollResponse
+	if err := json.Unmarshal(raw, &p); err != nil || status != http.StatusOK {
+		t.Fatalf("poll: %d %s", status, raw)
+	}
+	if got := types(p.Downstream); !slices.Equal(got, []wire.Type{wire.TypeCancelCommand, wire.TypeDirective}) {
+		t.Errorf("it was handed %v", got)
+	}
+	n = n.restartedReal() // it is on disk
+	if p := n.agent(id).Presence; p != "quarantined" {
+		t.Errorf("presence after a restart: %s", p)
+	}
+	operate[operator.Directive](n, "POST", path+"/directives", operator.NewDirective{Kind: wire.DirectiveQuarantine, Lift: true})
+	id.LinkURLs = []string{strings.Replace(n.Info().URL, "https", "wss", 1) + "/v1/link"}
+	n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+	if p := n.agent(id).Presence; p != "verified" {
+		t.Errorf("presence once lifted: %s", p)
 	}
 }
 

@@ -173,7 +173,8 @@ const (
 	CodeBusy         Code = "busy"
 	CodeTooLarge     Code = "too_large"
 	CodeDraining     Code = "draining"
-	CodeJournal      Code = "journal" // the journal can't be written: disk full, read-only
+	CodeJournal      Code = "journal"     // the journal can't be written: disk full, read-only
+	CodeQuarantined  Code = "quarantined" // an operator wants no command run on this endpoint
 )
 
 // Nack refuses a message. As command_nack ID is set.

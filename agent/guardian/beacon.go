@@ -100,10 +100,14 @@ func (g *Guardian) beacon(cause string) {
 
 // compose writes the report of this moment.
 func (g *Guardian) compose(cause string, now time.Time) oob.Report {
+	findings := g.judgement.Findings
+	if g.judgement.Verdict.Code == selfcheck.CodeUnknown { // the first one: nothing is judged yet
+		findings = g.ownFindings()
+	}
 	return oob.Report{
 		Schema: oob.SchemaVersion, ReportID: wire.NewID(), Agent: g.cfg.Agent,
 		At: g.now(), Cause: cause, Presence: g.cfg.Presence,
-		Verdict: g.judgement.Verdict, Findings: g.judgement.Findings,
+		Verdict: g.judgement.Verdict, Findings: findings,
 		Snapshot: g.picture(now),
 		Steps:    g.ladder.Recent(), Budgets: g.ladder.Budgets(now),
 	}

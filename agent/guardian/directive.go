@@ -190,6 +190,16 @@ func (g *Guardian) obey(d wire.Directive) error {
 		return g.orderUpdate(d)
 	case wire.DirectiveRollback:
 		return g.orderRollback(d)
+	case wire.DirectiveQuarantine:
+		if g.cfg.SetQuarantine == nil {
+			return refuse(wire.CodeUnsupported, "nothing here remembers a quarantine")
+		}
+		// On disk before it is told, small and by the loop itself: whoever asked for it
+		// must be able to rely on it.
+		if err := g.cfg.SetQuarantine(!d.Lift, reason); err != nil {
+			return refuse(wire.CodeJournal, err.Error())
+		}
+		g.judge(time.Now()) // the beacon that tells of it must say it
 	default:
 		errand, ok := g.cfg.Errands[d.Kind]
 		if !ok {

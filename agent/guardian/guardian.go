@@ -95,6 +95,10 @@ type Config struct {
 	// Updates lets directives exchange this program; nil: they are refused.
 	Updates *Updates
 
+	// SetQuarantine makes a quarantine last, or ends it; Quarantine tells in a sentence
+	// of one that is in force, "" if none is. Nil: there is none here.
+	SetQuarantine func(on bool, reason string) error
+	Quarantine    func() string
 	// Findings stand beside each verdict: what was found wrong while all this was put together.
 	Findings []selfcheck.Finding
 
@@ -513,6 +517,11 @@ func (g *Guardian) ownFindings() []selfcheck.Finding {
 	found := slices.Clone(g.cfg.Findings)
 	if f, ok := g.updateFinding(); ok {
 		found = append(found, f)
+	}
+	if g.cfg.Quarantine != nil {
+		if sentence := g.cfg.Quarantine(); sentence != "" {
+			found = append(found, selfcheck.Finding{Code: selfcheck.FindIsolated, Sentence: sentence})
+		}
 	}
 	if g.memory.lost != nil {
 		found = append(found, *g.memory.lost)

@@ -424,6 +424,14 @@ func (e *Executor) Facts() selfcheck.JobFacts {
 	return f
 }
 
+// Knows reports whether a command of that id was accepted here before, as far as remembered.
+func (e *Executor) Knows(id string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, stored := e.book.stored[id]
+	return stored || e.book.live[id] != nil
+}
+
 // Running lists the ids accepted and not ended, oldest first.
 func (e *Executor) Running() []string {
 	e.mu.Lock()

@@ -151,6 +151,12 @@ func (w *worker) command(it item, env wire.Envelope, stages wire.StageTimes) {
 		w.refuse(it, env, c.ID, wire.CodeTooLarge, "script")
 		return
 	}
+	if !probe && w.cfg.StateDir.Quarantined() {
+		if !w.exec.Knows(c.ID) { // of what was taken before, the outcome is told
+			w.refuse(it, env, c.ID, wire.CodeQuarantined, "an operator has quarantined this endpoint")
+			return
+		}
+	}
 	stages[wire.StageVerified] = w.clock.Now()
 	w.counters.count(it.session, func(c *wire.StageCounters) { c.Verified++ })
 

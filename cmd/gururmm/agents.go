@@ -60,7 +60,7 @@ func agentsCommand(f *operatorFlags) *cobra.Command {
 			}
 			return showAgent(cmd, f, client, args[0])
 		},
-	}, resolveCommand(f))
+	}, resolveCommand(f), quarantineCommand(f))
 	return cmd
 }
 
@@ -122,6 +122,51 @@ func resolveCommand(f *operatorFlags) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&keep, "keep", "", "instance of the machine that keeps the identity, or its beginning")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+// quarantineCommand keeps an endpoint from running commands.
+func quarantineCommand(f *operatorFlags) *cobra.Command {
+	n := operator.NewDirective{Kind: wire.DirectiveQuarantine}
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "quarantine AGENT [--lift]",
+		Short: "Have an endpoint run no commands, until the same with --lift",
+		Long: "Have an endpoint run no commands, until the same with --lift. The server gives it\n" +
+			"none, and no link, from now on; the endpoint remembers it too and would refuse\n" +
+			"them. Commands that run already go on, and can be cancelled. By the second door it\n" +
+			"can still be examined: gururmm direct AGENT run_probes.\n\n" +
+			"Exit codes: 0 the endpoint has confirmed it, 1 it refused, 2 it has not been heard\n" +
+			"yet; the server's part holds in any case.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkDuration("wait", wait); err != nil {
+				return err
+			}
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			d, err := client.Direct(cmd.Context(), args[0], n)
+			if err != nil {
+				return explain(err)
+			}
+			progress := cmd.ErrOrStderr()
+			if f.json {
+				progress = io.Discard
+			}
+			if d, err = awaitDirective(cmd.Context(), client, d, wait, progress); err != nil {
+				return explain(err)
+			}
+			if err := f.directed(cmd.OutOrStdout(), d); err != nil {
+				return err
+			}
+			return outcome(d, wait)
+		},
+	}
+	cmd.Flags().BoolVar(&n.Lift, "lift", false, "end it")
+	cmd.Flags().StringVar(&n.Reason, "reason", "", "kept with it, and shown on the endpoint")
+	cmd.Flags().DurationVar(&wait, "wait", directWait, "wait so long for the endpoint's word")
 	return cmd
 }
 

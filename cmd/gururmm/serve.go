@@ -65,13 +65,9 @@ func addServe(root *cobra.Command) {
 // operatorTokenCommand works on the server's own machine: whoever may read the
 // state directory holds the server anyway.
 func operatorTokenCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "operator-token NAME",
-		Short: "Make another operator token, on the server's machine",
-		Long: "Make another operator token in the server's state directory, for another operator\n" +
-			"or because the first one was lost. It is printed once; the server may be running.",
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+	// local gives the server's settings and a log to what works on its state directory.
+	local := func(do func(cmd *cobra.Command, args []string, stateDir string, log *slog.Logger) error) func(*cobra.Command, []string) error {
+		return func(cmd *cobra.Command, args []string) error {
 			cfg, err := loadConfig(cmd.Flags(), os.LookupEnv)
 			if err != nil {
 				return err
@@ -80,18 +76,62 @@ func operatorTokenCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			token, err := server.NewOperatorToken(cmd.Context(), cfg.server.StateDir, args[0], log)
+			return do(cmd, args, cfg.server.StateDir, log)
+		}
+	}
+	cmd := &cobra.Command{
+		Use:   "operator-token NAME",
+		Short: "Make, list or revoke operator tokens, on the server's machine",
+		Long: "Make another operator token in the server's state directory, for another operator\n" +
+			"or because the first one was lost. It is printed once; the server may be running.",
+		Args: cobra.ExactArgs(1),
+		RunE: local(func(cmd *cobra.Command, args []string, stateDir string, log *slog.Logger) error {
+			token, err := server.NewOperatorToken(cmd.Context(), stateDir, args[0], log)
 			if err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), token)
 			return nil
-		},
+		}),
 	}
-	addFlags(cmd.Flags())
-	for _, s := range settings {
-		cmd.Flags().Lookup(s.flag()).Hidden = s.key != "state_dir"
+	list := &cobra.Command{
+		Use:   "list",
+		Short: "List the operator tokens by name",
+		Args:  cobra.NoArgs,
+		RunE: local(func(cmd *cobra.Command, _ []string, stateDir string, log *slog.Logger) error {
+			all, err := server.OperatorTokens(cmd.Context(), stateDir, log)
+			if err != nil {
+				return err
+			}
+			rows := [][]string{{"NAME", "MADE", "LAST USED"}}
+			for _, t := range all {
+				rows = append(rows, []string{oneLine(t.Name, 40), t.CreatedAt.Local().Format(time.DateTime), ago(t.LastUsed)})
+			}
+			for _, line := range columns(rows) {
+				fmt.Fprintln(cmd.OutOrStdout(), line)
+			}
+			return nil
+		}),
 	}
+	revoke := &cobra.Command{
+		Use:   "revoke NAME",
+		Short: "Make an operator token useless, at once",
+		Args:  cobra.ExactArgs(1),
+		RunE: local(func(cmd *cobra.Command, args []string, stateDir string, log *slog.Logger) error {
+			if err := server.RevokeOperatorToken(cmd.Context(), stateDir, args[0], log); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "The operator token %q is revoked.\n", args[0])
+			return nil
+		}),
+	}
+	for _, c := range []*cobra.Command{cmd, list, revoke} {
+		addFlags(c.Flags())
+		for _, s := range settings {
+			c.Flags().Lookup(s.flag()).Hidden = s.key != "state_dir"
+		}
+	}
+	cmd.AddCommand(list, revoke)
 	return cmd
 }
 

@@ -45,9 +45,6 @@ func (a *API) agent(mux *http.ServeMux, pattern string, h func(w http.ResponseWr
 		if err != nil {
 			return err
 		}
-		if agent.Quarantined {
-			return problem(http.StatusForbidden, wire.ProblemQuarantined, "this agent is quarantined by an operator")
-		}
 		release, ok := a.requests.take(agent.ID, maxRequests)
 		if !ok {
 			return errTooMany

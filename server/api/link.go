@@ -46,6 +46,8 @@ func probes(r *http.Request) bool { return r.Header.Get(wire.HeaderProbe) == "1"
 // whose reader runs on when this handler, with all it holds, has returned.
 func (a *API) link(w http.ResponseWriter, r *http.Request, agent store.Agent) error {
 	switch {
+	case agent.Quarantined: // the second door goes on: that is how it is examined, and freed
+		return errQuarantined
 	case !websocket.IsWebSocketUpgrade(r):
 		w.Header().Set("Upgrade", "websocket")
 		return problem(http.StatusUpgradeRequired, wire.ProblemBadRequest, "this is a WebSocket")

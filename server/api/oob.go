@@ -91,7 +91,10 @@ func (a *API) take(r *http.Request, agent store.Agent, commands bool) (envs []wi
 		return envs, func(time.Time, error) {}, false, nil
 	}
 	take := a.o.Delivery.Directives
-	if commands {
+	switch {
+	case commands && agent.Quarantined:
+		take = a.o.Delivery.TakeOrders
+	case commands:
 		take = a.takeCommands
 	}
 	envs, done, err = take(r.Context(), agent.ID)

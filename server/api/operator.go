@@ -146,6 +146,11 @@ func (a *API) direct(w http.ResponseWriter, r *http.Request, by string) error {
 	if err != nil {
 		return err
 	}
+	if order.Kind == wire.DirectiveQuarantine { // the server's part holds from now on, whatever the endpoint says
+		if err := a.quarantine(r.Context(), s.ID, !order.Lift); err != nil {
+			return err
+		}
+	}
 	d, err := a.o.Delivery.Directive(r.Context(), s.ID, order, by)
 	if err != nil {
 		return err

@@ -251,7 +251,7 @@ func (m *message) refused(j *job, v wire.Nack, said string) error {
 	switch v.Code {
 	case wire.CodeExpired:
 		return end(TooLate)
-	case wire.CodeWrongAgent, wire.CodeUnsupported, wire.CodeTooLarge:
+	case wire.CodeWrongAgent, wire.CodeUnsupported, wire.CodeTooLarge, wire.CodeQuarantined:
 		return end(Refuse)
 	}
 	if j.claim == nil || j.claim.attempt != stage.Attempt {

@@ -53,17 +53,26 @@ type Standing struct {
 	Reenroll *store.Resolution
 }
 
-// Load takes up the operators' words on duplicates; call it before the hub is used.
+// Load takes up the operators' words on duplicates and quarantines; call it before the hub is used.
 func (h *Hub) Load(ctx context.Context) error {
 	all, err := h.opts.Store.Resolutions(ctx, "")
 	if err != nil {
 		return fmt.Errorf("resolutions of duplicates: %w", err)
+	}
+	agents, err := h.opts.Store.Agents(ctx)
+	if err != nil {
+		return fmt.Errorf("quarantines: %w", err)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, r := range all {
 		ep := h.endpoint(r.Agent)
 		ep.resolved = append(ep.resolved, r)
+	}
+	for _, a := range agents {
+		if a.Quarantined {
+			h.endpoint(a.ID).quarantined = true
+		}
 	}
 	return nil
 }

@@ -33,13 +33,14 @@ const (
 
 // Reasons why a link ends, as the closing frame and the log say them.
 var (
-	errReplaced   = errors.New("replaced by a newer link of the same instance or boot")
-	errNoPong     = errors.New("no ledger pong within 10 s while another machine holds the same identity")
-	errDead       = errors.New("no frame came within the dead window")
-	errUnverified = errors.New("not verified in time")
-	errUnwritten  = errors.New("a queued text was not written within 5 s")
-	errFlooded    = errors.New("more is coming in than can be handled")
-	errRefused    = errors.New("too many links of one identity")
+	errReplaced    = errors.New("replaced by a newer link of the same instance or boot")
+	errNoPong      = errors.New("no ledger pong within 10 s while another machine holds the same identity")
+	errDead        = errors.New("no frame came within the dead window")
+	errUnverified  = errors.New("not verified in time")
+	errUnwritten   = errors.New("a queued text was not written within 5 s")
+	errFlooded     = errors.New("more is coming in than can be handled")
+	errQuarantined = errors.New("quarantined by an operator")
+	errRefused     = errors.New("too many links of one identity")
 )
 
 // Options of a Hub. All are needed.
@@ -86,7 +87,10 @@ type endpoint struct {
 	alternated time.Time
 	resolved   []store.Resolution // oldest first
 	state      identity           // as last judged
-	readers    int                // links, also ended ones, with texts still to be handled
+
+	quarantined bool // by an operator: it has no link, and gets no command
+	isolated    bool // by its own last word it runs none
+	readers     int  // links, also ended ones, with texts still to be handled
 
 	seenAt     time.Time
 	via        string
@@ -141,6 +145,9 @@ func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire
 	h.mu.Lock()
 	refuse := h.draining
 	ep := h.endpoint(agent)
+	if refuse == nil && ep.quarantined {
+		refuse = errQuarantined
+	}
 	if refuse == nil && (len(ep.links) >= maxLinks || ep.readers >= maxReaders) {
 		refuse = errRefused
 	}

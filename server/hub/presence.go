@@ -2,6 +2,7 @@ package hub
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"gururmm/oob"
@@ -110,6 +111,7 @@ func (h *Hub) Reported(agent string, r oob.Report, addr string, at time.Time) {
 	}
 	ep.reportAt, ep.beaconAt = r.At, at
 	ep.judged(clip(string(r.Verdict.Code)), clip(r.Verdict.Sentence), at)
+	ep.isolated = slices.ContainsFunc(r.Findings, func(f selfcheck.Finding) bool { return f.Code == selfcheck.FindIsolated })
 	ep.deliverAt = time.Time{}
 	if r.Snapshot.OOB.Delivering {
 		ep.deliverAt = at
@@ -302,6 +304,8 @@ func (l *link) look(now time.Time) looked {
 func (s sight) presence(now time.Time) string {
 	oob := !s.ep.deliverAt.IsZero() && now.Sub(s.ep.deliverAt) < oobWindow
 	switch {
+	case s.ep.quarantined, s.ep.isolated:
+		return Quarantined
 	case s.duplicate:
 		return Duplicate
 	case oob && !s.ordered(now) && (!s.verified || s.ep.deliverAt.After(s.verifyAt)):
@@ -424,6 +428,9 @@ func (h *Hub) Overlay(a *operator.Agent) {
 	if a.Presence == Verified && s.ordered(now) {
 		a.Sentence = "Commands go by the link; it polls the second door on an operator's order."
 	}
+	if a.Presence == Quarantined {
+		a.Sentence = s.quarantine()
+	}
 	if s.duplicate {
 		a.Verdict, a.Sentence, a.VerdictAt = string(selfcheck.CodeRouteDuplicate), s.rivals(), nil
 	}
@@ -432,6 +439,17 @@ func (h *Hub) Overlay(a *operator.Agent) {
 			a.Verdict, a.Sentence, a.VerdictAt = l.Verdict, "", nil
 		}
 	}
+}
+
+// quarantine tells who refuses commands: server, endpoint or both.
+func (s sight) quarantine() string {
+	switch {
+	case !s.ep.isolated:
+		return "Quarantined: the server gives it no commands and no link; the endpoint itself has not confirmed it yet."
+	case !s.ep.quarantined:
+		return "Quarantined by its own word, though not by this server's: it refuses commands until that is lifted (gururmm agents quarantine --lift)."
+	}
+	return "Quarantined: the server gives it no commands and no link, and the endpoint would refuse them."
 }
 
 // rivals tells of the machines that hold one identity, and what to do.

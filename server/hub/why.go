@@ -13,6 +13,9 @@ import (
 func (h *Hub) Why(agent string) (kind, clause string) {
 	now := time.Now()
 	s := h.sight(agent, now)
+	if s.ep.quarantined || s.ep.isolated {
+		return Quarantined, "it is quarantined (gururmm agents quarantine " + agent + " --lift)"
+	}
 	if s.duplicate {
 		return Duplicate, "several machines hold its identity (gururmm agents show " + agent + ")"
 	}

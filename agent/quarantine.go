@@ -1,0 +1,38 @@
+package agent
+
+import (
+	"fmt"
+	"time"
+
+	"gururmm/agent/state"
+)
+
+// setQuarantine is remembered by this endpoint itself: it holds also against a server
+// that has forgotten it, restored from an older backup say.
+func (s *Setup) setQuarantine(on bool, reason string) error {
+	if !on {
+		err := s.Dir.SetQuarantine(nil)
+		s.isolated = s.quarantine()
+		return err
+	}
+	q := state.Quarantine{Since: time.Now().UTC(), Reason: reason}
+	if was := s.Dir.QuarantineReason(); !was.Since.IsZero() {
+		q.Since = was.Since
+	}
+	err := s.Dir.SetQuarantine(&q)
+	s.isolated = s.quarantine()
+	return err
+}
+
+// quarantine tells of one in force.
+func (s *Setup) quarantine() string {
+	if !s.Dir.Quarantined() {
+		return ""
+	}
+	q := s.Dir.QuarantineReason()
+	said := "An operator has quarantined this endpoint: no command is run until they lift it"
+	if !q.Since.IsZero() {
+		said += fmt.Sprintf(" (since %s: %s)", q.Since.Format(time.RFC3339), q.Reason)
+	}
+	return said + "."
+}
