@@ -128,7 +128,7 @@ func succeed(old, next Identity, policy wire.Envelope) (Identity, error) {
 	if next.Server != old.Server {
 		return next, fmt.Errorf("server %s answered in place of %s", next.Server, old.Server)
 	}
-	next.LinkCA, next.LinkPin, next.CommandKeys = old.LinkCA, old.LinkPin, old.CommandKeys
+	next.LinkCA, next.LinkPin, next.CommandKeys, next.ReleaseKeys = old.LinkCA, old.LinkPin, old.CommandKeys, old.ReleaseKeys
 	if _, err := OpenPolicy(next, policy); err != nil {
 		return next, fmt.Errorf("what answered does not hold the server's command key: %w", err)
 	}

@@ -75,7 +75,7 @@ func TestRenewKeepsTheOldIdentityUntilItIsPut(t *testing.T) {
 		t.Errorf("the new agent has the old one's journal: %v", err)
 	}
 	now, err := d.Identity()
-	if err != nil || now.Agent != "agent-2" || !now.Key.Equal(next.Key) || now.LinkCA != old.LinkCA || !bytes.Equal(now.CommandKeys[0], old.CommandKeys[0]) {
+	if err != nil || now.Agent != "agent-2" || !now.Key.Equal(next.Key) || now.LinkCA != old.LinkCA || len(now.ReleaseKeys) != len(old.ReleaseKeys) || !bytes.Equal(now.CommandKeys[0], old.CommandKeys[0]) {
 		t.Errorf("in place is %v, %v", now, err)
 	}
 	if p, stored, err := d.Policy(); err != nil || !stored || p.Version != 2 {
