@@ -224,7 +224,7 @@ func (s *Setup) guardianConfig(id state.Identity, p program, log *slog.Logger) (
 	id = id.As(as)
 	c := guardian.Config{
 		Agent: id.Agent, Server: id.Server, Presence: presence,
-		SavePolicy: s.Dir.SavePolicy, StateFile: s.Dir.Path(guardianFile), StacksDir: s.Dir.Path(stacksDir),
+		SavePolicy: s.Dir.SavePolicy, StateFile: s.Dir.Path(guardianFile), StacksDir: s.Dir.Path(stacksDir), StateDir: s.Path,
 		Service: s.Service, Log: log, Errands: s.errands(id),
 		SetQuarantine: s.setQuarantine, Quarantine: func() string { return s.isolated },
 	}

@@ -26,8 +26,17 @@ type Snapshot struct {
 	Loops   map[string]LoopFacts `json:"loops,omitempty"`
 	Jobs    JobFacts             `json:"jobs"`
 	Clock   ClockFacts           `json:"clock"`
-	OOB     OOBFacts             `json:"oob"` // filled in by the guardian
+	OOB     OOBFacts             `json:"oob"`            // filled in by the guardian
+	Disk    *DiskFacts           `json:"disk,omitempty"` // filled in by the guardian
 	Suspend *SuspendFacts        `json:"suspend,omitempty"`
+}
+
+// DiskFacts tell of the disk below the state directory.
+type DiskFacts struct {
+	Free  uint64 `json:"free"`  // bytes, for the agent
+	Total uint64 `json:"total"` // bytes
+	// SetAside names damaged files that were kept aside in the state directory.
+	SetAside []string `json:"set_aside,omitempty"`
 }
 
 // WorkerFacts describe the worker process; the guardian fills in what the

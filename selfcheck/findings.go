@@ -2,6 +2,7 @@ package selfcheck
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -74,20 +75,34 @@ var findings = []struct {
 		FindQuarantined, "A damaged file was set aside",
 		"Look at the file and delete it; commands that were running are reported interrupted.",
 		func(f *facts) string {
-			if f.Jobs.Quarantined == "" {
+			switch d := f.Disk; {
+			case f.Jobs.Quarantined != "":
+				return "A damaged file was set aside at the start: " + f.Jobs.Quarantined + "."
+			case d != nil && len(d.SetAside) > 0:
+				return "Damaged files were set aside in the state directory: " + strings.Join(d.SetAside, ", ") + "."
+			}
+			return ""
+		},
+	},
+	{
+		FindDiskFull, "The disk is almost full",
+		"Free the disk that holds the state directory, before commands have to be refused and output is cut.",
+		func(f *facts) string {
+			d := f.Disk
+			if d == nil || d.Total == 0 || d.Free >= diskLow {
 				return ""
 			}
-			return "A damaged file was set aside at the start: " + f.Jobs.Quarantined + "."
+			return fmt.Sprintf("The disk of the state directory has %d MiB of %d left: soon commands are refused and output is cut.", d.Free>>20, d.Total>>20)
 		},
 	},
 }
 
 func (f *facts) findings() []Finding {
-	if !f.known {
-		return nil
-	}
 	var out []Finding
 	for _, d := range findings {
+		if !f.known && d.code != FindDiskFull && d.code != FindQuarantined { // of which the guardian knows by itself
+			continue
+		}
 		if sentence := d.look(f); sentence != "" {
 			out = append(out, Finding{Code: d.code, Sentence: sentence})
 		}

@@ -400,6 +400,15 @@ var judgeCases = []judgeCase{
 	{name: "clock never compared", want: CodeOK, change: func(s *Snapshot) { s.Clock.Offset = nil }},
 	{name: "disk full", want: CodeOK, change: func(s *Snapshot) { s.Jobs.Journal, s.Jobs.Quarantined = "no space", "journal.bad" },
 		findings: []Code{FindJournal, FindQuarantined}},
+	{name: "disk almost full", want: CodeOK, change: func(s *Snapshot) { s.Disk = &DiskFacts{Free: 100 << 20, Total: 1 << 40} },
+		findings: []Code{FindDiskFull}},
+	{name: "disk has room", want: CodeOK, change: func(s *Snapshot) { s.Disk = &DiskFacts{Free: 200 << 20, Total: 1 << 40} }},
+	{name: "disk full before any report", want: CodeUnknown, findings: []Code{FindDiskFull}, change: func(s *Snapshot) {
+		*s = Snapshot{Disk: &DiskFacts{Total: 1 << 40}}
+	}},
+	{name: "a spooled report was damaged", want: CodeOK, findings: []Code{FindQuarantined}, change: func(s *Snapshot) {
+		s.Disk = &DiskFacts{Free: 1 << 40, Total: 1 << 40, SetAside: []string{"spool/x.corrupt-20260301T120000Z"}}
+	}},
 	{name: "slept long ago", want: CodeOK, change: func(s *Snapshot) { s.Suspend = &SuspendFacts{Length: *sec(60), Age: 16 * time.Minute} }},
 }
 
@@ -507,7 +516,7 @@ func TestRulesAreComplete(t *testing.T) {
 		CodeLinkTextDelayed, CodeLinkTextAltered, CodeLinkStuckFragment, CodeLinkTextSilent, CodeLinkUplinkLost,
 		CodeLinkPingForeign, CodeLinkFlapping, CodeRouteStale, CodeRouteDuplicate, CodeRouteUnwritten, CodeAgentDecode,
 		CodeAgentRejected, CodeAgentStalled + ".reader", CodeAgentExecutorFull, CodeAgentHung, CodeAgentCrashloop,
-		CodeOOBUnreachable, CodeOOBRejected, FindClockSkew, FindPingsRewritten, FindSuspendResumed, FindRefused, FindJournal, FindQuarantined} {
+		CodeOOBUnreachable, CodeOOBRejected, FindClockSkew, FindPingsRewritten, FindSuspendResumed, FindRefused, FindJournal, FindQuarantined, FindDiskFull} {
 		title, severity, action := Describe(c)
 		if title == "" || severity == SeverityUnknown || action == "" {
 			t.Errorf("Describe(%s) = %q, %q, %q", c, title, severity, action)

@@ -61,6 +61,9 @@ const (
 	skewLimit     = 5 * time.Second // certificates, tokens and expiries bear so much
 )
 
+// diskLow, in bytes, is what one command may write: both streams at their most.
+const diskLow = 2 * 64 << 20
+
 // Limits within ten minutes.
 const (
 	crashLimit = 4 // a worker that dies once or twice may have been killed

@@ -49,6 +49,7 @@ const (
 	FindRefused        Code = "messages.refused"
 	FindJournal        Code = "journal.unwritable"
 	FindQuarantined    Code = "state.quarantined"
+	FindDiskFull       Code = "disk.full"
 	FindRenewed        Code = "identity.renewed"
 	// FindUpdateRolledBack: a new version was tried, and the one before is back (guardian).
 	FindUpdateRolledBack Code = "update.rolled_back"

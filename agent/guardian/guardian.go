@@ -29,6 +29,7 @@ import (
 
 	"gururmm/agent/history"
 	"gururmm/agent/pipe"
+	"gururmm/internal/diskfree"
 	"gururmm/internal/serial"
 	"gururmm/internal/uptime"
 	"gururmm/oob"
@@ -105,6 +106,11 @@ type Config struct {
 	// StacksDir keeps the last stacks of workers that stood still or crashed, one
 	// file each; it is made private. "": none are kept on disk.
 	StacksDir string
+	// StateDir is the directory whose disk is watched; "": none is.
+	StateDir string
+	// Disk gives the bytes that are free on a directory's disk, and its size; it may
+	// hang with it. Default: as the system says.
+	Disk func(dir string) (free, total uint64, err error)
 	// Uptime is how long this machine has been up, sleep included; ok is false if it
 	// is not known. Default: as the system says.
 	Uptime func() (up time.Duration, ok bool)
@@ -207,6 +213,7 @@ type Guardian struct {
 	framesBy  time.Time                     // when they are told that none came
 	insight   insightState
 	dump      stacksState
+	disk      diskState
 	turnedAt  time.Time // last turn of the loop
 	judgeAt   time.Time
 	pinged    time.Time // a ledger was last asked for to settle a suspicion
@@ -244,6 +251,9 @@ func New(cfg Config) (*Guardian, error) {
 	}
 	if cfg.Uptime == nil {
 		cfg.Uptime = uptime.Get
+	}
+	if cfg.Disk == nil {
+		cfg.Disk = diskfree.Of
 	}
 	cfg.Policy = cfg.Policy.WithDefaults()
 	g := &Guardian{
@@ -591,6 +601,7 @@ func (g *Guardian) due(helpers context.Context, now time.Time) {
 		g.answerFrames(nil)
 	}
 	g.insightDue(now)
+	g.diskDue(now)
 	g.doorDue(helpers, now)
 	g.rememberDue(now)
 }
@@ -616,6 +627,7 @@ func (g *Guardian) nextDue(now, over time.Time) time.Time {
 		sooner(g.framesBy)
 	}
 	sooner(g.insight.nextDue())
+	sooner(g.disk.next)
 	sooner(g.beacons.next)
 	sooner(g.door.nextDue(now))
 	sooner(g.update.nextDue(now))

@@ -173,6 +173,7 @@ const (
 	jobUpdate  = "update"
 	jobHistory = "history"
 	jobStacks  = "stacks"
+	jobDisk    = "look at the disk"
 )
 
 // job is one piece of work for the keeper, which alone waits for the disk.

@@ -297,7 +297,7 @@ func (g *Guardian) assess(now time.Time) selfcheck.Snapshot {
 			s.Clock.Offset = &off
 		}
 	}
-	s.OOB = g.doorFacts(now)
+	s.OOB, s.Disk = g.doorFacts(now), g.disk.facts
 	return s
 }
 

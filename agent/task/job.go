@@ -101,9 +101,13 @@ func (e *Executor) execute(en *entry) wire.CommandResult {
 	if !inline(&result) {
 		s.flush()
 	}
-	for _, in := range s.captures {
-		if _, _, err := in.counts(); err != nil {
+	for i, in := range s.captures {
+		if _, lost, err := in.counts(); err != nil {
 			e.opts.Log.Warn("keep output", "command", c.ID, "error", err)
+			if result.Reason != "" {
+				result.Reason += "; "
+			}
+			result.Reason += fmt.Sprintf("%d bytes of its %s could not be kept: %v", lost, streamNames[i], err)
 		}
 	}
 	return result

@@ -106,7 +106,8 @@ func TestOutputThatCantBeKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	order(t, e, command("c1", "head -c 50000 /dev/zero"))
-	if r := u.result(t, "c1"); r.State != wire.StateCompleted || r.StdoutBytes != 0 || r.StdoutLost != 50_000 {
+	if r := u.result(t, "c1"); r.State != wire.StateCompleted || r.StdoutBytes != 0 || r.StdoutLost != 50_000 ||
+		!strings.Contains(r.Reason, "50000 bytes of its stdout could not be kept: ") || !strings.Contains(r.Reason, "no such file") {
 		t.Errorf("%+v", r)
 	}
 }

@@ -1,0 +1,55 @@
+package guardian
+
+import (
+	"path/filepath"
+	"slices"
+	"time"
+
+	"gururmm/selfcheck"
+)
+
+// diskEvery is how often the disk below the state directory is looked at.
+const diskEvery = 15 * time.Second
+
+// diskState is what the loop knows of that disk.
+type diskState struct {
+	facts *selfcheck.DiskFacts // nil: not known
+	next  time.Time            // when to look again
+}
+
+// diskDue lets the keeper look at the disk: the look may hang with it.
+func (g *Guardian) diskDue(now time.Time) {
+	if g.cfg.StateDir == "" || now.Before(g.disk.next) {
+		return
+	}
+	g.disk.next = now.Add(diskEvery)
+	var found selfcheck.DiskFacts
+	look := func() (err error) {
+		found.Free, found.Total, err = g.cfg.Disk(g.cfg.StateDir)
+		found.SetAside = setAside(g.cfg.StateDir)
+		return err
+	}
+	g.keep(job{what: jobDisk, do: look, then: func(err error) {
+		if g.disk.facts = nil; err == nil {
+			g.disk.facts = &found
+		}
+	}})
+}
+
+// maxSetAside bounds the files that are named.
+const maxSetAside = 5
+
+// setAside names the damaged files that were kept aside in dir and just below it.
+func setAside(dir string) []string {
+	var names []string
+	for _, pattern := range []string{"*.corrupt-*", filepath.Join("*", "*.corrupt-*")} {
+		found, _ := filepath.Glob(filepath.Join(dir, pattern)) // the pattern is good
+		for _, path := range found {
+			if name, err := filepath.Rel(dir, path); err == nil {
+				names = append(names, filepath.ToSlash(name))
+			}
+		}
+	}
+	slices.Sort(names)
+	return names[:min(len(names), maxSetAside)]
+}
