@@ -1,0 +1,53 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gururmm/checkup"
+)
+
+func TestWhatSystemdSaysIsJudged(t *testing.T) {
+	root := t.TempDir()
+	m := systemd{root: root}
+	packaged := filepath.Join(root, packagedUnits[0])
+	for _, c := range []struct {
+		name   string
+		said   map[string]string
+		both   bool // a package's unit is there, too
+		status checkup.Status
+		seen   string
+		do     string
+	}{
+		{"well", map[string]string{"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "UnitFileState": "enabled", "FragmentPath": packaged}, false,
+			checkup.Pass, "active (running), enabled, a package's unit", ""},
+		{"own unit", map[string]string{"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled", "FragmentPath": m.unit()}, false, checkup.Pass, "a unit of its own", ""},
+		{"own unit before the package's", map[string]string{"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled", "FragmentPath": m.unit()}, true, checkup.Warn, "", "hides the package's unit"},
+		{"not installed", map[string]string{"LoadState": "not-found", "ActiveState": "inactive"}, false, checkup.Warn, "not installed", "install"},
+		{"masked", map[string]string{"LoadState": "masked", "ActiveState": "inactive"}, false, checkup.Fail, "", "unmask"},
+		{"failed", map[string]string{"LoadState": "loaded", "ActiveState": "failed", "UnitFileState": "enabled"}, false, checkup.Fail, "failed", "journalctl"},
+		{"stopped", map[string]string{"LoadState": "loaded", "ActiveState": "inactive", "UnitFileState": "enabled"}, false, checkup.Warn, "inactive", "systemctl start"},
+		{"not after a reboot", map[string]string{"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "disabled"}, false, checkup.Warn, "disabled", "systemctl enable"},
+		{"nothing is said", map[string]string{}, false, checkup.Warn, "", "systemctl start"},
+	} {
+		if c.both {
+			if err := os.MkdirAll(filepath.Dir(packaged), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(packaged, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f := m.fact(c.said)
+		if f.Status != c.status || !strings.Contains(f.Seen, c.seen) || !strings.Contains(f.Do, c.do) || (f.Status == checkup.Pass) != (f.Do == "") {
+			t.Errorf("%s: %+v", c.name, f)
+		}
+		os.Remove(packaged)
+	}
+	again := m.fact(map[string]string{"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled", "NRestarts": "3"})
+	if len(again.Notes) != 1 || !strings.Contains(again.Notes[0], "3 times") {
+		t.Errorf("%+v", again)
+	}
+}
