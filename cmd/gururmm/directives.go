@@ -98,7 +98,7 @@ func directCommand(f *operatorFlags) *cobra.Command {
 				progress = io.Discard
 			}
 			if d, err = awaitDirective(cmd.Context(), client, d, wait, progress); err != nil {
-				return explain(err)
+				return err
 			}
 			if err := f.directed(cmd.OutOrStdout(), d); err != nil {
 				return err
@@ -138,8 +138,12 @@ func awaitDirective(ctx context.Context, client *operator.Client, d operator.Dir
 			return d, ctx.Err()
 		}
 		next, err := client.Directive(ctx, d.ID)
-		if err != nil {
-			return d, err
+		if err != nil { // the order stands: a server that restarts is waited for
+			if said := "not known how it stands: " + explain(err).Error(); said != told {
+				told = said
+				fmt.Fprintln(progress, wrap.Behind("gururmm: ", printable(said)))
+			}
+			continue
 		}
 		d = next
 	}
