@@ -22,7 +22,7 @@ const doctorName = "doctor"
 
 func doctorCommand(o *agent.Options) *cobra.Command {
 	var d agent.DoctorOptions
-	var asJSON, list, verbose bool
+	var asJSON, list, verbose, typed, trust bool
 	cmd := &cobra.Command{
 		Use:   doctorName,
 		Short: "Look at this endpoint and its way to the server, and say what to do",
@@ -33,8 +33,22 @@ func doctorCommand(o *agent.Options) *cobra.Command {
 		Example: "  gururmm-agent doctor\n" +
 			"  gururmm-agent doctor --only echo,mtu\n" +
 			"  gururmm-agent doctor --server https://rmm.example:8443 --pin sha256/…",
-		Args: cobra.NoArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			// The environment has not been looked at yet.
+			typed, trust = cmd.Flags().Changed("server"), cmd.Flags().Changed("ca") || cmd.Flags().Changed("pin")
+			return cobra.NoArgs(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// An environment made for `enroll` names a server; an enrolled endpoint has its own.
+			if _, none := agent.NoIdentity(*o); !none && !typed {
+				if trust {
+					return errors.New("--ca and --pin are for --server: this endpoint is enrolled, with what it trusts")
+				}
+				d.Server, d.CAFile, d.Pin = "", "", ""
+			}
+			if trust && d.Server == "" {
+				return errors.New("--ca and --pin are for --server: give it, too")
+			}
 			if list {
 				return listProbes(cmd.OutOrStdout())
 			}

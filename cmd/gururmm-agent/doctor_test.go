@@ -40,6 +40,7 @@ func TestDoctorOnTheCommandLine(t *testing.T) {
 		{name: "nobody there", args: "doctor --only upgrade --server https://127.0.0.1:1 --state-dir " + dir, code: 1, out: "error: tcp.refused"},
 		{name: "no URL", args: "doctor --server rmm.example:8443 --state-dir " + dir, code: 2, errout: "write https://host:port"},
 		{name: "no pin", args: "doctor --server https://127.0.0.1:1 --pin x --state-dir " + dir, code: 2, errout: `pin "x"`},
+		{name: "a pin for nothing", args: "doctor --pin x --state-dir " + dir, code: 2, errout: "are for --server"},
 		{name: "no CA file", args: "doctor --server https://127.0.0.1:1 --ca /nowhere/at/all --state-dir " + dir, code: 2, errout: "--ca: open /nowhere/at/all"},
 		{name: "a flag that does not exist", args: "doctor --frobnicate", code: 2, errout: "unknown flag"},
 		{name: "a negative limit", args: "doctor --timeout -1s", code: 2, errout: "--timeout -1s"},
@@ -58,6 +59,31 @@ func TestDoctorOnTheCommandLine(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("the state directory was made: a doctor changes nothing")
+	}
+}
+
+// What an environment was made for is enrolling: a doctor of an enrolled endpoint,
+// which inherits it from the guardian, looks at the server enrolled with.
+func TestServerFromTheEnvironmentIsForEnrolling(t *testing.T) {
+	env := []string{"GURURMM_AGENT_SERVER=https://127.0.0.1:1"}
+	for _, enrolled := range []bool{false, true} {
+		dir := t.TempDir()
+		if err := os.Chmod(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if enrolled { // it can't be read, but it is there
+			if err := os.WriteFile(filepath.Join(dir, "identity.json"), []byte("{"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := call(t, env, "doctor", "--only", "tcp,disk", "--state-dir", dir)
+		if looked := strings.Contains(got.out, "link wss://127.0.0.1:1"); looked == enrolled {
+			t.Errorf("enrolled %v:\n%s%s", enrolled, got.out, got.errout)
+		}
+		got = call(t, env, "doctor", "--only", "tcp,disk", "--state-dir", dir, "--server", "https://127.0.0.1:2")
+		if !strings.Contains(got.out, "link wss://127.0.0.1:2") {
+			t.Errorf("by flag, enrolled %v:\n%s%s", enrolled, got.out, got.errout)
+		}
 	}
 }
 
