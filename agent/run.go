@@ -83,6 +83,7 @@ func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) e
 func (s *Setup) serve(ctx context.Context, p program, log *slog.Logger, workerLog io.Writer) (err error) {
 	tell := s.teller(log)
 	defer func() { tell.end(err) }()
+	defer s.watchHandover(p, log)()
 	for {
 		if err = s.guard(ctx, p, log, workerLog, tell); !errors.Is(err, guardian.ErrRenewed) || ctx.Err() != nil {
 			break

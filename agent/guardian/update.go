@@ -29,9 +29,9 @@ const (
 	drainForUpdate = time.Minute
 	// drainMargin is what a drained worker gets beyond it to be gone.
 	drainMargin = 10 * time.Second
-	// confirmLimit is how long a new guardian may take to have guarded a verified
+	// ConfirmLimit is how long a new guardian may take to have guarded a verified
 	// worker for the grace; then it gives the endpoint back.
-	confirmLimit = 5 * time.Minute
+	ConfirmLimit = 5 * time.Minute
 	// fetchLimit bounds a download in all; fetchMin and fetchMax the wait between its attempts.
 	fetchLimit         = 2 * time.Hour
 	fetchMin, fetchMax = time.Second, time.Minute
@@ -321,7 +321,7 @@ func (g *Guardian) fetchedUpdate(err error) {
 // failUpdate ends an order of which nothing runs.
 func (g *Guardian) failUpdate(st versions.State) {
 	g.update.enter(UpdateNone)
-	g.saveUpdate(st, "update.rolled_back", nil)
+	g.saveUpdate(st, "update.rolled_back", g.pruneVersions)
 	g.tellOutcome(*st.Last)
 }
 
@@ -563,11 +563,11 @@ func (g *Guardian) confirmDue(now time.Time) {
 		g.saveUpdate(st, "update.confirmed", g.pruneVersions)
 		g.noteUpdate("confirmed", "Version "+version+" has taken over.")
 		g.tellOutcome(*st.Last)
-	case now.Sub(u.began) < confirmLimit:
+	case now.Sub(u.began) < ConfirmLimit:
 	case c.Running == nil: // nothing is left to go back to
-		g.failUpdate(u.state.Fail(fmt.Sprintf("the installed program runs, but no link was verified within %v", confirmLimit), g.now()))
+		g.failUpdate(u.state.Fail(fmt.Sprintf("the installed program runs, but no link was verified within %v", ConfirmLimit), g.now()))
 	default:
-		reason := fmt.Sprintf("as guardian it had no verified link for %v within %v", grace, confirmLimit)
+		reason := fmt.Sprintf("as guardian it had no verified link for %v within %v", grace, ConfirmLimit)
 		st := u.state.FallBack(reason, g.now())
 		g.log.Error("update is rolled back", "version", version, "reason", reason)
 		u.enter(UpdateCommit)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"gururmm/agent/guardian"
+	"gururmm/agent/pipe"
 	"gururmm/agent/versions"
 	"gururmm/release"
 	"gururmm/selfcheck"
@@ -89,6 +90,19 @@ func (b *bench) order(id string, build wire.Build) wire.Envelope {
 	return b.directive(wire.Directive{ID: id, Kind: wire.DirectiveUpdate, Build: &build, ExpiresAt: time.Now().Add(5 * time.Hour)})
 }
 
+// call hands down messages at once: the worker says that the server calls.
+func (b *bench) call(messages ...wire.Envelope) {
+	b.t.Helper()
+	b.door.set(func() { b.door.next = append(b.door.next, messages...) })
+	b.child().say(pipe.Fact{Call: true})
+	pass(2 * time.Second)
+	b.door.set(func() {
+		if len(b.door.next) > 0 {
+			b.t.Fatal("nobody asked at the door")
+		}
+	})
+}
+
 // outcome is the last word on directive id, "" before it.
 func (b *bench) outcome(id string) (state wire.DirectiveState, detail string) {
 	for _, r := range b.door.receipts(b.t) {
@@ -116,7 +130,7 @@ func TestUpdateThatPassesItsTrialTakesOver(t *testing.T) {
 		b.run()
 		pass(2 * time.Second)
 		old := b.child()
-		b.send(b.order("up", s.build(t, "v2.0.0")))
+		b.call(b.order("up", s.build(t, "v2.0.0")))
 		pass(10 * time.Second)
 		drained := false
 		for _, o := range old.got() {
@@ -187,7 +201,7 @@ func TestUpdateThatFailsItsTrialIsRolledBackAndTold(t *testing.T) {
 				ask := b.status()
 				b.run()
 				pass(2 * time.Second)
-				b.send(b.order("up", s.build(t, "v2.0.0")))
+				b.call(b.order("up", s.build(t, "v2.0.0")))
 				pass(90 * time.Second)
 				state, detail := b.outcome("up")
 				if state != wire.DirectiveFailed || !strings.Contains(detail, tt.reason) || !strings.Contains(detail, "rolled back") {
@@ -218,12 +232,12 @@ func TestUpdateThatFailsItsTrialIsRolledBackAndTold(t *testing.T) {
 				}
 				// The same order is answered with what is known, a new one is tried anew.
 				n := b.spawned()
-				b.send(b.order("up", s.build(t, "v2.0.0")))
+				b.call(b.order("up", s.build(t, "v2.0.0")))
 				pass(5 * time.Second)
 				if b.spawned() != n {
 					t.Error("the same order was tried again")
 				}
-				b.send(b.order("again", s.build(t, "v2.0.0")))
+				b.call(b.order("again", s.build(t, "v2.0.0")))
 				pass(90 * time.Second)
 				if state, _ := b.outcome("again"); state != wire.DirectiveFailed {
 					t.Errorf("a new order: %s", state)
@@ -248,7 +262,7 @@ func TestNetworkIsNotTheBuildsFault(t *testing.T) {
 		}
 		b.run()
 		pass(2 * time.Second)
-		b.send(b.order("up", s.build(t, "v2.0.0")))
+		b.call(b.order("up", s.build(t, "v2.0.0")))
 		pass(40 * time.Second)
 		b.door.set(func() { b.door.down = nil })
 		pass(time.Minute)
@@ -273,7 +287,7 @@ func TestUpdateWithoutALinkIsTriedByTheDoor(t *testing.T) {
 		b.start = unverified("v1.0.0")
 		b.run()
 		pass(2 * time.Second)
-		b.send(b.order("up", s.build(t, "v2.0.0")))
+		b.call(b.order("up", s.build(t, "v2.0.0")))
 		if err := <-b.done; !errors.Is(err, guardian.ErrHandover) {
 			t.Fatal(err)
 		}
@@ -313,7 +327,7 @@ func TestUpdatesThatAreRefused(t *testing.T) {
 				tt.change(u, &build)
 				b.run()
 				pass(2 * time.Second)
-				b.send(b.order("up", build))
+				b.call(b.order("up", build))
 				pass(30 * time.Second)
 				nacks := b.door.nacks(t)
 				if tt.nack != "" && (len(nacks) != 1 || !strings.Contains(nacks[0].Detail, tt.nack)) || tt.nack == "" && len(nacks) != 0 {
@@ -363,7 +377,7 @@ func TestNewGuardianConfirms(t *testing.T) {
 		if st := load(t, u); st.Phase != versions.PhaseNone || st.Starts != 0 || st.Current.Version() != "v2.0.0" || !st.Last.Told {
 			t.Errorf("state %+v", st)
 		}
-		b.send(b.directive(wire.Directive{ID: "back", Kind: wire.DirectiveRollback, ExpiresAt: time.Now().Add(5 * time.Hour)}))
+		b.call(b.directive(wire.Directive{ID: "back", Kind: wire.DirectiveRollback, ExpiresAt: time.Now().Add(5 * time.Hour)}))
 		if err := <-b.done; !errors.Is(err, guardian.ErrHandover) {
 			t.Fatal(err)
 		}
