@@ -3,10 +3,13 @@
 package lab_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,6 +17,8 @@ import (
 	"time"
 
 	"gururmm/lab/harness"
+	"gururmm/oob"
+	"gururmm/operator"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
@@ -208,6 +213,41 @@ func TestAgentStopsInOrder(t *testing.T) {
 	s.allOnce()
 }
 
+// evidence gives what the report's verdict says of one fact; it must contain part.
+func (s *scene) evidence(b operator.Beacon, fact, part string) string {
+	s.t.Helper()
+	var r oob.Report
+	if err := json.Unmarshal(b.Report, &r); err != nil {
+		s.t.Fatal(err)
+	}
+	for _, e := range r.Verdict.Evidence {
+		if e.Fact == fact {
+			if !strings.Contains(e.Seen, part) {
+				s.t.Errorf("%s: %s is %q, want %q in it", b.Verdict, fact, e.Seen, part)
+			}
+			return e.Seen
+		}
+	}
+	s.t.Errorf("%s: no evidence %s in %+v", b.Verdict, fact, r.Verdict.Evidence)
+	return ""
+}
+
+// quick asks for the status now, and logs how long the answers took.
+func (s *scene) quick() {
+	s.t.Helper()
+	var took []time.Duration
+	for range 20 {
+		began := time.Now()
+		s.status()
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	s.t.Logf("status of a frozen worker: %v in the median, %v at worst (with the race detector)", took[len(took)/2], took[len(took)-1])
+	if took[len(took)/2] > time.Second { // aimed at: 50 ms on a machine at rest
+		s.t.Errorf("the guardian took %v to answer", took[len(took)/2])
+	}
+}
+
 // TestWorkerFrozen: a stopped process can't answer; its guardian answers for it and starts another.
 func TestWorkerFrozen(t *testing.T) {
 	s := newScene(t)
@@ -220,8 +260,15 @@ func TestWorkerFrozen(t *testing.T) {
 	if st := s.status(); st.Worker.PID != frozen {
 		t.Errorf("status tells of worker %d, frozen is %d", st.Worker.PID, frozen)
 	}
+	s.quick()
 	waiting := s.submit("")
-	s.beacon(since, selfcheck.CodeAgentHung)
+	report := s.beacon(since, selfcheck.CodeAgentHung)
+	if runtime.GOOS == "linux" { // elsewhere nothing tells of another process
+		s.evidence(report, "worker.kernel_state", "stopped")
+		if n := s.evidence(report, "worker.unread", "bytes"); strings.HasPrefix(n, "0 ") {
+			t.Error("the kernel holds nothing for a worker that does not read a command")
+		}
+	}
 	s.completed(waiting)
 	s.eventually("another worker", func() (bool, error) {
 		pid, err := s.agent.WorkerPID(t.Context())

@@ -11,6 +11,7 @@ import (
 
 // notAges are durations that do not grow while nothing happens.
 var notAges = map[string]bool{
+	"Link.TCP.RTT": true, "Link.TCP.RTTVar": true,
 	"Link.Ledger.RTT": true, "Clock.Offset": true, "Suspend.Length": true,
 	"Link.Ledger.Up.Age": true, "Link.Ledger.Excess.Age": true, // only fresh ledgers make them older
 	"Worker.Silent": true, "Worker.NextStart": true, "OOB.LastOK": true, "OOB.ViewAge": true, // the guardian's own: as of now already
@@ -84,6 +85,11 @@ func TestSameMissesNoChange(t *testing.T) {
 	}
 	if !facts(time.Minute).Same(facts(time.Hour)) {
 		t.Error("ages alone are taken for a change")
+	}
+	moved := facts(time.Minute)
+	moved.Link.TCP.Received, moved.Link.TCP.Window = new(uint64(10)), new(uint64(20))
+	if !moved.Same(facts(time.Minute)) {
+		t.Error("the kernel's counters are taken for a change")
 	}
 	for name, change := range map[string]func(*Snapshot){
 		"jobs' limit":    func(s *Snapshot) { s.Jobs.Limit++ },

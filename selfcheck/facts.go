@@ -50,6 +50,11 @@ type WorkerFacts struct {
 	Running bool `json:"running"`
 	// Silent is how long no report came up the pipe (guardian); nil: never one.
 	Silent *time.Duration `json:"silent_ns,omitempty"`
+	// Kernel is the state of the process and Unread the bytes that wait in the kernel
+	// for it to read its link, both seen from outside while it is silent (guardian,
+	// Linux); "" and nil: not known.
+	Kernel string  `json:"kernel_state,omitempty"`
+	Unread *uint64 `json:"unread_bytes,omitempty"`
 	// Exits within the last ten minutes (guardian).
 	Exits    int    `json:"exits"`
 	LastExit string `json:"last_exit,omitempty"`
@@ -103,6 +108,8 @@ type LinkFacts struct {
 	Ledger LedgerView `json:"ledger"`
 	In     TapView    `json:"in"`
 	Out    TapView    `json:"out"`
+	// TCP is what the kernel says; nil: this platform, or connection, does not tell.
+	TCP *TCPFacts `json:"tcp,omitempty"`
 	// Recent are the headers of the last frames, oldest first, never payloads.
 	Recent []FrameHeader `json:"recent,omitempty"`
 }

@@ -33,11 +33,13 @@ func lookHung(f *facts, r *rule) *hit {
 	if !f.ripe(silent, hungSuspect) {
 		return nil
 	}
-	return &hit{
+	h := &hit{
 		suspected: !f.ripe(silent, r.grace),
 		sentence:  fmt.Sprintf("The worker (process %d) runs and has not reported for %s; it reports every 2 s.", w.PID, span(silent)),
 		evidence:  []Evidence{{Fact: "worker.silent", Seen: span(silent), Expected: "under " + span(r.grace)}},
 	}
+	f.outside(h)
+	return h
 }
 
 // stages in the order in which they explain one another; others follow by name.
@@ -91,6 +93,7 @@ func stalled(f *facts, r *rule, stage string, pending time.Duration) *hit {
 		} else if peer := f.Link.Ledger.Peer; peer != nil && texts >= peer.Written && texts > 0 {
 			h.masks = append(h.masks, CodeLinkTextLost)
 		}
+		f.kernelHolds(h)
 	case "dispatcher":
 		h.masks = []Code{"route", CodeLinkTextSilent, CodeLinkHandshake, CodeLinkConnecting, CodeAgentDecode, CodeAgentRejected}
 	case "writer":

@@ -151,6 +151,7 @@ func lookTextLost(f *facts, r *rule) *hit {
 		h.sentence = fmt.Sprintf("%s that the server has written were not read here.", count(missing, "text"))
 	}
 	f.ripen(h, age, f.grace(minGapGrace, gapRoundTrips))
+	f.tookDown(h)
 	return h
 }
 
@@ -168,6 +169,7 @@ func lookUplinkLost(f *facts, r *rule) *hit {
 		h.evidence = append(h.evidence, Evidence{Fact: "link.ledger.peer.read", Seen: number(l.Peer.Read), Expected: number(l.Peer.Read + l.Up.Missing)})
 	}
 	f.ripen(h, f.spanned(l.Up), f.grace(minGapGrace, gapRoundTrips))
+	f.tookUp(h)
 	return h
 }
 
@@ -325,10 +327,12 @@ func lookSilent(f *facts, r *rule) *hit {
 	if !known || !f.ripe(silent, f.dead()) {
 		return nil
 	}
-	return &hit{
+	h := &hit{
 		sentence: fmt.Sprintf("No frame of any kind has come for %s; pings are due every %s.", span(silent), span(ms(f.p.PingMS))),
 		evidence: []Evidence{{Fact: "link.in.any_age", Seen: span(silent), Expected: "under " + span(f.dead())}},
 	}
+	f.kernelRepeats(h)
+	return h
 }
 
 func lookHandshake(f *facts, r *rule) *hit {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gururmm/agent/pipe"
+	"gururmm/internal/tcpinfo"
 	"gururmm/selfcheck"
 )
 
@@ -28,6 +29,8 @@ type Child struct {
 	// AskStacks makes the process write the stacks of all goroutines to its
 	// standard error and end, even if none of them turns; nil: no such way here.
 	AskStacks func() error
+	// Outside asks the kernel about the process, which need not turn; nil: no such way here.
+	Outside func() (tcpinfo.Process, error)
 }
 
 const (
@@ -133,6 +136,7 @@ type life struct {
 	killed   string // why we ended it ourselves; "": we did not
 	killedAt time.Time
 	reported time.Time // last snapshot; zero: never one
+	outside  outside
 }
 
 // end asks for the end of this life, for its last stacks first if it is thought
@@ -144,7 +148,8 @@ func (l *life) end(stacks bool) {
 // lifeFact is what one generation said.
 type lifeFact struct {
 	gen  int
-	pid  int // > 0: it was started
+	pid  int                             // > 0: it was started
+	look func() (tcpinfo.Process, error) // with pid: Child.Outside
 	fact pipe.Fact
 }
 
@@ -172,7 +177,7 @@ func (g *Guardian) live(ctx context.Context, l *life) {
 
 // attend serves the pipes of a started child until it has ended.
 func (g *Guardian) attend(ctx context.Context, l *life, child Child) (words string, err error) {
-	g.report(ctx, lifeFact{gen: l.gen, pid: child.PID})
+	g.report(ctx, lifeFact{gen: l.gen, pid: child.PID, look: child.Outside})
 	last := &ring{}
 	gone := make(chan struct{})
 	var waitErr error

@@ -193,7 +193,8 @@ type Guardian struct {
 	kept       chan kept
 	asks       chan ask
 	errandEnds chan errandEnd
-	steps      chan func()     // of an update, for the loop to take
+	steps      chan func() // of an update, for the loop to take
+	looks      chan look
 	helpers    context.Context // of all helpers of this run; set once, by Run
 	keeper     *serial.Queue[job]
 	wg         sync.WaitGroup // of the helpers
@@ -260,7 +261,7 @@ func New(cfg Config) (*Guardian, error) {
 		cfg: cfg, log: cfg.Log, rng: cfg.Rand, keys: keys,
 		facts: make(chan lifeFact), exits: make(chan lifeExit),
 		answers: make(chan answer), kept: make(chan kept), asks: make(chan ask),
-		errandEnds: make(chan errandEnd), errands: map[wire.DirectiveKind]string{}, steps: make(chan func()),
+		errandEnds: make(chan errandEnd), errands: map[wire.DirectiveKind]string{}, steps: make(chan func()), looks: make(chan look),
 		policy: cfg.Policy,
 		ladder: selfcheck.NewLadder(cfg.Policy, cfg.Rand),
 	}
@@ -303,6 +304,8 @@ func (g *Guardian) Run(ctx context.Context) error {
 			g.errandEnded(e)
 		case step := <-g.steps:
 			step()
+		case k := <-g.looks:
+			g.looked(k)
 		case q := <-g.asks:
 			asked = append(asked, q)
 		case e := <-g.cfg.Events:
@@ -483,6 +486,7 @@ func (g *Guardian) dismiss(release context.CancelFunc) bool {
 		case <-g.facts:
 		case <-g.exits:
 		case <-g.answers:
+		case <-g.looks:
 		case <-g.kept:
 		case q := <-g.asks:
 			close(q.reply)
@@ -602,6 +606,7 @@ func (g *Guardian) due(helpers context.Context, now time.Time) {
 	}
 	g.insightDue(now)
 	g.diskDue(now)
+	g.lookDue(helpers, now)
 	g.doorDue(helpers, now)
 	g.rememberDue(now)
 }
@@ -628,6 +633,9 @@ func (g *Guardian) nextDue(now, over time.Time) time.Time {
 	}
 	sooner(g.insight.nextDue())
 	sooner(g.disk.next)
+	if l := g.worker.life; l != nil {
+		sooner(l.outside.at)
+	}
 	sooner(g.beacons.next)
 	sooner(g.door.nextDue(now))
 	sooner(g.update.nextDue(now))

@@ -9,6 +9,7 @@ import (
 
 	"gururmm/agent/task/tree"
 	"gururmm/internal/sdnotify"
+	"gururmm/internal/tcpinfo"
 	"gururmm/selfcheck"
 )
 
@@ -52,6 +53,7 @@ func ProcessSpawner(program string, args, env []string, marker string) func(cont
 				return err
 			},
 			AskStacks: stacksAsker(root),
+			Outside:   func() (tcpinfo.Process, error) { return tcpinfo.OfProcess(root.Pid) },
 		}, nil
 	}
 }

@@ -65,7 +65,7 @@ func (g *Guardian) take(f lifeFact) {
 	now := time.Now()
 	switch {
 	case f.pid > 0:
-		l.pid = f.pid
+		l.pid, l.outside.look = f.pid, f.look
 		g.log.Info("worker started", "pid", f.pid, "generation", f.gen)
 		g.note(history.Event{Kind: history.KindWorker, Code: "started",
 			Sentence: fmt.Sprintf("Worker %d started, process %d.", f.gen, f.pid)})
@@ -281,6 +281,9 @@ func (g *Guardian) assess(now time.Time) selfcheck.Snapshot {
 			s.Worker.Silent = new(now.Sub(l.reported))
 		case now.Sub(l.began) > firstReport:
 			s.Worker.Silent = new(now.Sub(l.began))
+		}
+		if s.Worker.Silent != nil && *s.Worker.Silent >= lookAfter {
+			s.Worker.Kernel, s.Worker.Unread = l.outside.state, l.outside.unread
 		}
 		if p := l.orders.pending(at); p != nil {
 			s.Loops = maps.Clone(s.Loops)

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"gururmm/internal/tcpinfo"
 	"gururmm/selfcheck"
 )
 
@@ -23,6 +24,19 @@ func tap(c net.Conn) *tapped {
 		Conn: c, ring: ring,
 		in: selfcheck.NewTap(ring, false), out: selfcheck.NewTap(ring, true),
 	}
+}
+
+// NetConn is what is tapped.
+func (t *tapped) NetConn() net.Conn { return t.Conn }
+
+// kernel asks this machine's kernel about the connection below; nil: it does not tell.
+func (t *tapped) kernel() *selfcheck.TCPFacts {
+	info, ok := tcpinfo.Of(t)
+	if !ok {
+		return nil
+	}
+	f := selfcheck.TCPFacts(info)
+	return &f
 }
 
 func (t *tapped) Read(b []byte) (int, error) {

@@ -299,6 +299,7 @@ func (s *Session) Facts(now time.Time) selfcheck.LinkFacts {
 	f := selfcheck.LinkFacts{
 		ID: s.id, URL: s.opts.URL, Remote: s.remote,
 		Ledger: s.conn.Facts(now).Ledger,
+		TCP:    s.wire.kernel(),
 		In:     s.wire.in.View(now), Out: s.wire.out.View(now),
 		Recent: s.wire.ring.Last(recentFrames, now),
 	}

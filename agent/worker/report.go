@@ -33,10 +33,10 @@ const (
 )
 
 // calm reports whether nothing in s could grow worse by time alone: no token
-// left, no gap, no fragment. Only then may "the same" be said of it.
+// left, no gap, no fragment, nothing unread or sent in vain below. Only then may "the same" be said of it.
 func calm(s *selfcheck.Snapshot) bool {
 	l := s.Link.Ledger
-	calm := s.Link.Phase == selfcheck.PhaseVerified && s.Link.In.PartialFrame == nil && s.Link.In.OpenFragment == nil &&
+	calm := s.Link.Phase == selfcheck.PhaseVerified && s.Link.TCP.Quiet() && s.Link.In.PartialFrame == nil && s.Link.In.OpenFragment == nil &&
 		l.Down == nil && l.Up == nil && l.Excess == nil && l.UnansweredAge == nil && l.Altered == "" && l.OwedAge == nil
 	for _, loop := range s.Loops {
 		calm = calm && loop.Pending == nil

@@ -1,0 +1,86 @@
+package guardian
+
+import (
+	"context"
+	"time"
+
+	"gururmm/internal/tcpinfo"
+)
+
+// A worker that says nothing is looked at from outside: the kernel knows whether
+// it is stopped, and how many bytes wait for it.
+
+const (
+	// lookAfter is the silence from which it is looked at: it reports every 2 s.
+	lookAfter = 2500 * time.Millisecond
+	// lookEvery spaces the looks: each reads the kernel's table of connections.
+	lookEvery = 5 * time.Second
+)
+
+// outside is what the loop knows of one generation from outside.
+type outside struct {
+	look   func() (tcpinfo.Process, error) // nil: no such way
+	busy   bool
+	at     time.Time // of the next look, while it is silent
+	state  string
+	unread *uint64 // bytes, of its link
+}
+
+// look is what one look has shown.
+type look struct {
+	gen  int
+	seen tcpinfo.Process
+	err  error
+}
+
+// lookDue looks at a silent worker when it is time.
+func (g *Guardian) lookDue(helpers context.Context, now time.Time) {
+	l := g.worker.life
+	if l == nil || l.outside.look == nil || l.outside.busy || g.stopping {
+		return
+	}
+	silent := g.snapshot.Worker.Silent
+	if silent == nil || *silent < lookAfter {
+		l.outside.at, l.outside.state, l.outside.unread = time.Time{}, "", nil
+		if !l.reported.IsZero() {
+			l.outside.at = l.reported.Add(lookAfter)
+		}
+		return
+	}
+	if now.Before(l.outside.at) {
+		return
+	}
+	l.outside.busy = true
+	gen, ask := l.gen, l.outside.look
+	g.wg.Go(func() {
+		seen, err := ask()
+		select {
+		case g.looks <- look{gen: gen, seen: seen, err: err}:
+		case <-helpers.Done():
+		}
+	})
+}
+
+// looked takes in what a look has shown.
+func (g *Guardian) looked(k look) {
+	l := g.worker.life
+	if l == nil || l.gen != k.gen {
+		return
+	}
+	o := &l.outside
+	o.busy, o.at = false, time.Now().Add(lookEvery)
+	o.state, o.unread = k.seen.State, nil
+	if k.err != nil {
+		g.log.Debug("silent worker can't be looked at", "error", k.err)
+		return
+	}
+	remote := g.worker.said.Link.Remote
+	for _, q := range k.seen.Queues {
+		if remote == "" || q.Remote == remote {
+			if o.unread == nil {
+				o.unread = new(uint64(0))
+			}
+			*o.unread += q.Unread
+		}
+	}
+}
