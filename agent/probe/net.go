@@ -64,10 +64,10 @@ func (r *run) dns(ctx context.Context, p Probe, res *checkup.Result) {
 			addrs = append(addrs, net.JoinHostPort(ip.Unmap().String(), port))
 			seen = append(seen, ip.Unmap().String())
 		}
-		switch e, _ := errors.AsType[*net.DNSError](a.err); {
+		switch {
 		case a.err == nil:
 			res.Notes = append(res.Notes, fmt.Sprintf("%s: %s in %s", name, count(len(a.ips), "address", "addresses"), short(a.took)))
-		case e != nil && e.IsNotFound:
+		case absent(a.err):
 			res.Notes = append(res.Notes, name+": none")
 		default:
 			res.Notes = append(res.Notes, fmt.Sprintf("%s: %v", name, a.err))
@@ -78,11 +78,9 @@ func (r *run) dns(ctx context.Context, p Probe, res *checkup.Result) {
 	}
 	res.Figures = map[string]any{"addresses": seen, "servers": servers.list()}
 	if len(addrs) == 0 {
-		err := errors.Join(answers[0].err, answers[1].err)
-		for _, a := range answers { // what is no mere absence tells more
-			if e, ok := errors.AsType[*net.DNSError](a.err); !ok || !e.IsNotFound {
-				err = a.err
-			}
+		err := answers[0].err
+		if absent(err) && !absent(answers[1].err) { // what is no mere absence tells more
+			err = answers[1].err
 		}
 		notes := res.Notes
 		broke(res, neterr.During(neterr.StepDNS, err), "")
@@ -92,10 +90,20 @@ func (r *run) dns(ctx context.Context, p Probe, res *checkup.Result) {
 	r.found(p, addrs)
 	pass(res, strings.Join(seen, ", "))
 	for _, a := range answers {
-		if e, ok := errors.AsType[*net.DNSError](a.err); ok && !e.IsNotFound {
+		if a.err != nil && !absent(a.err) {
 			warn(res, res.Seen, "One family was answered, the other was not: check the name servers named here.")
 		}
 	}
+}
+
+// absent tells that a name has no address of a family: the name server, or the
+// hosts file, has said so.
+func absent(err error) bool {
+	if e, ok := errors.AsType[*net.DNSError](err); ok {
+		return e.IsNotFound
+	}
+	_, ok := errors.AsType[*net.AddrError](err) // of a name in the hosts file
+	return ok
 }
 
 // port is that of what is connected to: the proxy's, if there is one.
