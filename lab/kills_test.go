@@ -213,8 +213,8 @@ func TestAgentStopsInOrder(t *testing.T) {
 	s.allOnce()
 }
 
-// evidence gives what the report's verdict says of one fact; it must contain part.
-func (s *scene) evidence(b operator.Beacon, fact, part string) string {
+// seenFact gives what the report's verdict says of one fact; it must contain part.
+func (s *scene) seenFact(b operator.Beacon, fact, part string) string {
 	s.t.Helper()
 	var r oob.Report
 	if err := json.Unmarshal(b.Report, &r); err != nil {
@@ -264,8 +264,8 @@ func TestWorkerFrozen(t *testing.T) {
 	waiting := s.submit("")
 	report := s.beacon(since, selfcheck.CodeAgentHung)
 	if runtime.GOOS == "linux" { // elsewhere nothing tells of another process
-		s.evidence(report, "worker.kernel_state", "stopped")
-		if n := s.evidence(report, "worker.unread", "bytes"); strings.HasPrefix(n, "0 ") {
+		s.seenFact(report, "worker.kernel_state", "stopped")
+		if n := s.seenFact(report, "worker.unread", "bytes"); strings.HasPrefix(n, "0 ") {
 			t.Error("the kernel holds nothing for a worker that does not read a command")
 		}
 	}
