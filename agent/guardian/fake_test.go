@@ -313,11 +313,14 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-func (b *bench) spawn(context.Context) (guardian.Child, error) {
+func (b *bench) spawn(context.Context) (guardian.Child, error) { return b.spawnAs(b.start) }
+
+// spawnAs starts a child that reports snap from the first.
+func (b *bench) spawnAs(snap selfcheck.Snapshot) (guardian.Child, error) {
 	in, orders := io.Pipe()
 	facts, out := io.Pipe()
 	b.mu.Lock()
-	c := &child{pid: 1000 + len(b.children), in: in, out: out, gone: make(chan struct{}), frozen: make(chan struct{}), snap: b.start}
+	c := &child{pid: 1000 + len(b.children), in: in, out: out, gone: make(chan struct{}), frozen: make(chan struct{}), snap: snap}
 	n := len(b.children)
 	b.children = append(b.children, c)
 	b.mu.Unlock()

@@ -62,11 +62,7 @@ func (b *bench) updatable(s *shelf, trial selfcheck.Snapshot) *guardian.Updates 
 		},
 	}
 	u.Spawn = func(string) func(context.Context) (guardian.Child, error) {
-		return func(ctx context.Context) (guardian.Child, error) {
-			c, err := b.spawn(ctx)
-			b.child().be(trial)
-			return c, err
-		}
+		return func(context.Context) (guardian.Child, error) { return b.spawnAs(trial) }
 	}
 	b.cfg.Updates = u
 	return u
@@ -101,6 +97,21 @@ func (b *bench) call(messages ...wire.Envelope) {
 			b.t.Fatal("nobody asked at the door")
 		}
 	})
+}
+
+// ended waits, not for ever, until the guardian ends by itself.
+func (b *bench) ended() error {
+	b.t.Helper()
+	limit := time.NewTimer(time.Hour)
+	defer limit.Stop()
+	select {
+	case err := <-b.done:
+		return err
+	case <-limit.C:
+		state, detail := b.outcome("up")
+		b.t.Errorf("the guardian did not end; the update is %q: %s", state, detail)
+		return b.end()
+	}
 }
 
 // outcome is the last word on directive id, "" before it.
@@ -139,7 +150,7 @@ func TestUpdateThatPassesItsTrialTakesOver(t *testing.T) {
 		if st := load(t, u); !drained || b.spawned() != 2 || st.Phase != versions.PhaseTrial {
 			t.Fatalf("drained %v, %d workers, %+v", drained, b.spawned(), st)
 		}
-		if err := <-b.done; !errors.Is(err, guardian.ErrHandover) {
+		if err := b.ended(); !errors.Is(err, guardian.ErrHandover) {
 			t.Fatal(err)
 		}
 		st := load(t, u)
@@ -167,14 +178,12 @@ func TestUpdateThatFailsItsTrialIsRolledBackAndTold(t *testing.T) {
 	}{
 		{"can't be executed", as("v2.0.0"), func(*bench) (guardian.Child, error) { return guardian.Child{}, mute }, 0, "exec format error"},
 		{"crashes", as("v2.0.0"), func(b *bench) (guardian.Child, error) {
-			c, err := b.spawn(b.t.Context())
-			b.child().be(as("v2.0.0"))
+			c, err := b.spawnAs(as("v2.0.0"))
 			b.child().exit(errors.New("exit status 2"))
 			return c, err
 		}, 0, "exit status 2"},
 		{"hangs", as("v2.0.0"), func(b *bench) (guardian.Child, error) {
-			c, err := b.spawn(b.t.Context())
-			b.child().be(as("v2.0.0"))
+			c, err := b.spawnAs(as("v2.0.0"))
 			close(b.child().frozen)
 			return c, err
 		}, 0, "not reported"},
@@ -288,7 +297,7 @@ func TestUpdateWithoutALinkIsTriedByTheDoor(t *testing.T) {
 		b.run()
 		pass(2 * time.Second)
 		b.call(b.order("up", s.build(t, "v2.0.0")))
-		if err := <-b.done; !errors.Is(err, guardian.ErrHandover) {
+		if err := b.ended(); !errors.Is(err, guardian.ErrHandover) {
 			t.Fatal(err)
 		}
 		if st := load(t, u); st.Phase != versions.PhaseHandover || !st.Order.ByDoor {
@@ -378,7 +387,7 @@ func TestNewGuardianConfirms(t *testing.T) {
 			t.Errorf("state %+v", st)
 		}
 		b.call(b.directive(wire.Directive{ID: "back", Kind: wire.DirectiveRollback, ExpiresAt: time.Now().Add(5 * time.Hour)}))
-		if err := <-b.done; !errors.Is(err, guardian.ErrHandover) {
+		if err := b.ended(); !errors.Is(err, guardian.ErrHandover) {
 			t.Fatal(err)
 		}
 		if st := load(t, u); st.Current != nil || st.Phase != versions.PhaseHandover || st.Order.ID != "back" {
@@ -394,7 +403,7 @@ func TestNewGuardianThatDoesNotConfirmGivesBack(t *testing.T) {
 		u := b.handedOver(s, unverified("v2.0.0"))
 		b.run()
 		began := time.Now()
-		if err := <-b.done; !errors.Is(err, guardian.ErrHandover) {
+		if err := b.ended(); !errors.Is(err, guardian.ErrHandover) {
 			t.Fatal(err)
 		}
 		if took := time.Since(began); took < 5*time.Minute || took > 7*time.Minute {
@@ -434,7 +443,7 @@ func TestNextStartTakesUpAnUpdate(t *testing.T) {
 			u := b.updatable(s, as("v2.0.0"))
 			u.State = fetching
 			b.run()
-			if err := <-b.done; !errors.Is(err, guardian.ErrHandover) {
+			if err := b.ended(); !errors.Is(err, guardian.ErrHandover) {
 				t.Fatal(err)
 			}
 			if st := load(t, u); st.Current.Version() != "v2.0.0" {
