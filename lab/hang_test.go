@@ -15,8 +15,11 @@ import (
 
 	"gururmm/agent/guardian"
 	"gururmm/internal/fault"
+	"gururmm/lab/harness"
 	"gururmm/oob"
+	"gururmm/operator"
 	"gururmm/selfcheck"
+	"gururmm/wire"
 )
 
 // What an endpoint owes whoever waits at it, from the moment a part of its worker
@@ -54,6 +57,8 @@ func hangs() []hang {
 			over:   func(s *scene) { s.fault("worker.deadlock", false) }},
 		{name: "facts", verdict: selfcheck.CodeAgentHung, first: worker,
 			strike: func(s *scene) time.Time { return s.strike("worker.facts") }},
+		{name: "reporter", verdict: selfcheck.CodeAgentHung, first: worker, stack: "worker.(*worker).report",
+			strike: func(s *scene) time.Time { return s.strike("worker.reporter") }},
 		stalled("reader", stage, "link.(*Session).read"),
 		stalled("writer", stage, "session.(*Conn).write"),
 		stalled("dispatcher", stage, "worker.(*worker).dispatch"),
@@ -178,4 +183,83 @@ func (s *scene) evidence(since time.Time, h hang) {
 			s.t.Errorf("%s (%v) does not hold the stacks: %.200s", filepath.Base(file), info.Mode(), raw)
 		}
 	}
+}
+
+// TestCrashLoop: a worker that can't live is held back and told of; orders to the
+// guardian are obeyed meanwhile, and commands wait at the server.
+func TestCrashLoop(t *testing.T) {
+	s := newScene(t)
+	s.completed(s.submit(""))
+	since := time.Now()
+	s.fault("worker.crash", true)
+	if _, err := s.agent.SignalWorker(t.Context(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waiting := s.submit("")
+	hold := s.step(since, func(r selfcheck.StepRecord) bool {
+		return r.Kind == selfcheck.StepHold && r.Verdict == selfcheck.CodeAgentCrashloop
+	})
+	if !strings.Contains(hold.Expected, "second door") || !strings.Contains(hold.Reason, "worker.crash is switched on") {
+		t.Errorf("held because %q, expecting %q", hold.Reason, hold.Expected)
+	}
+	s.beacon(since, selfcheck.CodeAgentCrashloop)
+	trace, err := s.Client().Trace(t.Context(), waiting.id)
+	if err != nil || trace.Command.State.Terminal() || trace.Stopped == "" {
+		t.Errorf("the command that waits is %s, %q (%v)", trace.Command.State, trace.Stopped, err)
+	}
+	if next := s.status().Next; next.What == "" || next.In == nil {
+		t.Errorf("what follows: %+v", next)
+	}
+	d, err := s.Client().Direct(t.Context(), s.agent.ID, operator.NewDirective{Kind: wire.DirectiveRestartWorker, Reason: "try it again"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("the directive to be carried out", func() (bool, error) {
+		now, err := s.Client().Directive(t.Context(), d.ID)
+		return err == nil && string(now.State) == string(wire.DirectiveDone), fmt.Errorf("it is %s (%v)", now.State, err)
+	})
+	s.fault("worker.crash", false)
+	s.completed(waiting)
+	s.eventually("the end of the hold to be told", func() (bool, error) {
+		for _, r := range s.status().Steps {
+			if r.At.Equal(hold.At) && strings.HasPrefix(r.Outcome, "helped: ") {
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	s.allOnce()
+}
+
+// TestJobsThatCling: through two slots, jobs that do what they can to stay, and
+// after each of them a command that runs. Not only the first after a start does.
+func TestJobsThatCling(t *testing.T) {
+	s := newScene(t, func(o *harness.Options) { o.Policy.MaxJobs = 2 })
+	s.completed(s.submit(""))
+	for _, script := range []string{
+		`trap '' TERM INT; while :; do sleep 0.2; done`,
+		`setsid sh -c 'trap "" TERM; while :; do sleep 0.2; done' & wait`,
+		`yes`,
+		`while :; do read line || sleep 0.05; done`,
+		`(setsid sh -c 'sleep 30' &); exit 0`,
+	} {
+		began := time.Now()
+		c, err := s.Client().Submit(t.Context(), s.agent.ID, operator.NewCommand{
+			Script: script, TimeoutMS: 1000, ExpiresInMS: (5 * patience).Milliseconds(),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.eventually("the end of "+script, func() (bool, error) {
+			now, err := s.Client().Command(t.Context(), c.ID)
+			return err == nil && now.State.Terminal(), fmt.Errorf("it is %s (%v)", now.State, err)
+		})
+		t.Logf("its slot was free after %4.1f s: %s", time.Since(began).Seconds(), script)
+		s.completed(s.submit(""))
+		s.completed(s.submit(""))
+	}
+	if jobs := s.status().Snapshot.Jobs; jobs.Running != 0 {
+		t.Errorf("%d of %d slots are taken", jobs.Running, jobs.Limit)
+	}
+	s.allOnce()
 }

@@ -166,6 +166,9 @@ const (
 	// pauseSlack: a loop that turns so much later than it set its alarm did not run
 	// meanwhile, and most likely nothing else here did.
 	pauseSlack = 5 * time.Second
+	// lateSlack: a loop that turns so much later than it wanted was held up, and most
+	// likely the worker with it: its silence counts from there.
+	lateSlack = 2 * time.Second
 	// minTurn keeps a recheck of next to nothing from turning the loop hot.
 	minTurn = 5 * time.Millisecond
 	// pingGap spaces the pings that settle a suspicion.
@@ -216,6 +219,7 @@ type Guardian struct {
 	dump      stacksState
 	disk      diskState
 	turnedAt  time.Time // last turn of the loop
+	wakeAt    time.Time // the latest that the next one was due
 	judgeAt   time.Time
 	pinged    time.Time // a ledger was last asked for to settle a suspicion
 	ladderAt  time.Time
@@ -334,7 +338,8 @@ func (g *Guardian) Run(ctx context.Context) error {
 		}
 		g.due(helpers, now)
 		g.tellTurn(now)
-		alarm.Reset(time.Until(g.nextDue(now, over)))
+		g.wakeAt = g.nextDue(now, over)
+		alarm.Reset(time.Until(g.wakeAt))
 	}
 	g.killWorker("the guardian ends")
 	if g.dismiss(release) {
@@ -378,6 +383,9 @@ func (g *Guardian) noticePause(now time.Time) {
 	last := g.turnedAt
 	g.turnedAt = now
 	if last.IsZero() || now.Sub(last) < maxIdle+pauseSlack {
+		if !g.wakeAt.IsZero() && now.Sub(g.wakeAt) > lateSlack {
+			g.excuse(now) // no event, but nothing to blame the worker for
+		}
 		return
 	}
 	g.log.Warn("this process did not run for a while: the machine was suspended or starved", "for", now.Sub(last))

@@ -41,13 +41,20 @@ func (g *Guardian) wantStacks(now time.Time) {
 	if l == nil || l.killed != "" || d.gen == l.gen && now.Sub(d.asked) < stacksGap {
 		return
 	}
+	ask := func(why string) {
+		if g.order(pipe.Order{Stacks: true}) {
+			*d = stacksState{gen: l.gen, asked: now, why: why}
+		}
+	}
+	if !l.reported.IsZero() && now.Sub(l.reported) >= stacksAfter {
+		ask("it did not report") // its loop of orders may turn all the same
+		return
+	}
 	for name, loop := range g.snapshot.Loops {
 		if loop.Pending == nil || *loop.Pending+now.Sub(g.snapshot.Taken) < stacksAfter {
 			continue
 		}
-		if g.order(pipe.Order{Stacks: true}) {
-			*d = stacksState{gen: l.gen, asked: now, why: "its " + name + " loop stood still"}
-		}
+		ask("its " + name + " loop stood still")
 		return
 	}
 }

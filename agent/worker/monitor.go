@@ -20,6 +20,9 @@ const (
 	// stoodStill: a tick that late, or a machine's own account of so much sleep,
 	// means that it did not run.
 	stoodStill = 10 * time.Second
+	// heldUp: with no sign of the monitor nor of the reporter for so long the process
+	// as a whole did not run, and how long a token has been out says nothing.
+	heldUp = 3 * time.Second
 )
 
 // suspend remembers the last time this machine did not run.
@@ -62,6 +65,7 @@ func (w *worker) monitor(ctx context.Context) {
 		fault.Stall(faultDeadlock)
 		now, sleptNow := time.Now(), asleep.Total()
 		w.ticked.set(now)
+		w.ran.set(now)
 		if gap := max(now.Sub(last)-monitorEvery, sleptNow-slept); gap > stoodStill {
 			w.resumed(gap, now)
 		}

@@ -118,6 +118,14 @@ func (m *mark) restamp(now time.Time) {
 	}
 }
 
+// late is how long ago the mark was set; 0: it is not.
+func (m *mark) late(now time.Time) time.Duration {
+	if d := m.pending(now); d != nil {
+		return *d
+	}
+	return 0
+}
+
 func (m *mark) pending(now time.Time) *time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -31,6 +31,7 @@ const (
 	faultOrders     = "worker.orders"
 	faultFacts      = "worker.facts"
 	faultMonitor    = "worker.monitor"
+	faultReporter   = "worker.reporter"
 	faultCrash      = "worker.crash"    // it dies once it has opened its journal
 	faultDeadlock   = "worker.deadlock" // every loop but those of the executor
 )
@@ -99,6 +100,7 @@ type worker struct {
 	executor            ask
 	ordering            mark // the loop that obeys the guardian
 	ticked              mark // since the monitor last turned
+	ran                 mark // since the monitor or the reporter last ran
 
 	inForce atomic.Pointer[policy]
 	oob     atomic.Bool            // the link is not trusted
