@@ -142,3 +142,26 @@ func (o Options) Absolute() (Options, error) {
 	}
 	return o, nil
 }
+
+// StatePath gives the state directory without opening it.
+func StatePath(o Options) (string, error) {
+	path, _, err := stateDir(o.StateDir)
+	return path, err
+}
+
+// BadIdentity says why the identity can't be used, if one is there and may be read.
+func BadIdentity(o Options) error {
+	path, _, err := stateDir(o.StateDir)
+	if err != nil {
+		return nil
+	}
+	dir, err := state.Open(path)
+	if err != nil {
+		return nil
+	}
+	_, err = dir.Identity()
+	if _, corrupt := errors.AsType[*state.CorruptError](err); corrupt {
+		return err
+	}
+	return nil
+}

@@ -71,7 +71,7 @@ func (p *page) wrap(label, text string) {
 }
 
 func (p *page) line(s string) {
-	s = strings.TrimRight(s, " ")
+	s = strings.TrimRight(printable(s), " ")
 	if width(s) > textWidth { // one word longer than a line
 		s = string([]rune(s)[:textWidth-1]) + "…"
 	}
@@ -89,6 +89,7 @@ func WriteStatus(w io.Writer, s guardian.Status, st Style) error {
 	if s.Mode != guardian.ModeNotEnrolled {
 		p.line("")
 		p.link(s)
+		p.tcp(s.Snapshot.Link.TCP)
 		p.ledger(s.Snapshot.Link.Ledger)
 		p.frames(s.Snapshot.Link)
 		p.line("")
@@ -270,7 +271,11 @@ func (p *page) endpoint(s guardian.Status) {
 			door += fmt.Sprintf("; failed %d times since: %s %s", o.Failures, o.Failure.Type, o.Failure.Detail)
 		}
 		if o.Delivering {
-			door += "; commands go this way now"
+			if o.Failures > 0 {
+				door += "; commands would come this way: the link is not trusted"
+			} else {
+				door += "; commands go this way now"
+			}
 		}
 	}
 	p.wrap("door      ", door)

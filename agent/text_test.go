@@ -78,7 +78,7 @@ func TestStatusReadsFromTheVerdictDown(t *testing.T) {
 		"verified for 26h00m, wss://rmm.example:8443/v1/link at 192.0.2.7:8443",
 		"read 17 wrote 19 2 missing", "wrote 12 read 12", "1 commands owed", "round trip 21ms",
 		"text 17 117.7 MiB 1m15s 12 117.7 MiB 1m15s", "in: a message was begun 6s ago",
-		"failed 2 times since: tcp.refused", "commands go this way now",
+		"failed 2 times since: tcp.refused", "commands would come this way",
 		"arrived at https://rmm.example:8444; next in 29s; 3 kept for later, 1 dropped",
 		"budget left this hour: 4 forced reconnects, 3 restarts", "1 of 8 running, 2 results",
 		"guardian 4200, up 2d02h; worker 4242, up 1h00m, silent for 3s",

@@ -38,6 +38,8 @@ type Status struct {
 	Findings []selfcheck.Finding `json:"findings,omitempty"`
 	Snapshot selfcheck.Snapshot  `json:"snapshot"`
 
+	// PolicySource is where the policy in force came from: default, server or directive.
+	PolicySource  string                 `json:"policy_source,omitempty"`
 	PolicyVersion int64                  `json:"policy_version"`
 	Policy        wire.Policy            `json:"policy"`
 	Budgets       selfcheck.Budgets      `json:"budgets"`
@@ -130,7 +132,7 @@ func (g *Guardian) status(now time.Time) Status {
 	s := Status{
 		At: now, Mode: ModeGuarding, Agent: g.cfg.Agent, Server: g.cfg.Server, Version: g.cfg.Presence.Version,
 		Verdict: g.judgement.Verdict, Findings: g.judgement.Findings, Snapshot: g.picture(now),
-		PolicyVersion: g.policy.Version, Policy: g.policy,
+		PolicySource: g.policySource(), PolicyVersion: g.policy.Version, Policy: g.policy,
 		Budgets: g.ladder.Budgets(now), Steps: g.ladder.Recent(),
 		LastBeacon: g.beacons.last,
 		Guardian:   ProcessStatus{PID: os.Getpid(), Since: g.start, Instance: g.cfg.Presence.Instance},
@@ -259,12 +261,12 @@ func (g *Guardian) serveStatus(helpers context.Context) {
 	if g.cfg.Status == nil {
 		return
 	}
-	ServeStatus(helpers, &g.wg, g.cfg.Status, g.withInsight(Handler(
+	ServeStatus(helpers, &g.wg, g.cfg.Status, g.withActs(g.withInsight(Handler(
 		func(ctx context.Context) (Status, error) {
 			return askLoop[Status](ctx, g, func(q ask, now time.Time) { q.reply <- g.status(now) })
 		},
 		func(ctx context.Context) (Frames, error) { return askLoop[Frames](ctx, g, g.askFrames) },
-	)))
+	))))
 }
 
 // waitGroup is what ServeStatus needs of a sync.WaitGroup.

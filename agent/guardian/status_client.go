@@ -1,6 +1,7 @@
 package guardian
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,8 +55,29 @@ func (c *Client) Traces(ctx context.Context, d time.Duration) (Traces, error) {
 }
 
 func get[T any](ctx context.Context, c *Client, path string) (T, error) {
+	return exchange[T](ctx, c, http.MethodGet, path, nil)
+}
+
+// post gives an order.
+func post[T any](ctx context.Context, c *Client, path string, body any) (T, error) {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return exchange[T](ctx, c, http.MethodPost, path, bytes.NewReader(raw))
+}
+
+// decodeAct reads one JSON object and nothing it does not know.
+func decodeAct(r io.Reader, v any) error {
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}
+
+func exchange[T any](ctx context.Context, c *Client, method, path string, ask io.Reader) (T, error) {
 	var v T
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://guardian"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://guardian"+path, ask)
 	if err != nil {
 		return v, err
 	}

@@ -67,6 +67,8 @@ func (a asker) unknown(cmd *cobra.Command, err error) error {
 	if errors.Is(err, guardian.ErrNotRunning) {
 		if dir, none := agent.NoIdentity(a.options); none {
 			fmt.Fprintf(cmd.ErrOrStderr(), "Nothing is enrolled in %s. Enroll it with:\n  %s\n", dir, agent.HintEnroll)
+		} else if bad := agent.BadIdentity(a.options); bad != nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "It would not start: %v\nRestore the file from a backup, or enroll anew, which keeps the old file:\n  %s --force\n", bad, agent.HintEnroll)
 		} else {
 			fmt.Fprintln(cmd.ErrOrStderr(), "Start it with: gururmm-agent start, or: gururmm-agent run")
 		}

@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"time"
+
+	"gururmm/oob"
+	"gururmm/wire"
+)
+
+// doorTestLimit bounds the test of one door.
+const doorTestLimit = 20 * time.Second
+
+// DoorTest is what came of asking at each second door.
+type DoorTest struct {
+	Doors    []DoorAnswer   `json:"doors"`
+	Guardian GuardianBeacon `json:"guardian"`
+}
+
+// DoorAnswer tells of one door.
+type DoorAnswer struct {
+	URL    string         `json:"url"`
+	OK     bool           `json:"ok"`
+	Took   time.Duration  `json:"took_ns"`
+	Offset *time.Duration `json:"clock_offset_ns,omitempty"` // server's clock minus ours
+	View   string         `json:"presence,omitempty"`        // as the server sees us
+	Why    string         `json:"why,omitempty"`
+}
+
+// GuardianBeacon tells of the beacon of a running guardian.
+type GuardianBeacon struct {
+	Running bool   `json:"running"`
+	OK      bool   `json:"ok"`
+	Door    string `json:"door,omitempty"`
+	Why     string `json:"why,omitempty"`
+}
+
+// Well reports whether each door answered, and a running guardian's beacon arrived.
+func (t DoorTest) Well() bool {
+	well := len(t.Doors) > 0 && (t.Guardian.OK || !t.Guardian.Running)
+	for _, d := range t.Doors {
+		well = well && d.OK
+	}
+	return well
+}
+
+// TestDoors asks at each configured second door with this endpoint's identity. The
+// requests are marked as probes: the server hands nothing out and notes no presence.
+func TestDoors(ctx context.Context, o Options) (DoorTest, error) {
+	s, err := Prepare(o)
+	if err != nil {
+		return DoorTest{}, err
+	}
+	id, err := s.Dir.Identity()
+	if err != nil {
+		return DoorTest{}, err
+	}
+	doors := s.Config.Doors()
+	if len(doors) == 0 {
+		doors = id.OOB
+	}
+	proxy, err := s.Config.OOBProxy()
+	if err != nil {
+		return DoorTest{}, err
+	}
+	var roots *x509.CertPool
+	if id.LinkCA != "" {
+		roots = x509.NewCertPool()
+		roots.AppendCertsFromPEM([]byte(id.LinkCA))
+	}
+	var t DoorTest
+	for _, d := range doors {
+		client, err := oob.NewClient(oob.ClientOptions{Doors: []wire.OOBDoor{d}, Token: id.Token, Proxy: proxy, RootCAs: roots, Probe: true})
+		if err != nil {
+			t.Doors = append(t.Doors, DoorAnswer{URL: d.URL, Why: err.Error()})
+			continue
+		}
+		t.Doors = append(t.Doors, askDoor(ctx, d.URL, client))
+		client.Close()
+	}
+	return t, nil
+}
+
+func askDoor(ctx context.Context, url string, client *oob.Client) DoorAnswer {
+	ctx, cancel := context.WithTimeout(ctx, doorTestLimit)
+	defer cancel()
+	a := DoorAnswer{URL: url}
+	began := time.Now()
+	answer, err := client.Poll(ctx, wire.PollRequest{Instance: "doctor"})
+	a.Took = time.Since(began)
+	if off, known := client.Offset(); known {
+		a.Offset = &off
+	}
+	if err != nil {
+		a.Why = err.Error()
+		return a
+	}
+	a.OK = true
+	if answer.View != nil {
+		a.View = answer.View.Presence
+	}
+	return a
+}
+
+// WriteDoorTest renders t for people.
+func WriteDoorTest(w io.Writer, t DoorTest) error {
+	p := &page{}
+	if len(t.Doors) == 0 {
+		p.line("No second door is configured: nothing can be rescued out of band.")
+	}
+	for _, d := range t.Doors {
+		said := "answered in " + short(d.Took)
+		if !d.OK {
+			said = "failed after " + short(d.Took) + ": " + d.Why
+		}
+		if d.Offset != nil {
+			said += fmt.Sprintf("; server's clock minus ours %v", d.Offset.Round(time.Millisecond))
+		}
+		if d.View != "" {
+			said += "; the server sees this endpoint as " + d.View
+		}
+		p.wrap("door      ", d.URL)
+		p.wrap("          ", printable(said))
+	}
+	g := t.Guardian
+	switch {
+	case !g.Running:
+		p.wrap("beacon    ", "none sent ("+printable(g.Why)+"): the doors were asked directly")
+	case g.OK:
+		p.wrap("beacon    ", "the guardian's arrived at "+g.Door)
+	default:
+		p.wrap("beacon    ", "the guardian's did not arrive: "+printable(g.Why))
+	}
+	_, err := io.WriteString(w, p.b.String())
+	return err
+}
