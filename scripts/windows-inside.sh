@@ -52,7 +52,13 @@ say "wine" "$(grep -i windows $out)"
 # Tests that Wine can't hold, and why.
 #   neterr "unanswered DNS": Wine has no SIO_UDP_NETRESET, so Go can't open a UDP socket.
 #   oob "ImportsNothing": asks the go command, which is not here; it is not about the platform.
-skip='TestRealErrors/unanswered_DNS|TestImportsNothingOfTheLink'
+#   probe "TestNames": the same UDP socket.
+#   probe "TestStateDirectory": Wine keeps an access list as far as a Unix mode can hold
+#     it, so each directory seems to let others in; "a setting that can't be
+#     understood": the same, found first.
+#   cmd/gururmm-agent "TestShapeOfADoctorsJSON": not Wine's fault; its golden page is a
+#     Unix machine's, with its paths, socket and count of free files.
+skip='TestRealErrors/unanswered_DNS|TestImportsNothingOfTheLink|^TestNames$|^TestStateDirectory$|^TestShapeOfADoctorsJSON$|TestDoctorOnTheCommandLine/a_setting_that'
 for test in /mnt/bin/*.test.exe; do
 	name=$(basename "$test" .test.exe)
 	name=${name//+//}
@@ -63,11 +69,14 @@ for test in /mnt/bin/*.test.exe; do
 		say "$name" "ok, $((SECONDS - began)) s"
 	else
 		fail "$name" "after $((SECONDS - began)) s"
+		grep -E '^ *--- FAIL|^panic' $out
 		grep -v '^time=' $out | tail -60
 	fi
 	unset GURURMM_TEST_AGENT
 done
 cd /mnt
+
+if [ "${1:-}" = tests ]; then exit $failed; fi
 
 # From here on a real agent and a real server.
 agent=/mnt/bin/gururmm-agent.exe
@@ -151,7 +160,8 @@ else
 	fail "service stop" "$(cat $out)"
 fi
 w 60 $agent uninstall || fail "uninstall" "$(cat $out)"
-w 20 sc query gururmm-agent && fail "uninstall" "still there"
+removed() { ! w 20 sc query gururmm-agent; } # the manager waits for the last handle
+until_ 30 removed || fail "uninstall" "still there"
 [ -s /mnt/prefix/drive_c/ProgramData/GuruRMM/Agent/identity.json ] || fail "uninstall" "the state is gone"
 
 if [ $failed = 0 ]; then echo "windows: all passed under Wine, $SECONDS s"; fi

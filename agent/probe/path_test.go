@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -40,6 +41,9 @@ func TestHealthyPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range report.Results {
+		if r.Name == MTU && runtime.GOOS != "linux" {
+			continue // the platform may not tell it
+		}
 		if r.Group != machine && r.Status != checkup.Pass || r.Name == Clock && r.Status != checkup.Pass {
 			t.Errorf("%s %s: %s %s", r.Group, r.Name, r.Status, r.Seen)
 		}
@@ -459,7 +463,7 @@ func TestALargeHelloThatDoesNotPass(t *testing.T) {
 	if r := got[TLS]; r.Status != checkup.Fail || !strings.Contains(r.Seen, "hello of one packet is answered") || !strings.Contains(r.Do, "MTU") || r.Figures["small_hello"] != true {
 		t.Errorf("%+v", r)
 	}
-	if r := got[MTU]; r.Status != checkup.Warn || r.Do == "" {
+	if r := got[MTU]; runtime.GOOS == "linux" && (r.Status != checkup.Warn || r.Do == "") {
 		t.Errorf("%+v", r)
 	}
 	if r := got[Upgrade]; r.Status != checkup.Skip {
