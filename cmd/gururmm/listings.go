@@ -230,8 +230,36 @@ type beaconFacts struct {
 				Local wire.Ledger  `json:"local"`
 				Peer  *wire.Ledger `json:"peer"`
 			} `json:"ledger"`
+			TCP *kernelFacts `json:"tcp"`
 		} `json:"link"`
 	} `json:"snapshot"`
+}
+
+// kernelFacts is what the endpoint's kernel says of the bytes below the link; absent
+// is unknown.
+type kernelFacts struct {
+	RTT           *time.Duration `json:"rtt_ns"`
+	Unread        *uint64        `json:"unread_bytes"`
+	Unacked       *uint64        `json:"unacked_bytes"`
+	Retransmitted *uint64        `json:"retransmitted_bytes"`
+}
+
+func (k *kernelFacts) String() string {
+	var said []string
+	for _, n := range []struct {
+		bytes *uint64
+		what  string
+	}{
+		{k.Unread, "not read by the agent"}, {k.Unacked, "not acknowledged by the other end"}, {k.Retransmitted, "sent again"},
+	} {
+		if n.bytes != nil {
+			said = append(said, fmt.Sprintf("%d bytes %s", *n.bytes, n.what))
+		}
+	}
+	if k.RTT != nil {
+		said = append(said, fmt.Sprintf("round trip %v", *k.RTT))
+	}
+	return strings.Join(said, ", ")
 }
 
 func printBeacon(w io.Writer, b operator.Beacon) error {
@@ -255,6 +283,9 @@ func printBeacon(w io.Writer, b operator.Beacon) error {
 		said += ", " + oneLine(link.Phase, 20)
 	}
 	fmt.Fprintln(w, wrap.Behind("  agent:  ", said))
+	if link.TCP != nil {
+		fmt.Fprintln(w, wrap.Behind("  kernel: ", link.TCP.String()))
+	}
 	said = "no view recorded"
 	if b.View != nil {
 		said = fmt.Sprintf("%s, owes %s", b.View.Presence, plural(b.View.Owed, "command"))
