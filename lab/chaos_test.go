@@ -14,6 +14,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,9 +24,11 @@ import (
 
 	_ "modernc.org/sqlite"
 
+	"gururmm/agent/guardian"
 	"gururmm/lab/harness"
 	"gururmm/oob"
 	"gururmm/operator"
+	"gururmm/release"
 	"gururmm/wire"
 )
 
@@ -38,6 +41,9 @@ const (
 	chaosAgents = 5
 	// chaosPause is the longest pause between two kills.
 	chaosPause = 400 * time.Millisecond
+	// chaosCalm is the same for the first kills after a version was rolled out: an
+	// update takes seconds, and some shall come further than others.
+	chaosCalm, chaosCalmKills = 1500 * time.Millisecond, 8
 	// chaosManager is what a service manager waits before it starts a program again.
 	chaosManager = 100 * time.Millisecond
 	// chaosPatience bounds the wait for the end of all commands: an attempt lost in the
@@ -59,11 +65,56 @@ var plainBinaries = sync.OnceValues(func() (harness.Binaries, error) {
 	return harness.Build(context.Background(), dir)
 })
 
+// chaosUpdates are rolled out in this order while processes are killed: the last
+// one is dead on arrival.
+var chaosUpdates = []string{"v1.1.0", "v1.2.0", "v2.0.1"}
+
+// chaosPrograms are built and signed once.
+var chaosPrograms = sync.OnceValues(func() (*programs, error) {
+	if _, err := plainBinaries(); err != nil {
+		return nil, err
+	}
+	key, private, err := release.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	p := &programs{key: key, dir: filepath.Join(binaryDir, "chaos"), files: map[string]string{}, build: map[string]wire.Build{}}
+	if err := os.MkdirAll(p.dir, 0o700); err != nil {
+		return nil, err
+	}
+	source := filepath.Join(p.dir, "bad.go")
+	if err := os.WriteFile(source, []byte(bad), 0o600); err != nil {
+		return nil, err
+	}
+	for _, v := range chaosUpdates {
+		p.files[v] = filepath.Join(p.dir, v)
+		args := []string{"-ldflags=-X gururmm/internal/version.Version=" + v, "gururmm/cmd/gururmm-agent"}
+		if strings.HasPrefix(v, "v2.") {
+			args = []string{source}
+		}
+		if err := goBuild(p.files[v], args...); err != nil {
+			return nil, err
+		}
+		f, err := os.Open(p.files[v])
+		if err != nil {
+			return nil, err
+		}
+		p.build[v], err = release.Sign(private, f, v, runtime.GOOS, runtime.GOARCH)
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+})
+
 // chaos is a system under random kills.
 type chaos struct {
 	*harness.Stack
 	t   *testing.T
 	rng *rand.Rand // of the kills alone
+
+	programs *programs
 
 	mu     sync.Mutex
 	agents []*kept
@@ -104,13 +155,18 @@ func TestChaos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	policy := testPolicy()
-	policy.ReconnectsPerHour, policy.RestartsPerHour = 1000, 1000
-	stack, err := harness.Start(t.Context(), harness.Options{Bin: bin, Dir: dir, Policy: policy})
+	programs, err := chaosPrograms()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &chaos{Stack: stack, t: t, rng: rand.New(rand.NewPCG(seed, 0)), marks: map[string]string{}, killed: map[string]int{}}
+	policy := testPolicy()
+	policy.ReconnectsPerHour, policy.RestartsPerHour = 1000, 1000
+	stack, err := harness.Start(t.Context(), harness.Options{Bin: bin, Dir: dir, Policy: policy,
+		ServerEnv: []string{"GURURMM_RELEASE_KEY=" + programs.key.String()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &chaos{Stack: stack, t: t, programs: programs, rng: rand.New(rand.NewPCG(seed, 0)), marks: map[string]string{}, killed: map[string]int{}}
 	closed := false
 	defer func() {
 		if !closed {
@@ -149,8 +205,17 @@ func TestChaos(t *testing.T) {
 		orders.Go(func() { c.order(ordering, a, rng) })
 	}
 	began := time.Now()
-	for range *chaosKills {
-		time.Sleep(time.Duration(c.rng.Int64N(int64(chaosPause))))
+	rolled := -chaosCalmKills
+	for n := range *chaosKills {
+		if every := *chaosKills / (len(chaosUpdates) + 1); every > 0 && n > 0 && n%every == 0 && n/every <= len(chaosUpdates) {
+			c.roll(chaosUpdates[n/every-1])
+			rolled = n
+		}
+		pause := chaosPause
+		if n < rolled+chaosCalmKills {
+			pause = chaosCalm
+		}
+		time.Sleep(time.Duration(c.rng.Int64N(int64(pause))))
 		c.kill()
 	}
 	enough()
@@ -227,12 +292,30 @@ func (c *chaos) kill() {
 			a.mu.Lock()
 			pids := a.Workers()
 			a.mu.Unlock()
-			if len(pids) == 0 || syscall.Kill(pids[0], syscall.SIGKILL) != nil {
-				continue
+			if len(pids) == 0 || syscall.Kill(pids[c.rng.IntN(len(pids))], syscall.SIGKILL) != nil {
+				continue // it may be the one of an update on trial
 			}
 			c.killed["worker"]++
 			return
 		}
+	}
+}
+
+// roll publishes a version and rolls it out to all agents at once.
+func (c *chaos) roll(version string) {
+	c.t.Helper()
+	var ids []string
+	for _, a := range c.agents {
+		ids = append(ids, a.ID)
+	}
+	f, err := os.Open(c.programs.files[version])
+	c.fatal(err)
+	defer f.Close()
+	c.fatal(c.Client().Publish(c.t.Context(), c.programs.build[version], f)) // between two kills: the server runs
+	_, err = c.Client().Roll(c.t.Context(), operator.NewRollout{Version: version, Agents: ids,
+		RolloutPlan: operator.RolloutPlan{Rings: []float64{100}, SoakMS: -1, GraceMS: 1000, MaxFailures: "100%"}})
+	if err != nil { // the one before has not come to its end, or was stopped by a failure
+		c.t.Logf("%s is not rolled out: %v", version, err)
 	}
 }
 
@@ -324,9 +407,20 @@ func (c *chaos) explain(id string) {
 	}
 }
 
-// well waits until each agent is verified again and runs one more command.
+// well waits until each agent is verified again, by one whole program.
 func (c *chaos) well() {
 	c.t.Helper()
+	versions := map[string]string{}
+	defer func() {
+		c.t.Logf("versions: %v", versions)
+		rollouts, err := c.Client().Rollouts(c.t.Context())
+		if err != nil {
+			c.t.Error(err)
+		}
+		for _, r := range rollouts {
+			c.t.Logf("rollout of %s: %s", r.Version, r.Now)
+		}
+	}()
 	for _, a := range c.agents {
 		err := harness.Poll(c.t.Context(), patience, func() (bool, error) {
 			v, err := c.Client().Agent(c.t.Context(), a.ID)
@@ -340,7 +434,9 @@ func (c *chaos) well() {
 			if j := st.Snapshot.Jobs; j.Quarantined != "" || j.Journal != "" {
 				return false, harness.Final(fmt.Errorf("its journal: %s %s", j.Quarantined, j.Journal))
 			}
-			return v.Presence == "verified", fmt.Errorf("%s: %s; the agent says %s", v.Presence, v.Sentence, st.Verdict.Code)
+			versions[a.Name] = st.Version
+			return v.Presence == "verified" && st.Update.Step == guardian.UpdateNone && st.Version == st.Snapshot.Worker.Version && !strings.HasPrefix(st.Version, "v2."),
+				fmt.Errorf("%s: %s; the agent %s says %s, update %s, worker %s", v.Presence, v.Sentence, st.Version, st.Verdict.Code, st.Update.Step, st.Snapshot.Worker.Version)
 		})
 		if err != nil {
 			c.t.Errorf("%s is not well again: %v", a.Name, err)
