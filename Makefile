@@ -9,7 +9,7 @@ LDFLAGS   := -s -w -X gururmm/internal/version.Version=$(VERSION)
 GOBUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)"
 GOTEST    := CGO_ENABLED=1 $(GO) test -race
 
-.PHONY: all build demo test check quick days e2e windows systemd bench fuzz clean
+.PHONY: all build demo test check quick days e2e windows systemd figures bench fuzz clean
 
 all: build
 
@@ -51,6 +51,10 @@ windows: ## the Windows build under Wine: unit tests, agent, service
 
 systemd: ## the service under a real systemd
 	bash scripts/systemd.sh
+
+figures: build ## what an endpoint costs and how soon it is served again, measured
+	CGO_ENABLED=0 $(GO) build -trimpath -tags faults -o bin/faults/ ./cmd/gururmm ./cmd/gururmm-agent
+	./bin/gururmm-lab figures --bin bin --faults bin/faults
 
 bench: ## figures, as ratios in one run
 	$(GO) test -run '^$$' -bench . -benchmem ./selfcheck ./wire

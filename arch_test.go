@@ -54,9 +54,10 @@ var allowed = map[string][]string{
 	"lab/proxy":              {"internal", "wire", "selfcheck"},
 	"lab/harness":            {"internal", "wire", "selfcheck", "operator", "lab/proxy", "agent/guardian"},
 	"lab/demo":               {"internal", "wire", "selfcheck", "oob", "operator", "lab/proxy", "lab/harness", "agent/guardian"},
+	"lab/figures":            {"internal", "wire", "selfcheck", "operator", "release", "lab/harness", "lab/demo", "agent/guardian"},
 	"cmd/gururmm-agent":      {"internal", "wire", "selfcheck", "checkup", "agent/probe", "agent/state", "agent/history", "agent/guardian", "agent"},
 	"cmd/gururmm":            {"internal", "wire", "checkup", "operator", "release", "server"},
-	"cmd/gururmm-lab":        {"internal", "wire", "operator", "lab/proxy", "lab/harness", "lab/demo"},
+	"cmd/gururmm-lab":        {"internal", "wire", "operator", "lab/proxy", "lab/harness", "lab/demo", "lab/figures"},
 }
 
 // foreign lists where a third-party module may be used at all; a module that is

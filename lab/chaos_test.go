@@ -41,9 +41,9 @@ const (
 	chaosAgents = 5
 	// chaosPause is the longest pause between two kills.
 	chaosPause = 400 * time.Millisecond
-	// chaosCalm is the same for the first kills after a version was rolled out: an
-	// update takes seconds, and some shall come further than others.
-	chaosCalm, chaosCalmKills = 1500 * time.Millisecond, 8
+	// chaosCalm is the same for the first kills after a version was rolled out, which
+	// spare the first agents: an update takes seconds, and some shall get through.
+	chaosCalm, chaosCalmKills, chaosSpared = 1500 * time.Millisecond, 10, 2
 	// chaosManager is what a service manager waits before it starts a program again.
 	chaosManager = 100 * time.Millisecond
 	// chaosPatience bounds the wait for the end of all commands: an attempt lost in the
@@ -115,6 +115,7 @@ type chaos struct {
 	rng *rand.Rand // of the kills alone
 
 	programs *programs
+	spared   int // of the agents, the first so many
 
 	mu     sync.Mutex
 	agents []*kept
@@ -212,8 +213,9 @@ func TestChaos(t *testing.T) {
 			rolled = n
 		}
 		pause := chaosPause
+		c.spared = 0
 		if n < rolled+chaosCalmKills {
-			pause = chaosCalm
+			pause, c.spared = chaosCalm, chaosSpared
 		}
 		time.Sleep(time.Duration(c.rng.Int64N(int64(pause))))
 		c.kill()
@@ -269,7 +271,7 @@ func (c *chaos) manage(ctx context.Context, a *kept) {
 // kill ends one process with SIGKILL, chosen by chance among those that run.
 func (c *chaos) kill() {
 	for {
-		a := c.agents[c.rng.IntN(len(c.agents))]
+		a := c.agents[c.spared+c.rng.IntN(len(c.agents)-c.spared)]
 		switch n := c.rng.IntN(10); {
 		case n < 1: // a server's restart stops everything for a while: not too often
 			c.Server().KillAlone()

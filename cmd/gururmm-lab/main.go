@@ -29,6 +29,6 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(demoCommand(), proxyCommand())
+	cmd.AddCommand(demoCommand(), proxyCommand(), figuresCommand())
 	return cmd
 }

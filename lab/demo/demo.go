@@ -290,7 +290,7 @@ func (s *show) weigh(ctx context.Context) error {
 	}
 	var rss, pss int64
 	for _, pid := range []int{s.agent.Guardian().PID(), worker} {
-		r, p, err := memory(pid)
+		r, p, err := harness.Memory(pid)
 		if errors.Is(err, os.ErrNotExist) {
 			s.say("memory is measured on Linux only")
 			return nil

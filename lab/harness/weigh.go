@@ -1,4 +1,4 @@
-package demo
+package harness
 
 import (
 	"bufio"
@@ -6,11 +6,23 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/shirou/gopsutil/v4/process"
 )
 
-// memory of one process in bytes: RSS from /proc/PID/status, PSS (shared pages
+// CPU is what one process has used of all cores, in user and system mode.
+func CPU(pid int) (time.Duration, error) {
+	t, err := (&process.Process{Pid: int32(pid)}).Times()
+	if err != nil {
+		return 0, err
+	}
+	return time.Duration((t.User + t.System) * float64(time.Second)), nil
+}
+
+// Memory of one process in bytes: RSS from /proc/PID/status, PSS (shared pages
 // counted once among their users) from /proc/PID/smaps_rollup; see proc(5).
-func memory(pid int) (rss, pss int64, err error) {
+func Memory(pid int) (rss, pss int64, err error) {
 	if rss, err = kilobytes(fmt.Sprintf("/proc/%d/status", pid), "VmRSS:"); err != nil {
 		return 0, 0, err
 	}
