@@ -29,6 +29,7 @@ import (
 	"gururmm/oob"
 	"gururmm/operator"
 	"gururmm/release"
+	"gururmm/selfcheck"
 	"gururmm/wire"
 )
 
@@ -437,7 +438,9 @@ func (c *chaos) well() {
 				return false, harness.Final(fmt.Errorf("its journal: %s %s", j.Quarantined, j.Journal))
 			}
 			versions[a.Name] = st.Version
-			return v.Presence == "verified" && st.Update.Step == guardian.UpdateNone && st.Version == st.Snapshot.Worker.Version && !strings.HasPrefix(st.Version, "v2."),
+			// That links ended often within ten minutes is true, and may be said.
+			link := len(v.Links) == 1 && v.Links[0].State == "verified" && st.Snapshot.Link.Phase == selfcheck.PhaseVerified
+			return link && st.Update.Step == guardian.UpdateNone && st.Version == st.Snapshot.Worker.Version && !strings.HasPrefix(st.Version, "v2."),
 				fmt.Errorf("%s: %s; the agent %s says %s, update %s, worker %s", v.Presence, v.Sentence, st.Version, st.Verdict.Code, st.Update.Step, st.Snapshot.Worker.Version)
 		})
 		if err != nil {
