@@ -267,3 +267,33 @@ func TestResolveNeverTouchesWhoMayBeKept(t *testing.T) {
 		}
 	})
 }
+
+// The worker of a guardian that was killed ends its jobs, its link still open, while
+// the next guardian calls already: one machine all the same.
+func TestOrphanedWorkerIsNoSecondMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer n.stop()
+		id := n.enroll("alpha")
+		orphan := n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+		time.Sleep(time.Minute)
+		next := machineCopy("i2", "b1", "f1", "i1")
+		for range 8 {
+			n.pollAs(id, next, 0)
+			orphan.heartbeat()
+			time.Sleep(time.Second)
+			if a := n.agent(id); a.Presence == "duplicate" {
+				t.Fatalf("taken for two: %+v", a.Copies)
+			}
+		}
+		orphan.close()
+		n.link(id, presence("i2", "b1", "f1")).awaitVerified().close()
+		for range 30 {
+			n.pollAs(id, next, 0)
+			time.Sleep(time.Second)
+			if a := n.agent(id); a.Presence == "duplicate" {
+				t.Fatalf("taken for two later: %+v", a.Copies)
+			}
+		}
+	})
+}

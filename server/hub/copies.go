@@ -19,6 +19,9 @@ const (
 	// inFlight is how long a request of a guardian that has ended may still be on
 	// its way after its successor's first.
 	inFlight = 2 * time.Second
+	// succession is how long the worker of a guardian that was killed may keep its link
+	// while it ends its jobs, though the next guardian of that boot calls already.
+	succession = 15 * time.Second
 	// aloneAfterMin bounds from below how long one of two machines must be silent
 	// before the other counts as alone; else it is one and a half beacons of an ill
 	// agent, which both are while they are told that they are two.
@@ -214,7 +217,7 @@ func (h *Hub) contention(ep *endpoint, agent string, now time.Time) identity {
 		sure := l.challenged.IsZero() || l.answered
 		l.mu.Unlock()
 		doubted[who.Instance] = doubted[who.Instance] || authed && !sure
-		if i := slices.IndexFunc(all, func(c *sighting) bool { return c.who.Instance == who.Instance }); i >= 0 && authed && sure {
+		if i := slices.IndexFunc(all, func(c *sighting) bool { return c.who.Instance == who.Instance }); i >= 0 && authed && sure && !all[i].succeeded(all, now) {
 			ep.signs++
 			all[i].at, all[i].last = now, ep.signs
 		}
@@ -245,6 +248,14 @@ func (h *Hub) contention(ep *endpoint, agent string, now time.Time) identity {
 		}
 	}
 	return state
+}
+
+// succeeded reports whether a guardian of the same boot took c's place only just now:
+// then a link of c is its worker's, which outlives it for a moment.
+func (c *sighting) succeeded(all []*sighting, now time.Time) bool {
+	return slices.ContainsFunc(all, func(o *sighting) bool {
+		return o.first > c.first && o.who.SameBoot(c.who) && now.Sub(o.since) < succession
+	})
 }
 
 // linked reports whether a copy has an open link. Call with mu held.
