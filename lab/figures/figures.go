@@ -65,7 +65,6 @@ type Report struct {
 type run struct {
 	o      Options
 	report Report
-	err    error
 }
 
 // Run measures all.
