@@ -343,7 +343,10 @@ func (s *Spool) Done(id string) error {
 	}
 	var err error
 	if s.entries[i].data == nil {
-		if err = os.Remove(s.path(id + reportExt)); errors.Is(err, fs.ErrNotExist) {
+		if err = s.archive(id + reportExt); err != nil {
+			err = os.Remove(s.path(id + reportExt))
+		}
+		if errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
 	}

@@ -73,8 +73,42 @@ func TestSpoolKeepsOrderAcrossRestarts(t *testing.T) {
 	if got, dropped := drain(t, s); fmt.Sprint(got) != fmt.Sprint(want) || dropped != 0 {
 		t.Errorf("got %v (%d dropped), want %v", got, dropped, want)
 	}
-	if files, _ := os.ReadDir(dir); len(files) != 0 {
+	if files, _ := os.ReadDir(dir); len(files) != 1 || files[0].Name() != "sent" {
 		t.Errorf("left behind: %v", files)
+	}
+}
+
+// What a bundle tells of reports: the last that arrived, and those that wait.
+func TestSpoolIsReadFromBeside(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	if kept, err := oob.ReadSpool(dir, 4); len(kept) != 0 || err != nil {
+		t.Errorf("no spool: %v, %v", kept, err)
+	}
+	s := openSpool(t, dir, 0, 0)
+	for i := range 20 {
+		put(t, s, fmt.Sprint("sent.", i), well)
+	}
+	drain(t, s)
+	for i := range 3 {
+		put(t, s, fmt.Sprint("waits.", i), ill)
+	}
+	if files, err := os.ReadDir(filepath.Join(dir, "sent")); err != nil || len(files) != 16 {
+		t.Errorf("%d reports that arrived are kept (%v), want 16", len(files), err)
+	}
+	kept, err := oob.ReadSpool(dir, 4)
+	var got []string
+	for _, k := range kept {
+		if k.Sent != strings.HasPrefix(k.Report.ReportID, "sent") {
+			t.Errorf("%s: sent is %v", k.Report.ReportID, k.Sent)
+		}
+		got = append(got, k.Report.ReportID)
+	}
+	if want := "[sent.16 sent.17 sent.18 sent.19 waits.0 waits.1 waits.2]"; err != nil || fmt.Sprint(got) != want {
+		t.Errorf("got %v (%v), want %s", got, err, want)
+	}
+	// It is read only: the spool goes on as if nobody had looked.
+	if again := openSpool(t, dir, 0, 0); again.Len() != 3 || again.Dropped() != 0 {
+		t.Errorf("after a look %d wait, %d dropped", again.Len(), again.Dropped())
 	}
 }
 

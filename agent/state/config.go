@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -76,6 +77,17 @@ func (d *Dir) Config() (Config, error) {
 		return Config{}, fmt.Errorf("%s: %w", d.Path(configFile), err)
 	}
 	return c, nil
+}
+
+// ReadConfig reads the agent.yaml at path from beside the agent: the error wraps
+// [fs.ErrNotExist] if there is none.
+func ReadConfig(path string) (Config, error) {
+	d := &Dir{path: filepath.Dir(path)}
+	raw, err := d.read(filepath.Base(path), maxConfig)
+	if err != nil {
+		return Config{}, err
+	}
+	return decodeConfig(raw)
 }
 
 func decodeConfig(raw []byte) (Config, error) {

@@ -87,7 +87,7 @@ func root() *cobra.Command {
 	flags.StringVar(&o.StatusSocket, "status-socket", "", "where the local status is answered")
 	flags.StringVar(&o.StatusGroup, "status-group", "", "Unix group that may ask for the status (default "+guardian.StatusGroup+")")
 	flags.StringVar(&o.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
-	cmd.AddCommand(enrollCommand(&o), runCommand(&o), workerCommand(&o), statusCommand(&o), eventsCommand(&o), reconnectCommand(&o), beaconCommand(&o), policyCommand(&o), definitionCommand(&o), doctorCommand(&o), versionCommand(&o))
+	cmd.AddCommand(enrollCommand(&o), runCommand(&o), workerCommand(&o), statusCommand(&o), eventsCommand(&o), reconnectCommand(&o), beaconCommand(&o), policyCommand(&o), definitionCommand(&o), doctorCommand(&o), bundleCommand(&o), versionCommand(&o))
 	for _, action := range agent.ServiceActions {
 		cmd.AddCommand(serviceCommand(&o, action))
 	}

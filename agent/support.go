@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"gururmm/agent/bundle"
+	"gururmm/agent/guardian"
+	"gururmm/internal/atomicfile"
+	"gururmm/internal/version"
+)
+
+// maxDoctor bounds the doctor's report in bytes.
+const maxDoctor = 1 << 20
+
+// BundleOrder says which support bundle to make.
+type BundleOrder struct {
+	// File to write, which must not be there; "": a name of its own in the working directory.
+	File   string
+	Reason string
+	ID     string // "": a fresh one
+}
+
+// MakeBundle gathers a support bundle and writes it, 0600. It works with what
+// there is: a guardian that does not run, a worker that is frozen or a
+// configuration that is refused costs only what they would have told.
+func MakeBundle(ctx context.Context, o Options, order BundleOrder) (file string, m bundle.Manifest, err error) {
+	dir, _, err := stateDir(o.StateDir)
+	if err != nil {
+		return "", m, err
+	}
+	if _, err := os.ReadDir(dir); errors.Is(err, fs.ErrNotExist) {
+		return "", m, fmt.Errorf("there is no agent's state in %s (another one? --state-dir)", dir)
+	} else if err != nil {
+		return "", m, fmt.Errorf("the state directory can't be read (root can): %w", err)
+	}
+	if file = order.File; file == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "endpoint"
+		}
+		file = fmt.Sprintf("gururmm-bundle-%s-%s.tar.gz", filepath.Base(host), time.Now().UTC().Format("20060102T150405Z"))
+	}
+	// Made before what is slow: a place that can't be written is said at once.
+	out, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return "", m, fmt.Errorf("%s is there already, and is left as it is: choose another name with --output", file)
+	}
+	if err != nil {
+		return "", m, fmt.Errorf("bundle: %w", err)
+	}
+	defer func() {
+		out.Close()
+		if err != nil {
+			os.Remove(file)
+		}
+	}()
+	options := bundle.Options{ID: order.ID, Reason: order.Reason, StateDir: dir, Version: version.Version}
+	if socket, err := FindSocket(o); err == nil {
+		options.Guardian = guardian.NewClient(socket)
+	}
+	own := &Setup{Path: dir}
+	options.Doctor = func(ctx context.Context) ([]byte, error) {
+		raw, err := own.errand(ctx, maxDoctor, "doctor", "--json")
+		if len(bytes.TrimSpace(raw)) > 0 {
+			return raw, nil // it found a fault: that is no error here
+		}
+		return nil, err
+	}
+	packed, m, err := bundle.Make(ctx, options)
+	if err != nil {
+		return "", m, err
+	}
+	if _, err = out.Write(packed); err == nil {
+		err = out.Sync()
+	}
+	if err != nil {
+		return "", m, fmt.Errorf("write the bundle: %w", err)
+	}
+	if err = atomicfile.SyncDir(filepath.Dir(file)); err != nil {
+		return "", m, fmt.Errorf("write the bundle: %w", err)
+	}
+	return file, m, checkBundle(file)
+}
+
+// checkBundle reads back what was written: a bundle that can't be read is none.
+func checkBundle(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, _, err = bundle.Read(f)
+	return err
+}

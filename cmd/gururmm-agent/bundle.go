@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"gururmm/agent"
+	"gururmm/agent/bundle"
+	"gururmm/internal/wrap"
+)
+
+func bundleCommand(o *agent.Options) *cobra.Command {
+	var order agent.BundleOrder
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "bundle [-o FILE]",
+		Short: "Gather what support needs in one file, without secrets",
+		Long: "Gather what support needs in one file: status, history, stacks and traces of both\n" +
+			"processes, reports, logs, configuration, journal, machine. It works while the worker\n" +
+			"is frozen and while nothing runs, from what is there. It holds no key, token or\n" +
+			"password, and nothing of what commands ran or printed.\n\n" +
+			"Run it as root, or as the account that the agent runs as.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if order.Reason == "" {
+				order.Reason = "made by hand"
+			}
+			file, m, err := agent.MakeBundle(cmd.Context(), *o, order)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				e := json.NewEncoder(cmd.OutOrStdout())
+				e.SetIndent("", "  ")
+				return e.Encode(struct {
+					File     string          `json:"file"`
+					Manifest bundle.Manifest `json:"manifest"`
+				}{file, m})
+			}
+			return tellBundle(cmd.OutOrStdout(), file, m)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&order.File, "output", "o", "", "file to write; one that is there is not replaced")
+	flags.StringVar(&order.Reason, "reason", "", "kept in the bundle's manifest")
+	flags.BoolVar(&asJSON, "json", false, "print the manifest as JSON")
+	flags.StringVar(&order.ID, "id", "", "of the bundle")
+	if err := flags.MarkHidden("id"); err != nil {
+		panic(err) // the flag is the one above
+	}
+	return cmd
+}
+
+// tellBundle says what is in a bundle, and what is not.
+func tellBundle(w io.Writer, file string, m bundle.Manifest) error {
+	info, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	there, missing := 0, []bundle.Member(nil)
+	for _, member := range m.Members {
+		if member.Missing == "" {
+			there++
+		} else {
+			missing = append(missing, member)
+		}
+	}
+	fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("%s (%d bytes, %d members; the guardian %s)", filepath.Clean(file), info.Size(), there, m.Guardian)))
+	for _, member := range missing {
+		fmt.Fprintln(w, wrap.Behind("  without "+member.Name+": ", member.Missing))
+	}
+	_, err = fmt.Fprintln(w, "Look into it with: tar -xzf FILE; manifest.json says what each member is.")
+	return err
+}
