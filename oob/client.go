@@ -2,6 +2,7 @@ package oob
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -217,7 +219,9 @@ func (c *Client) Beacon(ctx context.Context, r Report) (wire.PollResponse, error
 	if err != nil {
 		return wire.PollResponse{}, err
 	}
-	return c.do(ctx, request{path: "/v1/oob/beacon", body: body, gzip: true})
+	var answer wire.PollResponse
+	err = c.do(ctx, request{path: "/v1/oob/beacon", body: body, gzip: true}, &answer)
+	return answer, err
 }
 
 // Poll asks for directives and, if p says so, commands, and hands in what is
@@ -228,41 +232,45 @@ func (c *Client) Poll(ctx context.Context, p wire.PollRequest) (wire.PollRespons
 		return wire.PollResponse{}, fmt.Errorf("encode poll: %w", err)
 	}
 	wait := max(0, time.Duration(p.WaitMS)*time.Millisecond)
-	return c.do(ctx, request{path: "/v1/oob/poll", body: body, wait: wait})
+	var answer wire.PollResponse
+	err = c.do(ctx, request{path: "/v1/oob/poll", body: body, wait: wait}, &answer)
+	return answer, err
 }
 
 // request is one call, to be tried at several doors.
 type request struct {
-	path string
-	body []byte
-	gzip bool
-	wait time.Duration // the server may hold the answer so long
+	method string // "": POST
+	path   string
+	body   []byte
+	header http.Header // nil: that of JSON
+	gzip   bool
+	wait   time.Duration // the server may hold the answer so long
 }
 
 // do tries the doors in order. Doors that were only too slow get a second,
 // patient round. An answer that says the request itself is at fault, that the
 // identity is not accepted, or that this agent asks too often, ends it: any other door leads to
-// the same server.
-func (c *Client) do(ctx context.Context, r request) (wire.PollResponse, error) {
+// the same server. The answer, JSON, goes into answer.
+func (c *Client) do(ctx context.Context, r request, answer any) error {
 	order, seq, err := c.order()
 	if err != nil {
-		return wire.PollResponse{}, err
+		return err
 	}
 	var failed allFailed
 	for _, limit := range []time.Duration{firstLimit, patientLimit} {
 		var slow []int
 		for _, i := range order {
-			answer, err := c.try(ctx, i, r, limit)
+			err := c.try(ctx, i, r, limit, answer)
 			if err == nil {
 				c.worked(i, seq)
-				return answer, nil
+				return nil
 			}
 			if ctx.Err() != nil { // the caller gave up; err says at which step
-				return wire.PollResponse{}, err
+				return err
 			}
 			c.log.Debug("out-of-band request failed", "door", c.doors[i].url, "path", r.path, "error", err)
 			if final(err) {
-				return wire.PollResponse{}, err
+				return err
 			}
 			failed = append(failed, err)
 			if slowness(err) {
@@ -271,7 +279,7 @@ func (c *Client) do(ctx context.Context, r request) (wire.PollResponse, error) {
 		}
 		order = slow
 	}
-	return wire.PollResponse{}, failed
+	return failed
 }
 
 // final tells whether another door could do no better.
@@ -306,15 +314,15 @@ func slowness(err error) bool {
 
 // try asks one door; a token refused for its times is made again at once with
 // the corrected clock.
-func (c *Client) try(ctx context.Context, i int, r request, limit time.Duration) (wire.PollResponse, error) {
-	answer, err := c.exchange(ctx, c.doors[i], r, limit)
+func (c *Client) try(ctx context.Context, i int, r request, limit time.Duration, answer any) error {
+	err := c.exchange(ctx, c.doors[i], r, limit, answer)
 	if p, ok := errors.AsType[wire.Problem](err); ok && p.Code == wire.ProblemClock {
 		if offset, known := c.Offset(); known {
 			c.log.Info("clock corrected by the server's", "offset", offset)
-			answer, err = c.exchange(ctx, c.doors[i], r, limit)
+			err = c.exchange(ctx, c.doors[i], r, limit, answer)
 		}
 	}
-	return answer, err
+	return err
 }
 
 // order lists the doors to try, by index, and numbers the request.
@@ -413,11 +421,12 @@ func (c *Client) authorized(ctx context.Context, method string, d *door, path st
 }
 
 func (c *Client) newRequest(ctx context.Context, d *door, r request) (*http.Request, error) {
-	req, err := c.authorized(ctx, http.MethodPost, d, r.path, bytes.NewReader(r.body))
+	req, err := c.authorized(ctx, cmp.Or(r.method, http.MethodPost), d, r.path, bytes.NewReader(r.body))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	maps.Copy(req.Header, r.header)
 	if r.gzip {
 		req.Header.Set("Content-Encoding", "gzip")
 	}

@@ -29,6 +29,8 @@ type DoorError struct {
 	Status      int           // of HTTP, if it got that far
 	RetryAfter  time.Duration // the server asked to wait so long
 	Err         error
+
+	held *int64 // of a bundle, by the server's word
 }
 
 func (e *DoorError) Error() string { return e.Door + ": " + e.Err.Error() }

@@ -109,7 +109,7 @@ func (p *progress) trace() *httptrace.ClientTrace {
 
 // exchange makes one request at one door; the error is a *[DoorError], unless
 // no request could be made at all.
-func (c *Client) exchange(ctx context.Context, d *door, r request, limit time.Duration) (wire.PollResponse, error) {
+func (c *Client) exchange(ctx context.Context, d *door, r request, limit time.Duration, answer any) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	limit += time.Duration(len(r.body)) * time.Second / uplink
@@ -117,9 +117,9 @@ func (c *Client) exchange(ctx context.Context, d *door, r request, limit time.Du
 	ctx = context.WithValue(ctx, limitKey{}, limit)
 	req, err := c.newRequest(httptrace.WithClientTrace(ctx, p.trace()), d, r)
 	if err != nil {
-		return wire.PollResponse{}, err
+		return err
 	}
-	// Both calls may be repeated (the server knows report and message ids), so the
+	// All calls may be repeated (the server knows report and message ids, and where a part belongs), so the
 	// transport may itself retry on a connection that turns out to be stale. The
 	// empty value is not sent.
 	req.Header["Idempotency-Key"] = nil
@@ -128,7 +128,7 @@ func (c *Client) exchange(ctx context.Context, d *door, r request, limit time.Du
 
 	resp, err := d.http.Do(req)
 	if err != nil {
-		return wire.PollResponse{}, p.failed(ctx, d, err, 0)
+		return p.failed(ctx, d, err, 0)
 	}
 	defer resp.Body.Close()
 	p.allow(bodyStall)
@@ -136,21 +136,20 @@ func (c *Client) exchange(ctx context.Context, d *door, r request, limit time.Du
 	defer whole.Stop()
 	raw, err := io.ReadAll(io.LimitReader(&steady{resp.Body, p, bodyStall}, maxResponse+1))
 	if err != nil {
-		return wire.PollResponse{}, p.failed(ctx, d, err, resp.StatusCode)
+		return p.failed(ctx, d, err, resp.StatusCode)
 	}
 	if len(raw) > maxResponse {
-		return wire.PollResponse{}, p.failed(ctx, d, fmt.Errorf("answer: %w", ErrTooLarge), resp.StatusCode)
+		return p.failed(ctx, d, fmt.Errorf("answer: %w", ErrTooLarge), resp.StatusCode)
 	}
 	problem := problemOf(resp, raw)
 	c.readClock(resp, p, problem)
 	if resp.StatusCode/100 != 2 {
-		return wire.PollResponse{}, c.refused(d, resp, problem)
+		return c.refused(d, resp, problem)
 	}
-	var answer wire.PollResponse
-	if err := json.Unmarshal(raw, &answer); err != nil {
-		return wire.PollResponse{}, p.failed(ctx, d, fmt.Errorf("answer can't be understood: %w", err), resp.StatusCode)
+	if err := json.Unmarshal(raw, answer); err != nil {
+		return p.failed(ctx, d, fmt.Errorf("answer can't be understood: %w", err), resp.StatusCode)
 	}
-	return answer, nil
+	return nil
 }
 
 // steady gives each part of a body new time to come.
@@ -201,6 +200,9 @@ func (c *Client) refused(d *door, resp *http.Response, problem *wire.Problem) er
 	}
 	if problem != nil {
 		e.Err = *problem
+	}
+	if held, err := strconv.ParseInt(resp.Header.Get(wire.HeaderBundleHeld), 10, 64); err == nil && held >= 0 {
+		e.held = &held
 	}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
