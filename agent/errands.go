@@ -13,6 +13,7 @@ import (
 	"gururmm/agent/guardian"
 	"gururmm/agent/state"
 	"gururmm/agent/task/tree"
+	"gururmm/internal/sdnotify"
 	"gururmm/wire"
 )
 
@@ -40,6 +41,7 @@ func (s *Setup) errand(ctx context.Context, max int, args ...string) ([]byte, er
 		return nil, fmt.Errorf("find the own program: %w", err)
 	}
 	cmd := exec.Command(program, append(args, "--state-dir", s.Path)...)
+	cmd.Env = sdnotify.Strip(os.Environ())
 	out, words := &bounded{max: max}, &bounded{max: maxErrandWords}
 	cmd.Stdout, cmd.Stderr = out, words
 	cmd.WaitDelay = errandGrace // a stray descendant may hold the pipes

@@ -10,10 +10,13 @@ import (
 )
 
 const (
-	// reportSlack is how far facts may be carried forward by the clock alone: the
-	// worker reports every second. Beyond it no suspicion ripens, for the worker
-	// would have said by now what became of it.
-	reportSlack = 1500 * time.Millisecond
+	// ReportEvery is the longest a worker goes without a report to its guardian: each
+	// wake of an idle process costs far more than what it then does, and five
+	// reports in ten seconds are enough to be judged by.
+	ReportEvery = 2 * time.Second
+	// reportSlack is how far facts may be carried forward by the clock alone. Beyond it
+	// no suspicion ripens, for the worker would have said by now what became of it.
+	reportSlack = ReportEvery + ReportEvery/4
 	// minGapGrace and gapRoundTrips: a ping may overtake text by as much on some
 	// paths; a text that comes within this is delayed, not lost.
 	minGapGrace   = time.Second

@@ -364,7 +364,7 @@ var judgeCases = []judgeCase{
 		lose(s, 1, 3.2)
 		s.Worker.Silent, s.Link.Ledger.RTT = sec(2.9), sec(1)
 	}},
-	{name: "a worker just frozen: the ages are those of its last report", want: CodeOK, after: 2, says: "as of the worker's last report, 2.0 s ago"},
+	{name: "a worker just frozen: the ages are those of its last report", want: CodeOK, after: 3, says: "as of the worker's last report, 3.0 s ago"},
 	{name: "a worker frozen, perhaps", want: CodeAgentHung, suspected: true, after: 4.1, says: "not reported for 4.1 s", masks: []Code{CodeLinkTextLost},
 		change: func(s *Snapshot) { lose(s, 1, 0.2); s.Link.Ledger.RTT = sec(1) }},
 	{name: "a proof stands while the worker is perhaps frozen", want: CodeLinkTextLost, after: 4, says: "last report, 4.0 s ago",

@@ -5,14 +5,15 @@ import (
 	"time"
 
 	"gururmm/internal/tcpinfo"
+	"gururmm/selfcheck"
 )
 
 // A worker that says nothing is looked at from outside: the kernel knows whether
 // it is stopped, and how many bytes wait for it.
 
 const (
-	// lookAfter is the silence from which it is looked at: it reports every 2 s.
-	lookAfter = 2500 * time.Millisecond
+	// lookAfter is the silence from which it is looked at: a report is late.
+	lookAfter = selfcheck.ReportEvery + 500*time.Millisecond
 	// lookEvery spaces the looks: each reads the kernel's table of connections.
 	lookEvery = 5 * time.Second
 )

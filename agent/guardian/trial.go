@@ -14,7 +14,7 @@ const (
 	// the trial's start: half for the new one, half for putting it down and for the
 	// old one's own start.
 	trialLimit = 30 * time.Second
-	// trialSilent: a worker reports each second; one that has begun to and stops hangs.
+	// trialSilent: a worker that has begun to report and stops hangs.
 	trialSilent = 10 * time.Second
 	// trialMost bounds a trial beyond its grace, for a link that comes and goes.
 	trialMost = 2 * time.Minute

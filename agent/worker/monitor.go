@@ -11,10 +11,8 @@ import (
 )
 
 const (
-	// monitorEvery is how often tokens are posted, and the longest a guardian waits
-	// for a sign of life. Each wake of an idle process costs far more than what it
-	// then does; five reports in ten seconds are enough to be judged by.
-	monitorEvery = 2 * time.Second
+	// monitorEvery is how often tokens are posted, and the pace of the reports.
+	monitorEvery = selfcheck.ReportEvery
 	// seenWait bounds the monitor's wait for the reporter, which it also watches.
 	seenWait = 100 * time.Millisecond
 	// stoodStill: a tick that late, or a machine's own account of so much sleep,

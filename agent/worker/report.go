@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// reportSlack is how late the monitor may be before the reporter reports by
+	// reportSlack is how long without the monitor before the reporter reports by
 	// itself: it has a stalled monitor to tell of.
-	reportSlack = 3 * monitorEvery / 2
+	reportSlack = 5 * time.Second
 	// reportWhole is the longest between two whole snapshots; what ages by the clock
 	// the guardian ages itself.
 	reportWhole = 10 * time.Second

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -29,6 +30,11 @@ const (
 // slim sets the bounds of this process's memory and gives back what it
 // needs only for a moment. Call the result before the process ends.
 func slim(ctx context.Context, limit int64) (stop func()) {
+	if os.Getenv("GOMAXPROCS") == "" {
+		// One thread of Go code at a time is plenty for what these do; with more, each
+		// wake hands work over between threads, and that was a third of an idle agent's CPU.
+		runtime.GOMAXPROCS(1)
+	}
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(limit)
 	ctx, cancel := context.WithCancel(ctx)

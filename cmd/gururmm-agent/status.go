@@ -17,7 +17,7 @@ import (
 	"gururmm/internal/tty"
 )
 
-// watchEvery is how often --watch asks: the worker reports each second.
+// watchEvery is how often --watch asks.
 const watchEvery = time.Second
 
 func statusCommand(o *agent.Options) *cobra.Command {

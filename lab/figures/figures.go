@@ -32,19 +32,19 @@ import (
 const (
 	// patience bounds each wait for a fact.
 	patience = 2 * time.Minute
-	// settle is how long a fresh agent is left alone before it is weighed: start-up
-	// gives back its memory in steps.
-	settle = 20 * time.Second
+	// settle is how long a fresh agent is left alone before it is weighed: it gives
+	// memory back in steps, ever more rarely (internal/footprint), the fourth after two minutes.
+	settle = 130 * time.Second
 	asks   = 50 // of the status, while the worker is frozen
 
 	// Requirements.
 	judgedWithin   = 10 * time.Second
 	servedWithin   = 20 * time.Second
-	askedWithin    = 100 * time.Millisecond
+	askedWithin    = 50 * time.Millisecond
 	rolledWithin   = 60 * time.Second
 	examinedWithin = 60 * time.Second
-	mostCPU        = 100 * time.Millisecond // of one core in a minute, both processes
-	mostRSS        = 40 << 20
+	mostCPU        = 20 * time.Millisecond // of one core in a minute, both processes
+	mostRSS        = 22 << 20
 )
 
 // Options of Run. Bin and Faults are needed.

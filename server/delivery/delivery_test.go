@@ -75,14 +75,14 @@ func TestPayloadIsTheSameInEachAttempt(t *testing.T) {
 func TestNothingIsClaimedForALinkThatIsNotDeliverable(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		l := r.up()
-		l.why = "its link is not verified yet"
+		l.undeliverable("its link is not verified yet")
 		id := r.submit()
 		r.s.Hint(r.agent)
 		synctest.Wait()
 		r.expect(id, wire.StatePending, 0)
 		r.stopped(id, "never offered: its link is not verified yet")
 		r.owed(1)
-		l.why = ""
+		l.undeliverable("")
 		r.s.Hint(r.agent)
 		synctest.Wait()
 		r.expect(id, wire.StateRunning, 1)
@@ -100,7 +100,7 @@ func TestProvenLossGivesTheClaimBackAtOnceAndThePollHasIt(t *testing.T) {
 		r.s.PeerRead(r.agent, l.gen, 14, "")
 		synctest.Wait()
 		r.expect(id, wire.StateRunning, 1)
-		l.why = "its link loses texts"
+		l.undeliverable("its link loses texts")
 		began := time.Now()
 		r.s.PeerRead(r.agent, l.gen, 14, "written 15, the agent has read 14: 1 missing")
 		synctest.Wait()
@@ -271,7 +271,7 @@ func TestFailedWriteAndFullQueueGiveBackAtOnce(t *testing.T) {
 		l.sent[0].written(0, time.Now(), errBroken)
 		synctest.Wait()
 		r.stopped(id, "it was not written: connection reset")
-		l.full = errBroken
+		l.fails(errBroken)
 		r.s.Hint(r.agent)
 		synctest.Wait()
 		r.expect(id, wire.StatePending, 2)
@@ -308,7 +308,7 @@ func TestPollTakesOverWhatIsOutOnADistrustedLink(t *testing.T) {
 		} else {
 			done(time.Now(), nil)
 		}
-		l.why = "its ledger shows a gap"
+		l.undeliverable("its ledger shows a gap")
 		ids, _, done := r.take()
 		if !slices.Equal(ids, []string{id}) {
 			t.Fatalf("got %v", ids)

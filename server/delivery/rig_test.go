@@ -173,7 +173,7 @@ func (r *rig) up() *fakeLink {
 }
 
 func (r *rig) down(l *fakeLink, why string) {
-	l.why = "its link has ended"
+	l.undeliverable("its link has ended")
 	r.s.LinkDown(l.agent, l.gen, why)
 	synctest.Wait()
 }
@@ -247,7 +247,8 @@ type fakeLink struct {
 	agent string
 	gen   uint64
 	id    wire.LinkID
-	why   string // not deliverable
+	mu    sync.Mutex // of why and full: a turn may be under way when a test sets them
+	why   string     // not deliverable
 	rtt   time.Duration
 	auto  bool // the writer writes at once
 	calls bool // understands call
@@ -263,18 +264,43 @@ type sent struct {
 	n       uint64
 }
 
-func (l *fakeLink) Agent() string               { return l.agent }
-func (l *fakeLink) ID() wire.LinkID             { return l.id }
-func (l *fakeLink) Generation() uint64          { return l.gen }
-func (l *fakeLink) Deliverable() (bool, string) { return l.why == "", l.why }
-func (l *fakeLink) RTT() time.Duration          { return l.rtt }
-func (l *fakeLink) Calls() bool                 { return l.calls }
+func (l *fakeLink) Agent() string      { return l.agent }
+func (l *fakeLink) ID() wire.LinkID    { return l.id }
+func (l *fakeLink) Generation() uint64 { return l.gen }
+func (l *fakeLink) RTT() time.Duration { return l.rtt }
+func (l *fakeLink) Calls() bool        { return l.calls }
+
+func (l *fakeLink) Deliverable() (bool, string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.why == "", l.why
+}
+
+// undeliverable sets why nothing may go this way; "": it may.
+func (l *fakeLink) undeliverable(why string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.why = why
+}
+
+// fails lets all that is sent be refused with err.
+func (l *fakeLink) fails(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.full = err
+}
+
+func (l *fakeLink) failing() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.full
+}
 
 func (l *fakeLink) Send(env wire.Envelope, written func(uint64, time.Time, error)) error {
 	turns.Lock()
 	defer turns.Unlock()
-	if l.full != nil {
-		return l.full
+	if err := l.failing(); err != nil {
+		return err
 	}
 	if l.check != nil {
 		l.check(env)
