@@ -193,6 +193,22 @@ type Build struct {
 	PublishedAt time.Time `json:"published_at"`
 }
 
+// Bundle is a support bundle of an endpoint (GET /v1/agents/{agent}/bundles).
+type Bundle struct {
+	ID     string `json:"id"`
+	Agent  string `json:"agent"`
+	SHA256 string `json:"sha256"` // hex, of the whole
+	Size   int64  `json:"size"`   // bytes, of the whole
+	// Held counts the bytes that have come; of a complete bundle it is Size.
+	Held     int64  `json:"held"`
+	Complete bool   `json:"complete"` // all is there, and its hash was checked
+	Reason   string `json:"reason,omitempty"`
+	// MadeAt is by the endpoint's clock; absent: it did not say.
+	MadeAt      *time.Time `json:"made_at,omitempty"`
+	BeganAt     time.Time  `json:"began_at"` // its first part came
+	CompletedAt *time.Time `json:"completed_at,omitempty"`
+}
+
 // HeaderSignature carries a minisign signature file, base64, with a program that is
 // published (PUT /v1/builds/{sha256}).
 const HeaderSignature = "Gururmm-Signature"

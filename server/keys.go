@@ -32,6 +32,7 @@ const (
 	fileDatabase   = "gururmm.db"
 	fileLock       = "server.lock"
 	dirBuilds      = "builds"
+	dirBundles     = "bundles"
 	fileStarted    = "started" // when the first start was complete: from then on a database belongs here
 )
 

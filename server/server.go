@@ -21,6 +21,7 @@ import (
 	"gururmm/release"
 	"gururmm/server/api"
 	"gururmm/server/builds"
+	"gururmm/server/bundles"
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
 	"gururmm/server/rollout"
@@ -70,6 +71,7 @@ type Server struct {
 	delivery *delivery.Service
 	hub      *hub.Hub
 	builds   *builds.Shelf
+	bundles  *bundles.Shelf
 	rollouts *rollout.Service
 	api      *api.API
 	main     *http.Server
@@ -128,6 +130,9 @@ func (s *Server) open() error {
 	if err := s.openBuilds(); err != nil {
 		return err
 	}
+	if err := s.openBundles(); err != nil {
+		return err
+	}
 	if s.mainLn, err = s.listen("listen", s.cfg.ListenAddr, mainCert); err != nil {
 		return err
 	}
@@ -156,6 +161,14 @@ func (s *Server) openBuilds() error {
 	ctx, cancel := context.WithTimeout(context.Background(), headerTimeout)
 	defer cancel()
 	s.builds, err = builds.Open(ctx, filepath.Join(s.cfg.StateDir, dirBuilds), s.store, keys, s.log.With("part", "builds"))
+	return err
+}
+
+// openBundles opens the shelf of support bundles.
+func (s *Server) openBundles() (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), headerTimeout)
+	defer cancel()
+	s.bundles, err = bundles.New(ctx, bundles.Options{Dir: filepath.Join(s.cfg.StateDir, dirBundles), Store: s.store, Log: s.log.With("part", "bundles")})
 	return err
 }
 
@@ -278,7 +291,7 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 		Store: s.store, Orders: s.delivery, Fact: s.standing, Log: s.log.With("part", "rollout"),
 	})
 	s.api = api.New(api.Options{
-		Store: s.store, Delivery: s.delivery, Hub: s.hub, Builds: s.builds, Rollouts: s.rollouts, Sign: sign, Policy: policy,
+		Store: s.store, Delivery: s.delivery, Hub: s.hub, Builds: s.builds, Bundles: s.bundles, Rollouts: s.rollouts, Sign: sign, Policy: policy,
 		ServerID: id, CommandKeys: [][]byte{key.Public().(ed25519.PublicKey)},
 		Doors: doors, TrustedProxies: s.cfg.TrustedProxies, Log: s.log.With("part", "api"),
 	})
@@ -321,7 +334,7 @@ func (s *Server) Run(ctx context.Context) error {
 	// The parts outlive ctx: what comes in during the drain is still handled.
 	parts, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	failed := make(chan error, 5) // one for each goroutine below
+	failed := make(chan error, 6) // one for each goroutine below
 	var running sync.WaitGroup
 	part := func(name string, run func() error) {
 		running.Go(func() {
@@ -333,6 +346,7 @@ func (s *Server) Run(ctx context.Context) error {
 	part("delivery", func() error { return s.delivery.Run(parts) })
 	part("hub", func() error { return s.hub.Run(parts) })
 	part("rollouts", func() error { return s.rollouts.Run(parts) })
+	part("bundles", func() error { return s.bundles.Run(parts) })
 	part("main listener", func() error { return s.main.Serve(s.mainLn) })
 	part("second door", func() error { return s.oob.Serve(s.oobLn) })
 	s.log.Info("serving", "url", s.info.URL, "oob_url", s.info.OOBURL)

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"gururmm/server/builds"
+	"gururmm/server/bundles"
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
 	"gururmm/server/rollout"
@@ -48,6 +49,7 @@ type Options struct {
 	Delivery    *delivery.Service
 	Hub         *hub.Hub
 	Builds      *builds.Shelf
+	Bundles     *bundles.Shelf
 	Rollouts    *rollout.Service
 	Sign        func(t wire.Type, payload any) (wire.Envelope, error)
 	Policy      func(agent string) wire.Policy
@@ -67,7 +69,9 @@ type API struct {
 	enrolls *limiter
 	polls   polls
 	// requests, bodies, probes and downloads are those of each agent under way.
-	requests, bodies, probes, downloads shares
+	requests, bodies, probes, downloads, parts shares
+	// taking holds one for each part of a bundle that is held in memory.
+	taking chan struct{}
 
 	drained  chan struct{} // closed: finish up
 	draining sync.Once
@@ -78,6 +82,7 @@ func New(o Options) *API {
 	return &API{
 		o: o, log: o.Log,
 		replays: newReplays(), enrolls: newLimiter(enrollBurst, enrollEvery),
+		taking:  make(chan struct{}, maxParts),
 		polls:   polls{held: map[string]*heldPoll{}},
 		drained: make(chan struct{}),
 	}
@@ -108,6 +113,9 @@ func (a *API) Main() http.Handler {
 	a.operator(mux, "POST /v1/agents/{agent}/directives", a.direct)
 	a.operator(mux, "GET /v1/agents/{agent}/directives", a.listDirectives)
 	a.operator(mux, "GET /v1/directives/{id}", a.getDirective)
+	a.operator(mux, "GET /v1/agents/{agent}/bundles", a.listBundles)
+	a.operator(mux, "GET /v1/agents/{agent}/bundles/{id}", a.getBundle)
+	a.operator(mux, "DELETE /v1/agents/{agent}/bundles/{id}", a.deleteBundle)
 	a.operator(mux, "GET /v1/commands", a.listCommands)
 	a.operator(mux, "GET /v1/commands/{id}", a.getCommand)
 	a.operator(mux, "GET /v1/commands/{id}/events", a.events)
@@ -136,6 +144,7 @@ func (a *API) OOB() http.Handler {
 	a.agent(mux, "POST /v1/oob/beacon", a.beacon)
 	a.agent(mux, "POST /v1/oob/poll", a.poll)
 	a.agent(mux, "GET /v1/oob/builds/{sha256}", a.program)
+	a.agent(mux, "PUT /v1/oob/bundle/{id}", a.takeBundle)
 	a.handle(mux, "POST /v1/enroll", a.enroll) // for a copy whose way to the main listener is deaf
 	return a.front(mux)
 }

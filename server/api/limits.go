@@ -79,6 +79,11 @@ const (
 	// maxDownloads bounds the programs one agent fetches at once: it needs one, and
 	// may have left another half way.
 	maxDownloads = 2
+	// maxPartsEach bounds the parts of bundles that one agent sends at once: it sends
+	// one after the other, and may not know yet that a connection is gone.
+	maxPartsEach = 2
+	// maxParts bounds those of all agents: they are held in memory, 32 MiB together.
+	maxParts = 64
 )
 
 // errTooMany tells one agent that it asks for too much at once; others don't notice.

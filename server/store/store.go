@@ -35,6 +35,8 @@ var (
 	ErrNewerSchema = errors.New("database is of a newer version of this program")
 	// ErrFull: the database's disk is full; nothing was written.
 	ErrFull = errors.New("the disk of the server's state directory is full")
+	// ErrNoRoom: what was set aside for things of this kind is used up.
+	ErrNoRoom = errors.New("no room is left of what is set aside for this")
 	// ErrCorrupt: the database file is damaged. It is left as it is.
 	ErrCorrupt = errors.New("database file is damaged")
 	// ErrClosed: the store was closed.
@@ -57,6 +59,7 @@ type Store interface {
 	Directives
 	Beacons
 	Builds
+	Bundles
 	Resolutions
 	Rollouts
 	// Ready tells whether the database answers and can be written.
@@ -256,6 +259,20 @@ type Builds interface {
 	Builds(ctx context.Context) ([]operator.Build, error)
 	// DeleteBuilds forgets those of a version; ErrNotFound if there are none.
 	DeleteBuilds(ctx context.Context, version string) error
+}
+
+// Bundles are what endpoints have sent for support; see package bundles for their bytes.
+type Bundles interface {
+	// CreateBundle records b, of which nothing is held yet. ErrConflict if the id is
+	// known, ErrNotFound if the agent is not, ErrNoRoom if all bundles would then
+	// have more than room bytes.
+	CreateBundle(ctx context.Context, b operator.Bundle, room int64) error
+	// SaveBundle writes what can change of b: Held and CompletedAt.
+	SaveBundle(ctx context.Context, b operator.Bundle) error
+	Bundle(ctx context.Context, id string) (operator.Bundle, error)
+	// Bundles lists those of an agent, or of all (""), the newest first.
+	Bundles(ctx context.Context, agent string) ([]operator.Bundle, error)
+	DeleteBundle(ctx context.Context, id string) error
 }
 
 // Rollouts of versions.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -49,6 +50,7 @@ func Run(t *testing.T, fresh Database) {
 		{"directives are pending until answered or expired, and end once", directives},
 		{"beacons are stored once, the newest stay", beacons},
 		{"a version is one program for each platform", builds},
+		{"bundles are stored as they are, within their room", bundles},
 		{"a rollout and its endpoints are stored as they are", rollouts},
 		{"an order is withdrawn until it was delivered", withdrawn},
 		{"a failed write takes no other with it", together},
@@ -751,6 +753,46 @@ func builds(t *testing.T, r *rig) {
 	}
 	must(t, r.DeleteBuilds(t.Context(), "v1.2.3"))
 	want(t, r.DeleteBuilds(t.Context(), "v1.2.3"), store.ErrNotFound)
+}
+
+func bundles(t *testing.T, r *rig) {
+	a, other := r.agent(t, "a"), r.agent(t, "b")
+	made := epoch.UTC().Add(-time.Hour)
+	one := operator.Bundle{ID: "b1", Agent: a.ID, SHA256: "ab", Size: 60, Reason: "ordered", MadeAt: &made, BeganAt: epoch.UTC()}
+	must(t, r.CreateBundle(t.Context(), one, 100))
+	want(t, r.CreateBundle(t.Context(), one, 1000), store.ErrConflict)
+	two := operator.Bundle{ID: "b2", Agent: other.ID, SHA256: "cd", Size: 41, BeganAt: epoch.UTC().Add(time.Second)}
+	want(t, r.CreateBundle(t.Context(), two, 100), store.ErrNoRoom)
+	two.Size = 40
+	must(t, r.CreateBundle(t.Context(), two, 100))
+	want(t, r.CreateBundle(t.Context(), operator.Bundle{ID: "b3", Agent: "nobody", BeganAt: epoch}, 1000), store.ErrNotFound)
+
+	now := epoch.UTC().Add(time.Minute)
+	one.Held, one.Complete, one.CompletedAt = 60, true, &now
+	must(t, r.SaveBundle(t.Context(), one))
+	want(t, r.SaveBundle(t.Context(), operator.Bundle{ID: "nothing"}), store.ErrNotFound)
+	must(t, r.Close())
+	r.Store = r.open()
+	got, err := r.Bundle(t.Context(), "b1")
+	must(t, err)
+	if !reflect.DeepEqual(got, one) {
+		t.Errorf("stored %+v, want %+v", got, one)
+	}
+	for agent, ids := range map[string][]string{"": {"b2", "b1"}, a.ID: {"b1"}, other.ID: {"b2"}, "nobody": nil} {
+		list, err := r.Bundles(t.Context(), agent)
+		must(t, err)
+		var found []string
+		for _, b := range list {
+			found = append(found, b.ID)
+		}
+		if !slices.Equal(found, ids) {
+			t.Errorf("of %q: %v, want %v", agent, found, ids)
+		}
+	}
+	must(t, r.DeleteBundle(t.Context(), "b1"))
+	want(t, r.DeleteBundle(t.Context(), "b1"), store.ErrNotFound)
+	_, err = r.Bundle(t.Context(), "b1")
+	want(t, err, store.ErrNotFound)
 }
 
 func rollouts(t *testing.T, r *rig) {
