@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"gururmm/internal/wrap"
 	"gururmm/oob"
 	"gururmm/wire"
 )
@@ -123,16 +124,16 @@ func WriteDoorTest(w io.Writer, t DoorTest) error {
 			said += "; the server sees this endpoint as " + d.View
 		}
 		p.wrap("door      ", d.URL)
-		p.wrap("          ", printable(said))
+		p.wrap("          ", wrap.Plain(said))
 	}
 	g := t.Guardian
 	switch {
 	case !g.Running:
-		p.wrap("beacon    ", "none sent ("+printable(g.Why)+"): the doors were asked directly")
+		p.wrap("beacon    ", "none sent ("+wrap.Plain(g.Why)+"): the doors were asked directly")
 	case g.OK:
 		p.wrap("beacon    ", "the guardian's arrived at "+g.Door)
 	default:
-		p.wrap("beacon    ", "the guardian's did not arrive: "+printable(g.Why))
+		p.wrap("beacon    ", "the guardian's did not arrive: "+wrap.Plain(g.Why))
 	}
 	_, err := io.WriteString(w, p.b.String())
 	return err

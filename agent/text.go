@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gururmm/agent/guardian"
+	"gururmm/internal/wrap"
 	"gururmm/selfcheck"
 )
 
@@ -71,7 +72,7 @@ func (p *page) wrap(label, text string) {
 }
 
 func (p *page) line(s string) {
-	s = strings.TrimRight(printable(s), " ")
+	s = strings.TrimRight(wrap.Plain(s), " ")
 	if width(s) > textWidth { // one word longer than a line
 		s = string([]rune(s)[:textWidth-1]) + "…"
 	}

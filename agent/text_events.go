@@ -9,6 +9,7 @@ import (
 
 	"gururmm/agent/guardian"
 	"gururmm/agent/history"
+	"gururmm/internal/wrap"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
@@ -48,11 +49,11 @@ func WriteEvent(w io.Writer, e history.Event, st Style) error {
 	if e.Kind == history.KindRepeat || e.Kind == history.KindOutcome {
 		head += " of " + e.Of
 	}
-	p.wrap("", printable(head))
+	p.wrap("", wrap.Plain(head))
 	const indent = "                     "
 	for _, text := range []string{e.Sentence, e.Detail} {
 		if text != "" {
-			p.wrap(indent, printable(text))
+			p.wrap(indent, wrap.Plain(text))
 		}
 	}
 	for _, v := range e.Evidence {
@@ -60,13 +61,13 @@ func WriteEvent(w io.Writer, e history.Event, st Style) error {
 		if v.Expected != "" {
 			seen += " (expected " + v.Expected + ")"
 		}
-		p.wrap(indent+"- ", printable(v.Fact+": "+seen))
+		p.wrap(indent+"- ", wrap.Plain(v.Fact+": "+seen))
 	}
 	switch {
 	case e.Outcome != "" && !e.OutcomeAt.IsZero():
-		p.wrap(indent+"→ ", printable(fmt.Sprintf("%s (after %s)", e.Outcome, short(e.OutcomeAt.Sub(e.At)))))
+		p.wrap(indent+"→ ", wrap.Plain(fmt.Sprintf("%s (after %s)", e.Outcome, short(e.OutcomeAt.Sub(e.At)))))
 	case e.Outcome != "":
-		p.wrap(indent+"→ ", printable(e.Outcome))
+		p.wrap(indent+"→ ", wrap.Plain(e.Outcome))
 	}
 	text := p.b.String()
 	if first, rest, ok := strings.Cut(text, "\n"); ok && e.Severity != "" {
@@ -74,17 +75,6 @@ func WriteEvent(w io.Writer, e history.Event, st Style) error {
 	}
 	_, err := io.WriteString(w, text)
 	return err
-}
-
-// printable takes the control characters out of what a worker, a server or a
-// path wrote: it must not move the reader's cursor.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < 0x20 && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0 {
-			return -1
-		}
-		return r
-	}, s)
 }
 
 // tcp shows what the kernel says of the connection below the link.
@@ -166,7 +156,7 @@ func WritePolicy(w io.Writer, r PolicyReport) error {
 		if v.Default {
 			mark = " (default)"
 		}
-		p.wrap(fmt.Sprintf("%-20s", v.Name), printable(v.Value)+mark+" – "+v.Means)
+		p.wrap(fmt.Sprintf("%-20s", v.Name), wrap.Plain(v.Value)+mark+" – "+v.Means)
 	}
 	_, err := io.WriteString(w, p.b.String())
 	return err
@@ -180,5 +170,5 @@ func Progress(s guardian.Status, old wire.LinkID) (line string, done bool) {
 	if l.Failure != nil {
 		line += ", last error " + l.Failure.String()
 	}
-	return printable(line), l.Phase == selfcheck.PhaseVerified && l.ID != old
+	return wrap.Plain(line), l.Phase == selfcheck.PhaseVerified && l.ID != old
 }

@@ -165,14 +165,7 @@ func fold(text string, n int) []string {
 }
 
 // clean takes out control characters: an endpoint must not move the reader's cursor.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < 0x20 || r >= 0x7f && r < 0xa0 || r >= 0x200b && r <= 0x200f || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
-			return ' '
-		}
-		return r
-	}, s)
-}
+func clean(s string) string { return strings.NewReplacer("\n", " ", "\t", " ").Replace(wrap.Plain(s)) }
 
 func clip(s string, n int) string {
 	if r := []rune(s); len(r) > n {

@@ -236,7 +236,7 @@ func copyRows(c operator.Copy) [][]string {
 	return [][]string{
 		{"machine", machineName(c)},
 		{"", is},
-		{"", fmt.Sprintf("fingerprint %s, boot %s", short(printable(c.Fingerprint)), short(printable(c.BootID)))},
+		{"", fmt.Sprintf("fingerprint %s, boot %s", short(wrap.Plain(c.Fingerprint)), short(wrap.Plain(c.BootID)))},
 		{"", "heard " + heard},
 	}
 }
@@ -257,22 +257,22 @@ func listAgents(w io.Writer, agents []operator.Agent) error {
 	for i, a := range agents {
 		fmt.Fprintf(w, "%s\n  %s\n", lines[i+1], a.ID)
 		if a.Sentence != "" && a.Presence != "verified" {
-			fmt.Fprintln(w, wrap.Behind("  ", a.Verdict+": "+printable(a.Sentence)))
+			fmt.Fprintln(w, wrap.Behind("  ", a.Verdict+": "+wrap.Plain(a.Sentence)))
 		}
 	}
 	return nil
 }
 
 func describeAgent(w io.Writer, a operator.Agent) error {
-	is := fmt.Sprintf("%s is %s.", printable(a.Name), a.Presence)
+	is := fmt.Sprintf("%s is %s.", wrap.Plain(a.Name), a.Presence)
 	if a.Sentence != "" {
-		is += fmt.Sprintf(" %s: %s", a.Verdict, printable(a.Sentence))
+		is += fmt.Sprintf(" %s: %s", a.Verdict, wrap.Plain(a.Sentence))
 	}
 	fmt.Fprintln(w, wrap.Behind("", is))
 	rows := [][]string{
-		{"id", a.ID}, {"site", printable(a.Site)},
-		{"platform", fmt.Sprintf("%s/%s %s", a.Platform.OS, a.Platform.Arch, printable(a.Platform.Release))},
-		{"version", printable(a.Version)}, {"address", a.Addr},
+		{"id", a.ID}, {"site", wrap.Plain(a.Site)},
+		{"platform", fmt.Sprintf("%s/%s %s", a.Platform.OS, a.Platform.Arch, wrap.Plain(a.Platform.Release))},
+		{"version", wrap.Plain(a.Version)}, {"address", a.Addr},
 		{"enrolled", a.EnrolledAt.Local().Format(time.DateTime)},
 		{"text verified", ago(a.VerifiedAt)}, {"last seen", strings.TrimSpace(ago(a.LastSeen) + " by " + a.LastVia)},
 		{"commands owed", fmt.Sprint(a.Owed)},

@@ -141,7 +141,7 @@ func awaitDirective(ctx context.Context, client *operator.Client, d operator.Dir
 		if err != nil { // the order stands: a server that restarts is waited for
 			if said := "not known how it stands: " + explain(err).Error(); said != told {
 				told = said
-				fmt.Fprintln(progress, wrap.Behind("gururmm: ", printable(said)))
+				fmt.Fprintln(progress, wrap.Behind("gururmm: ", wrap.Plain(said)))
 			}
 			continue
 		}
@@ -160,7 +160,7 @@ func progressOf(d operator.Directive) string {
 	}
 	said := name + " has taken it up"
 	if d.Detail != "" {
-		said += ": " + printable(d.Detail)
+		said += ": " + wrap.Plain(d.Detail)
 	}
 	return said
 }
@@ -173,12 +173,12 @@ func (f *operatorFlags) directed(w io.Writer, d operator.Directive) error {
 	switch {
 	case d.EndedAt == nil:
 		fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("Directive %s (%s) is %s, good until %s; see: gururmm directives %s",
-			d.ID, d.Kind, d.State, d.ExpiresAt.Local().Format(time.DateTime), quote(printable(d.AgentName)))))
+			d.ID, d.Kind, d.State, d.ExpiresAt.Local().Format(time.DateTime), quote(wrap.Plain(d.AgentName)))))
 		return nil
 	case d.State == string(wire.DirectiveDone):
 		said := fmt.Sprintf("%s is done on %s after %.1f s", d.Kind, oneLine(d.AgentName, 24), d.EndedAt.Sub(d.CreatedAt).Seconds())
 		if d.Detail != "" {
-			said += ": " + printable(d.Detail)
+			said += ": " + wrap.Plain(d.Detail)
 		}
 		fmt.Fprintln(w, wrap.Behind("", said))
 	}
@@ -192,7 +192,7 @@ func (f *operatorFlags) directed(w io.Writer, d operator.Directive) error {
 		if err := json.Indent(&pretty, d.Report, "", "  "); err != nil {
 			return fmt.Errorf("report of directive %s: %w", d.ID, err)
 		}
-		fmt.Fprintln(w, printable(pretty.String()))
+		fmt.Fprintln(w, wrap.Plain(pretty.String()))
 	}
 	return nil
 }
@@ -211,7 +211,7 @@ func outcome(d operator.Directive, waited time.Duration) error {
 	} else if d.Code != "" && d.Detail != "" {
 		why = string(d.Code) + ": " + d.Detail
 	}
-	return fmt.Errorf("%s failed on %s: %s", d.Kind, oneLine(d.AgentName, 24), printable(why))
+	return fmt.Errorf("%s failed on %s: %s", d.Kind, oneLine(d.AgentName, 24), wrap.Plain(why))
 }
 
 func directivesCommand(f *operatorFlags) *cobra.Command {
@@ -279,10 +279,10 @@ func listDirectives(w io.Writer, items []operator.Directive) error {
 			said = strings.TrimSuffix(string(d.Code)+": "+said, ": ")
 		}
 		if said != "" {
-			fmt.Fprintln(w, wrap.Behind("  ", printable(said)))
+			fmt.Fprintln(w, wrap.Behind("  ", wrap.Plain(said)))
 		}
 		if d.Reason != "" {
-			fmt.Fprintln(w, wrap.Behind("  reason: ", printable(d.Reason)))
+			fmt.Fprintln(w, wrap.Behind("  reason: ", wrap.Plain(d.Reason)))
 		}
 	}
 	return nil

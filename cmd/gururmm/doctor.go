@@ -13,6 +13,7 @@ import (
 
 	"gururmm/checkup"
 	"gururmm/internal/tty"
+	"gururmm/internal/wrap"
 	"gururmm/operator"
 	"gururmm/wire"
 )
@@ -112,7 +113,7 @@ func lastVisit(ctx context.Context, client *operator.Client, agent string) (oper
 func (f *operatorFlags) visited(w io.Writer, d operator.Directive, style checkup.Style) error {
 	r, err := checkup.Parse(d.Report)
 	if err != nil {
-		return fmt.Errorf("directive %s: %w: %s", d.ID, err, cmp.Or(printable(d.Detail), "no words with it"))
+		return fmt.Errorf("directive %s: %w: %s", d.ID, err, cmp.Or(wrap.Plain(d.Detail), "no words with it"))
 	}
 	if f.json {
 		err = printJSON(w, r)

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/internal/tty"
+	"gururmm/internal/wrap"
 	"gururmm/operator"
 	"gururmm/wire"
 )
@@ -335,7 +336,7 @@ func (w *watch) notice(s string) {
 		return
 	}
 	w.told[s] = true
-	fmt.Fprintf(w.err, "gururmm: %s\n", printable(s))
+	fmt.Fprintf(w.err, "gururmm: %s\n", wrap.Plain(s))
 }
 
 func (w *watch) end() error {
@@ -357,7 +358,7 @@ func (w *watch) end() error {
 	}
 	reason := ""
 	if c.Reason != "" && c.Reason != string(c.State) {
-		reason = ": " + printable(c.Reason)
+		reason = ": " + wrap.Plain(c.Reason)
 	}
 	return &exitError{exitNoCode, fmt.Errorf("%s%s (gururmm trace %s)", c.State, reason, c.ID)}
 }

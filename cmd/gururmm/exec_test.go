@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"gururmm/internal/wrap"
 	"gururmm/operator"
 	"gururmm/wire"
 )
@@ -104,7 +105,7 @@ func TestProcessesLeftBehindAreTold(t *testing.T) {
 }
 
 func TestWhatAnEndpointSaysCannotMoveTheCursor(t *testing.T) {
-	if got := printable("a\x1b[2Jb\u009bc\r\n"); got != "a[2Jbc\n" {
+	if got := wrap.Plain("a\x1b[2Jb\u009bc\r\n"); got != "a[2Jbc\n" {
 		t.Errorf("%q", got)
 	}
 	if got := oneLine("web\n\tserver of the long name", 10); got != "web serve…" {

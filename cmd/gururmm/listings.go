@@ -169,10 +169,10 @@ func printTrace(w io.Writer, t operator.Trace) error {
 	for i, e := range t.Entries {
 		fmt.Fprintln(w, lines[i+1])
 		if e.Note != "" {
-			fmt.Fprintln(w, wrap.Behind("      ", printable(e.Note)))
+			fmt.Fprintln(w, wrap.Behind("      ", wrap.Plain(e.Note)))
 		}
 	}
-	_, err := fmt.Fprintln(w, wrap.Behind("", printable(t.Stopped)))
+	_, err := fmt.Fprintln(w, wrap.Behind("", wrap.Plain(t.Stopped)))
 	return err
 }
 
@@ -270,7 +270,7 @@ func printBeacon(w io.Writer, b operator.Beacon) error {
 	fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("%s %s: %s (%s)", b.ReceivedAt.Local().Format(time.DateTime), oneLine(b.AgentName, 24),
 		cmp.Or(oneLine(b.Verdict, 40), "no verdict"), oneLine(r.Cause, 20))))
 	if b.Sentence != "" {
-		fmt.Fprintln(w, wrap.Behind("  ", printable(b.Sentence)))
+		fmt.Fprintln(w, wrap.Behind("  ", wrap.Plain(b.Sentence)))
 	}
 	link := r.Snapshot.Link
 	said := "no link"

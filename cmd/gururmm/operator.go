@@ -16,6 +16,7 @@ import (
 
 	"gururmm/internal/atomicfile"
 	"gururmm/internal/tty"
+	"gururmm/internal/wrap"
 	"gururmm/operator"
 )
 
@@ -280,20 +281,9 @@ func span(d time.Duration) string {
 
 // oneLine makes s fit a table's cell.
 func oneLine(s string, width int) string {
-	s = strings.Join(strings.Fields(printable(s)), " ")
+	s = strings.Join(strings.Fields(wrap.Plain(s)), " ")
 	if r := []rune(s); len(r) > width {
 		return string(r[:width-1]) + "…"
 	}
 	return s
-}
-
-// printable takes the control characters out of what an endpoint or another
-// operator wrote: a host name must not move the reader's cursor.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < 0x20 && r != '\n' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return -1
-		}
-		return r
-	}, s)
 }

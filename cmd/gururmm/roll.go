@@ -62,7 +62,7 @@ func rollCommand(f *operatorFlags) *cobra.Command {
 			}
 			if len(r.NoProgram) > 0 {
 				fmt.Fprintln(cmd.ErrOrStderr(), wrap.Behind("gururmm: ", fmt.Sprintf("left out, no program of %s for their platform: %s",
-					r.Version, printable(strings.Join(r.NoProgram, ", ")))))
+					r.Version, wrap.Plain(strings.Join(r.NoProgram, ", ")))))
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "Rollout %s begins; see: gururmm update status\n\n", r.ID)
 			return printRollout(cmd.OutOrStdout(), r)
@@ -147,7 +147,7 @@ func rolloutStatusCommand(f *operatorFlags) *cobra.Command {
 // printRollout gives each ring a line, and each failure its reason.
 func printRollout(w io.Writer, r operator.Rollout) error {
 	fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("Rollout %s of %s, by %s %s ago: %s", r.ID, oneLine(r.Version, 40),
-		oneLine(r.CreatedBy, 24), span(time.Since(r.CreatedAt)), printable(r.Now))))
+		oneLine(r.CreatedBy, 24), span(time.Since(r.CreatedAt)), wrap.Plain(r.Now))))
 	rows := [][]string{{"RING", "WANTED", "ORDERED", "RUNNING", "DONE", "FAILED", "WAITING", "AWAY", "SKIPPED"}}
 	for i, ring := range r.Rings {
 		name := fmt.Sprintf("%d (%g%%)", i+1, ring.Percent)
@@ -164,7 +164,7 @@ func printRollout(w io.Writer, r operator.Rollout) error {
 		fmt.Fprintln(w, line)
 	}
 	for _, a := range r.Failures {
-		fmt.Fprintln(w, wrap.Behind("  ", fmt.Sprintf("%s (ring %d) failed %s: %s", oneLine(a.AgentName, 24), a.Ring+1, ago(a.EndedAt), printable(a.Detail))))
+		fmt.Fprintln(w, wrap.Behind("  ", fmt.Sprintf("%s (ring %d) failed %s: %s", oneLine(a.AgentName, 24), a.Ring+1, ago(a.EndedAt), wrap.Plain(a.Detail))))
 	}
 	return nil
 }
