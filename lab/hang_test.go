@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -35,7 +36,9 @@ type hang struct {
 	verdict selfcheck.Code
 	first   selfcheck.StepKind // on the ladder
 	stack   string             // of what stands, to be in the evidence; "": nothing could tell
+	unread  string             // the fact that tells what the kernel holds for it; "": none need
 	strike  func(s *scene) time.Time
+	adapt   func(*harness.Options)
 	over    func(s *scene) // once it is judged, where a new worker would be struck too
 }
 
@@ -45,8 +48,12 @@ func hangs() []hang {
 			strike: func(s *scene) time.Time { return s.strike("worker." + loop) }}
 	}
 	stage, worker := selfcheck.StepRestartStage, selfcheck.StepRestartWorker
+	reader := stalled("reader", stage, "link.(*Session).read")
+	reader.unread = "link.tcp.unread"
+	// As by default, the link outlives the grace of its reader: the kernel is asked about it.
+	reader.adapt = func(o *harness.Options) { o.Policy.DeadMS = wire.DefaultPolicy().DeadMS }
 	return []hang{
-		{name: "frozen", verdict: selfcheck.CodeAgentHung, first: worker, strike: func(s *scene) time.Time {
+		{name: "frozen", verdict: selfcheck.CodeAgentHung, first: worker, unread: "worker.unread", strike: func(s *scene) time.Time {
 			if _, err := s.agent.SignalWorker(s.t.Context(), syscall.SIGSTOP); err != nil {
 				s.t.Fatal(err)
 			}
@@ -59,7 +66,7 @@ func hangs() []hang {
 			strike: func(s *scene) time.Time { return s.strike("worker.facts") }},
 		{name: "reporter", verdict: selfcheck.CodeAgentHung, first: worker, stack: "worker.(*worker).report",
 			strike: func(s *scene) time.Time { return s.strike("worker.reporter") }},
-		stalled("reader", stage, "link.(*Session).read"),
+		reader,
 		stalled("writer", stage, "session.(*Conn).write"),
 		stalled("dispatcher", stage, "worker.(*worker).dispatch"),
 		stalled("executor", stage, "task.(*Executor).loop"),
@@ -91,7 +98,7 @@ func (s *scene) strike(label string) time.Time {
 func TestHangs(t *testing.T) {
 	for _, h := range hangs() {
 		t.Run(h.name, func(t *testing.T) {
-			s := newScene(t)
+			s := newScene(t, h.adapt)
 			s.completed(s.submit(""))
 			running := s.sleeper()
 			since := time.Now()
@@ -157,10 +164,21 @@ func (s *scene) evidence(since time.Time, h hang) {
 	if err := json.Unmarshal(b.Report, &r); err != nil {
 		s.t.Fatal(err)
 	}
-	told := ""
+	told, unread := "", uint64(0)
 	for _, e := range r.Verdict.Evidence {
-		if e.Fact == "stack" {
+		switch {
+		case e.Fact == "stack":
 			told = e.Seen
+		case h.unread != "" && e.Fact == h.unread:
+			if _, err := fmt.Sscanf(e.Seen, "%d byte", &unread); err != nil {
+				s.t.Errorf("%s: %q: %v", e.Fact, e.Seen, err)
+			}
+		}
+	}
+	if h.unread != "" && runtime.GOOS == "linux" {
+		s.t.Logf("the kernel holds %d bytes that it did not read: %s", unread, r.Verdict.Sentence)
+		if unread == 0 || !strings.Contains(r.Verdict.Sentence, "that it did not read") {
+			s.t.Errorf("the verdict does not tell what the kernel holds: %q, %+v", r.Verdict.Sentence, r.Verdict.Evidence)
 		}
 	}
 	if !strings.Contains(told, h.stack) {
