@@ -37,10 +37,16 @@ esac
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 	echo "need: installing$packages" >&2
 	export DEBIAN_FRONTEND=noninteractive
-	apt-get update -qq
-	# Word splitting is meant: several packages.
-	# shellcheck disable=SC2086
-	apt-get install -y -qq --no-install-recommends $packages >/dev/null
+	for try in 1 2 3; do # a mirror that fails or hangs for a moment is not the end
+		[ $try = 1 ] || sleep $((try * 3))
+		# Word splitting is meant: several packages.
+		# shellcheck disable=SC2086
+		if timeout 60 apt-get update -qq &&
+			timeout 180 apt-get install -y -qq --no-install-recommends $packages >/dev/null; then
+			break
+		fi
+		echo "need: try $try of installing$packages failed" >&2
+	done
 	for command in $missing; do
 		if ! command -v "$command" >/dev/null 2>&1; then
 			echo "need: $command is still missing after installing$packages" >&2

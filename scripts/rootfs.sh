@@ -23,7 +23,7 @@ unshare --mount --pid --fork true 2>/dev/null || cannot "this machine allows no 
 
 mkdir -p "$cache"
 exec 9>"$cache/$name.lock"
-flock -w 600 9 || cannot "another run makes it for ten minutes by now"
+flock -w 400 9 || cannot "another run is still making it"
 if [ -e "$root.ready" ] && [ "$(cat "$root.ready")" = "$suite $*" ]; then
 	echo "$root"
 	exit 0
@@ -31,18 +31,23 @@ fi
 bash "$(dirname "$0")/need.sh" debootstrap unshare >&2 || cannot "debootstrap can't be installed"
 [ -e "/usr/share/debootstrap/scripts/$suite" ] || cannot "this debootstrap does not know Debian $suite"
 
+# alone SECONDS COMMAND...: in namespaces that end with it, whatever it has started.
+alone() {
+	timeout --foreground --signal=KILL "$1" unshare --mount --pid --fork --kill-child --mount-proc "${@:2}" 9>&-
+}
+
 make() {
 	rm -rf --one-file-system "$root" "$root.ready"
-	timeout 300 debootstrap --variant=minbase "$suite" "$root" >"$root.log" 2>&1 || return 1
+	alone 150 debootstrap --variant=minbase "$suite" "$root" >"$root.log" 2>&1 || return 1
 	# Nothing is started inside while it is made.
 	printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 	chmod 755 "$root/usr/sbin/policy-rc.d"
-	timeout 300 unshare --mount --pid --fork --kill-child sh -c '
+	alone 150 sh -c '
 		mount -t proc proc "$1/proc"
 		root=$1; shift
 		export DEBIAN_FRONTEND=noninteractive
-		chroot "$root" apt-get install -y -qq --no-install-recommends "$@" &&
-			chroot "$root" apt-get clean' sh "$root" "$@" >>"$root.log" 2>&1 9>&- || return 1
+		chroot "$root" apt-get install -y -qq --no-install-recommends -o Acquire::Retries=3 "$@" &&
+			chroot "$root" apt-get clean' sh "$root" "$@" >>"$root.log" 2>&1 || return 1
 	rm "$root/usr/sbin/policy-rc.d"
 }
 

@@ -51,14 +51,13 @@ say "wine" "$(grep -i windows $out)"
 
 # Tests that Wine can't hold, and why.
 #   neterr "unanswered DNS": Wine has no SIO_UDP_NETRESET, so Go can't open a UDP socket.
+#   neterr "reset during TLS": a reader gets the end of the stream for a reset now and then.
 #   oob "ImportsNothing": asks the go command, which is not here; it is not about the platform.
 #   probe "TestNames": the same UDP socket.
 #   probe "TestStateDirectory": Wine keeps an access list as far as a Unix mode can hold
 #     it, so each directory seems to let others in; "a setting that can't be
 #     understood": the same, found first.
-#   cmd/gururmm-agent "TestShapeOfADoctorsJSON": not Wine's fault; its golden page is a
-#     Unix machine's, with its paths, socket and count of free files.
-skip='TestRealErrors/unanswered_DNS|TestImportsNothingOfTheLink|^TestNames$|^TestStateDirectory$|^TestShapeOfADoctorsJSON$|TestDoctorOnTheCommandLine/a_setting_that'
+skip='TestRealErrors/unanswered_DNS|TestRealErrors/reset_during_TLS|TestImportsNothingOfTheLink|^TestNames$|^TestStateDirectory$|TestDoctorOnTheCommandLine/a_setting_that'
 for test in /mnt/bin/*.test.exe; do
 	name=$(basename "$test" .test.exe)
 	name=${name//+//}

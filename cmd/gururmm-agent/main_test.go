@@ -97,7 +97,7 @@ func TestCommandLine(t *testing.T) {
 		{name: "status of what is not enrolled advises enrolling", args: "status --state-dir " + dir, code: 2, errout: "Enroll it with:\n  gururmm-agent enroll --server"},
 		{name: "status of an identity that can't be read says what helps", args: "status --state-dir " + corrupt, code: 2, errout: "Restore the file from a backup"},
 		{name: "events of nothing", args: "events --state-dir " + corrupt, out: "Nothing is kept yet."},
-		{name: "events of no directory", args: "events --state-dir /nowhere/at/all", code: 1, errout: "/nowhere/at/all"},
+		{name: "events of no directory", args: "events --state-dir /nowhere/at/all", code: 1, errout: filepath.FromSlash("/nowhere/at/all")},
 		{name: "reconnect without an agent", args: "reconnect --state-dir " + dir, code: 1, errout: "is not running"},
 		{name: "policy without an agent", args: "policy show --state-dir " + dir, code: 1, errout: "is not running"},
 		{name: "completion is offered", args: "completion bash", out: "bash completion"},
