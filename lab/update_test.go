@@ -11,12 +11,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"gururmm/agent/guardian"
+	"gururmm/agent/history"
 	"gururmm/lab/harness"
 	"gururmm/operator"
 	"gururmm/release"
@@ -247,6 +249,7 @@ func TestUpdateTakesOverAndGoesBack(t *testing.T) {
 		t.Fatalf("it failed: %s", why)
 	}
 	st := u.runs(goodVersion, guardian.SourceUpdated)
+	u.kept(goodVersion, "has taken over", "ordered", "fetched", "draining", "trial", "committed", "handover", "confirmed")
 	if st.Guardian.PID != pid {
 		t.Errorf("the guardian is process %d, was %d", st.Guardian.PID, pid)
 	}
@@ -334,6 +337,32 @@ func (u *updating) deadUpdate(version, reason string) {
 		u.t.Errorf("%s: the old worker was back after %v", version, *st.Update.BackAfter)
 	}
 	u.rolledBack(st, reason)
+	u.kept(version, reason, "ordered", "fetched", "draining", "trial", "rolled_back")
+}
+
+// kept waits until the endpoint's history tells of an update to version, by these
+// codes in order, and the last of them why; then it asks as a person there would.
+func (u *updating) kept(version, reason string, codes ...string) {
+	u.t.Helper()
+	u.eventually("the history of "+version, func() (bool, error) {
+		list, err := history.Read(u.agent.Dir, history.Filter{Kinds: []history.Kind{history.KindUpdate}})
+		if err != nil {
+			return false, err
+		}
+		var got []string
+		last := ""
+		for _, e := range list.Events {
+			if e.Code == "ordered" {
+				got = nil // of this update, not of one before
+			}
+			got, last = append(got, e.Code), e.Sentence
+		}
+		return slices.Equal(got, codes) && strings.Contains(last, version) && strings.Contains(last, reason), fmt.Errorf("%q, at last: %s", got, last)
+	})
+	out, code, err := u.agent.Command(u.t.Context(), "events", "--kind", "update", "-n", "1")
+	if err != nil || code != 0 || !strings.Contains(out, "update "+codes[len(codes)-1]) {
+		u.t.Errorf("events prints (exit code %d, %v):\n%s", code, err, out)
+	}
 }
 
 func TestUpdateDeadOnArrival(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime"
 	"slices"
+	"strconv"
 	"time"
 
 	"gururmm/agent/history"
@@ -170,6 +171,7 @@ func (g *Guardian) orderRollback(d wire.Directive) error {
 		return refuse(wire.CodeBusy, "an update is under way: "+string(u.step)+" "+u.version(g))
 	}
 	g.result(d, wire.DirectiveAccepted, "", nil)
+	g.noteUpdate("ordered", "A rollback from "+g.cfg.Presence.Version+" is ordered.")
 	st := u.state
 	if u.step == UpdateConfirm && st.Order != nil { // the order before is over too
 		st = st.Fail("ended by a rollback that was ordered", g.now())
@@ -311,6 +313,7 @@ func (g *Guardian) fetchedUpdate(err error) {
 		g.failUpdate(u.state.Fail(err.Error(), g.now()))
 		return
 	}
+	g.noteUpdate("fetched", "The program of version "+u.version(g)+" is here, and is the one that was signed.")
 	byDoor := g.worker.life == nil || g.worker.said.Link.Phase != selfcheck.PhaseVerified
 	if byDoor {
 		g.noteUpdate("by_door", "No link is verified now: the second door will stand for it in the trial.")
@@ -333,7 +336,7 @@ func (g *Guardian) drainForTrial() {
 	}
 	reason := "update to " + u.version(g)
 	u.enter(UpdateDrain)
-	g.noteUpdate("trial", "The worker is exchanged for one of version "+u.version(g)+", on trial.")
+	g.noteUpdate("draining", fmt.Sprintf("Running jobs get up to %v to end; then a worker of version %s is started, on trial.", drainForUpdate, u.version(g)))
 	switch {
 	case l == nil:
 		g.worker.startAt = now
@@ -355,7 +358,7 @@ func (g *Guardian) trialSpawn() func(context.Context) (Child, error) {
 	now := time.Now()
 	u.enter(UpdateTrial)
 	u.began, u.lost, u.good, u.memory, u.back = now, now, time.Time{}, 0, nil
-	g.log.Warn("trial of an update begins", "version", u.version(g), "by_door", u.state.Order.ByDoor)
+	g.noteUpdate("trial", "A worker of version "+u.version(g)+" is on trial, under the guardian of "+g.cfg.Presence.Version+".")
 	g.beacon(causeRequest) // its answer shows that the door works now
 	return g.cfg.Updates.Spawn(g.cfg.Updates.Store.Path(*u.state.Next))
 }
@@ -470,7 +473,7 @@ func (g *Guardian) trialDue(now time.Time) {
 // commitUpdate makes the program that passed its trial the one to run from now on.
 func (g *Guardian) commitUpdate(now time.Time) {
 	u := &g.update
-	g.log.Warn("update passed its trial", "version", u.version(g), "after", now.Sub(u.began))
+	g.noteUpdate("committed", fmt.Sprintf("Version %s has passed its trial, %v after it began.", u.version(g), now.Sub(u.began).Round(time.Second)))
 	fault.Die("update.passed")
 	u.enter(UpdateCommit)
 	g.saveUpdate(u.state.Commit(g.cfg.Updates.Installed, g.now()), "update.committed", func() {
@@ -561,7 +564,6 @@ func (g *Guardian) confirmDue(now time.Time) {
 		st := u.state.Confirm(version, g.now())
 		u.enter(UpdateNone)
 		g.saveUpdate(st, "update.confirmed", g.pruneVersions)
-		g.noteUpdate("confirmed", "Version "+version+" has taken over.")
 		g.tellOutcome(*st.Last)
 	case now.Sub(u.began) < ConfirmLimit:
 	case c.Running == nil: // nothing is left to go back to
@@ -660,9 +662,7 @@ func (g *Guardian) tellOutcome(o versions.Outcome) {
 			g.result(d, wire.DirectiveFailed, sentenceOf(o), nil)
 		}
 	}
-	if !o.Done {
-		g.noteUpdate("failed", sentenceOf(o)+".")
-	}
+	g.noteOutcome(o)
 	if g.stopping {
 		return
 	}
@@ -702,9 +702,24 @@ func (g *Guardian) updateFinding() (selfcheck.Finding, bool) {
 	return selfcheck.Finding{Code: selfcheck.FindUpdateRolledBack, Sentence: sentenceOf(*o) + "."}, true
 }
 
+// noteUpdate tells of a step, in the log and the history.
 func (g *Guardian) noteUpdate(code, sentence string) {
 	g.log.Warn("update", "what", code, "sentence", sentence)
 	g.note(history.Event{Kind: history.KindUpdate, Code: code, Sentence: sentence})
+}
+
+// noteOutcome tells of the end of one. It may be told by several processes, since the
+// first may have died before it was kept; it is one event by its time.
+func (g *Guardian) noteOutcome(o versions.Outcome) {
+	code, sentence := "confirmed", "Version "+o.Version+" has taken over."
+	switch {
+	case o.RolledBack:
+		code, sentence = "rolled_back", sentenceOf(o)+"."
+	case !o.Done:
+		code, sentence = "failed", sentenceOf(o)+"."
+	}
+	g.log.Warn("update", "what", code, "sentence", sentence)
+	g.note(history.Event{ID: "u" + strconv.FormatInt(o.At.UnixNano(), 36), Kind: history.KindUpdate, Code: code, Sentence: sentence})
 }
 
 // version is the version that the step under way is about.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"gururmm/agent/guardian"
+	"gururmm/agent/history"
 	"gururmm/agent/pipe"
 	"gururmm/agent/versions"
 	"gururmm/release"
@@ -124,6 +127,16 @@ func (b *bench) outcome(id string) (state wire.DirectiveState, detail string) {
 	return state, detail
 }
 
+// updatesTold gives the codes of the events of kind update, and the last one's sentence.
+func updatesTold(events []history.Event) (codes []string, last string) {
+	for _, e := range events {
+		if e.Kind == history.KindUpdate {
+			codes, last = append(codes, e.Code), e.Sentence
+		}
+	}
+	return codes, last
+}
+
 func load(t *testing.T, u *guardian.Updates) versions.State {
 	t.Helper()
 	st, err := u.Store.Look()
@@ -138,6 +151,7 @@ func TestUpdateThatPassesItsTrialTakesOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		u := b.updatable(s, as("v2.0.0"))
+		events := b.remember()
 		b.run()
 		pass(2 * time.Second)
 		old := b.child()
@@ -162,6 +176,9 @@ func TestUpdateThatPassesItsTrialTakesOver(t *testing.T) {
 		}
 		if err := u.Store.Verify(u.Keys, *st.Current); err != nil {
 			t.Error(err)
+		}
+		if got, _ := updatesTold(events()); !slices.Equal(got, []string{"ordered", "fetched", "draining", "trial", "committed", "handover"}) {
+			t.Errorf("the history tells %q", got)
 		}
 	})
 }
@@ -207,11 +224,14 @@ func TestUpdateThatFailsItsTrialIsRolledBackAndTold(t *testing.T) {
 						return plain(path)(ctx)
 					}
 				}
-				ask := b.status()
+				ask, events := b.status(), b.remember()
 				b.run()
 				pass(2 * time.Second)
 				b.call(b.order("up", s.build(t, "v2.0.0")))
 				pass(90 * time.Second)
+				if got, why := updatesTold(events()); !slices.Equal(got, []string{"ordered", "fetched", "draining", "trial", "rolled_back"}) || !strings.Contains(why, tt.reason) {
+					t.Errorf("the history tells %q, at last %q", got, why)
+				}
 				state, detail := b.outcome("up")
 				if state != wire.DirectiveFailed || !strings.Contains(detail, tt.reason) || !strings.Contains(detail, "rolled back") {
 					t.Errorf("told %s: %s", state, detail)
@@ -373,7 +393,7 @@ func TestNewGuardianConfirms(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		u := b.handedOver(s, as("v2.0.0"))
-		ask := b.status()
+		ask, events := b.status(), b.remember()
 		b.run()
 		pass(10 * time.Second)
 		if got := ask(); got.Update.Step != guardian.UpdateConfirm || got.Update.Source != guardian.SourceUpdated {
@@ -392,6 +412,9 @@ func TestNewGuardianConfirms(t *testing.T) {
 		}
 		if st := load(t, u); st.Current != nil || st.Phase != versions.PhaseHandover || st.Order.ID != "back" {
 			t.Errorf("state after a rollback %+v", st)
+		}
+		if got, _ := updatesTold(events()); !slices.Equal(got, []string{"confirmed", "ordered", "handover"}) {
+			t.Errorf("the history tells %q", got)
 		}
 	})
 }
@@ -467,6 +490,13 @@ func TestNextStartTakesUpAnUpdate(t *testing.T) {
 				b := newBench(t)
 				u := b.updatable(s, as("v2.0.0"))
 				u.State = st
+				events := b.remember()
+				if st.Last != nil { // the process that died may have come to keep it
+					kept := history.Event{ID: "u" + strconv.FormatInt(st.Last.At.UnixNano(), 36), Kind: history.KindUpdate, Code: "rolled_back", Sentence: st.Last.Reason}
+					if err := b.cfg.History.Add(kept); err != nil {
+						t.Fatal(err)
+					}
+				}
 				b.run()
 				pass(30 * time.Second)
 				if state, detail := b.outcome("up"); state != wire.DirectiveFailed || detail == "" {
@@ -477,6 +507,9 @@ func TestNextStartTakesUpAnUpdate(t *testing.T) {
 				}
 				if b.spawned() != 1 {
 					t.Errorf("%d workers", b.spawned())
+				}
+				if got, why := updatesTold(events()); len(got) != 1 || got[0] != "failed" && got[0] != "rolled_back" || why == "" {
+					t.Errorf("the history tells %q: %s", got, why)
 				}
 				if err := b.end(); err != nil {
 					t.Fatal(err)

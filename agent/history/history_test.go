@@ -122,6 +122,18 @@ func TestAnOutcomeWhoseStepIsGoneStandsAlone(t *testing.T) {
 	}
 }
 
+func TestAnEventWrittenTwiceIsShownOnce(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir)
+	for range 2 {
+		add(t, l, Event{ID: "same", Kind: KindUpdate, Code: "rolled_back"})
+		add(t, l, Event{Kind: KindUpdate, Code: "ordered"})
+	}
+	if list := read(t, dir, Filter{}); len(list.Events) != 3 || list.Events[0].ID != "same" {
+		t.Fatalf("got %+v", list.Events)
+	}
+}
+
 func TestFlappingIsCountedNotWritten(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir)

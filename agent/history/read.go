@@ -142,7 +142,8 @@ func same(a, b *os.File) bool {
 }
 
 // join puts outcomes and counts into the events that they name. One whose event
-// is not kept any more stands by itself.
+// is not kept any more stands by itself. An event that was written twice, since the
+// first writer could not know whether it was kept, is shown once.
 func join(all []Event) []Event {
 	at := map[string]int{}
 	var out []Event
@@ -154,12 +155,18 @@ func join(all []Event) []Event {
 		case e.Kind == KindRepeat && known:
 			out[i].Count, out[i].Last = e.Count, e.Last
 		case e.Kind == KindRepeat:
+		case twice(at, e):
 		default:
 			at[e.ID] = len(out)
 			out = append(out, e)
 		}
 	}
 	return out
+}
+
+func twice(at map[string]int, e Event) bool {
+	_, seen := at[e.ID]
+	return seen && e.ID != "" && e.Kind != KindOutcome
 }
 
 // lineReader gives event after event and steps over what is none.

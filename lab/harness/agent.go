@@ -168,6 +168,12 @@ func (a *Agent) Doctor(ctx context.Context, args ...string) (out string, code in
 	return a.coded(ctx, append([]string{"doctor", "--state-dir", a.Dir}, args...)...)
 }
 
+// Command runs a command of the agent's program, named by args, on this endpoint's
+// state, and gives the exit code too.
+func (a *Agent) Command(ctx context.Context, args ...string) (out string, code int, err error) {
+	return a.coded(ctx, append(slices.Clone(args), "--state-dir", a.Dir)...)
+}
+
 // coded runs the agent's program and tells its exit code apart from a failure to run.
 func (a *Agent) coded(ctx context.Context, args ...string) (out string, code int, err error) {
 	out, err = a.run(ctx, nil, args...)
