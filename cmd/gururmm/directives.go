@@ -182,6 +182,14 @@ func (f *operatorFlags) directed(w io.Writer, d operator.Directive) error {
 		}
 		fmt.Fprintln(w, wrap.Behind("", said))
 	}
+	if d.Kind == wire.DirectiveSendBundle {
+		var sent struct{ Bundle string }
+		if json.Unmarshal(d.Report, &sent) == nil && sent.Bundle != "" && d.State == string(wire.DirectiveDone) {
+			id := oneLine(sent.Bundle, 64)
+			fmt.Fprintf(w, "Bundle %s; fetch it:\n  gururmm bundles %s --download %s\n", id, quote(printable(d.AgentName)), quote(id))
+			return nil
+		}
+	}
 	if d.Kind == wire.DirectiveRunProbes {
 		if r, err := checkup.Parse(d.Report); err == nil {
 			return checkup.Write(w, r, checkup.Style{Color: colorful()})

@@ -43,6 +43,7 @@ func TestListingsAreReadableAt80Columns(t *testing.T) {
 	}
 	build := operator.Build{PublishedBy: name, PublishedAt: now, Build: wire.Build{
 		Version: "v100.200.300-" + strings.Repeat("x", 50), OS: "windows", Arch: "amd64", Size: wire.MaxBuild}}
+	bundle := operator.Bundle{ID: wire.NewID(), Size: wire.MaxBundle, Held: 1 << 20, MadeAt: &now, Reason: sentence}
 	rollout := operator.Rollout{
 		ID: wire.NewID(), Version: build.Version, State: operator.RolloutActive, Now: sentence, CreatedBy: name, CreatedAt: seen,
 		Rings:    []operator.RolloutRing{{Percent: 12.5, Wanted: 10_000, Waiting: 10_000, Ordered: 10_000, Running: 10_000, Done: 10_000, Failed: 10_000, Skipped: 10_000}},
@@ -57,6 +58,7 @@ func TestListingsAreReadableAt80Columns(t *testing.T) {
 		"commands":   {func(w io.Writer) error { return listCommands(w, []operator.Command{command}) }, []string{command.ID + "  echo much"}},
 		"trace":      {func(w io.Writer) error { return printTrace(w, trace) }, []string{command.ID, "result_written"}},
 		"beacons":    {func(w io.Writer) error { return printBeacon(w, beacon) }, []string{"0000000000000007", "owes 1 command;"}},
+		"bundles":    {func(w io.Writer) error { return listBundles(w, []operator.Bundle{bundle}) }, []string{bundle.ID, "6 % have come"}},
 		"directives": {func(w io.Writer) error { return listDirectives(w, []operator.Directive{directive}) }, []string{directive.ID, "restart_service"}},
 		"builds":     {func(w io.Writer) error { return listBuilds(w, []operator.Build{build}) }, []string{"windows/amd64"}},
 		"rollout":    {func(w io.Writer) error { return printRollout(w, rollout) }, []string{rollout.ID, "1 (12.5%) *"}},

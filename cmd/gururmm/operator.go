@@ -56,7 +56,7 @@ func addOperator(root *cobra.Command, typed []string) {
 	f := &operatorFlags{typed: typed}
 	for _, c := range []*cobra.Command{
 		loginCommand(f), agentsCommand(f), execCommand(f), commandsCommand(f), cancelCommand(f),
-		traceCommand(f), beaconsCommand(f), enrollTokenCommand(f), directCommand(f), directivesCommand(f), doctorCommand(f), updateCommand(f),
+		traceCommand(f), beaconsCommand(f), enrollTokenCommand(f), directCommand(f), directivesCommand(f), bundlesCommand(f), doctorCommand(f), updateCommand(f),
 	} {
 		c.PersistentFlags().StringVar(&f.server, "server", "", "server URL (default $GURURMM_URL, else as logged in)")
 		c.PersistentFlags().StringVar(&f.pin, "pin", "", "the server's key, sha256/… (default $GURURMM_PIN)")

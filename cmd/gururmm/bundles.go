@@ -1,0 +1,161 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gururmm/internal/wrap"
+	"gururmm/operator"
+)
+
+func bundlesCommand(f *operatorFlags) *cobra.Command {
+	var download, remove, file string
+	cmd := &cobra.Command{
+		Use:   "bundles AGENT [--download ID [-o FILE] | --delete ID]",
+		Short: "List, fetch and remove the support bundles of an endpoint",
+		Long: "List, fetch and remove the support bundles of an endpoint. To have one made:\n\n" +
+			"  gururmm direct AGENT send_bundle\n\n" +
+			"A bundle that is fetched is checked against the hash that the endpoint announced,\n" +
+			"and never takes the place of a file.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if file != "" && download == "" {
+				return errors.New("--output is for --download ID")
+			}
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			if remove != "" {
+				if err := client.RemoveBundle(cmd.Context(), args[0], remove); err != nil {
+					return explain(err)
+				}
+				return f.done(cmd.OutOrStdout(), map[string]any{"removed": remove}, fmt.Sprintf("Bundle %s is removed.", remove))
+			}
+			items, err := client.Bundles(cmd.Context(), args[0])
+			if err != nil {
+				return explain(err)
+			}
+			if download != "" {
+				b, err := pickBundle(items, download)
+				if err != nil {
+					return err
+				}
+				if file == "" {
+					file = b.ID + ".tar.gz"
+				}
+				if err := fetchBundle(cmd, client, b, file); err != nil {
+					return explain(err)
+				}
+				return f.done(cmd.OutOrStdout(), map[string]any{"file": file, "bundle": b},
+					fmt.Sprintf("Fetched bundle %s (%s) to %s; its hash is right.", b.ID, megabytes(b.Size), file))
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), operator.List[operator.Bundle]{Items: items})
+			}
+			if len(items) == 0 {
+				fmt.Fprintf(cmd.OutOrStdout(), "It has sent no bundle yet: gururmm direct %s send_bundle\n", quote(args[0]))
+				return nil
+			}
+			return listBundles(cmd.OutOrStdout(), items)
+		},
+	}
+	cmd.Flags().StringVar(&download, "download", "", "fetch the bundle of this id")
+	cmd.Flags().StringVarP(&file, "output", "o", "", "file to write it to (default ID.tar.gz)")
+	cmd.Flags().StringVar(&remove, "delete", "", "remove the bundle of this id from the server")
+	cmd.MarkFlagsMutuallyExclusive("download", "delete")
+	return cmd
+}
+
+// done prints what was done, as JSON if that was asked for.
+func (f *operatorFlags) done(w io.Writer, v any, sentence string) error {
+	if f.json {
+		return printJSON(w, v)
+	}
+	fmt.Fprintln(w, wrap.Behind("", sentence))
+	return nil
+}
+
+// listBundles gives each a line with how much is there, and below it its id and reason.
+func listBundles(w io.Writer, items []operator.Bundle) error {
+	rows := [][]string{{"MADE", "SIZE", "STATE"}}
+	for _, b := range items {
+		made, state := "-", "complete"
+		if b.MadeAt != nil {
+			made = b.MadeAt.Local().Format(time.DateTime)
+		}
+		if !b.Complete {
+			state = fmt.Sprintf("%d %% have come", 100*b.Held/max(b.Size, 1))
+		}
+		rows = append(rows, []string{made, megabytes(b.Size), state})
+	}
+	lines := columns(rows)
+	fmt.Fprintln(w, lines[0])
+	for i, b := range items {
+		fmt.Fprintf(w, "%s\n  %s\n", lines[i+1], b.ID)
+		if b.Reason != "" {
+			fmt.Fprintln(w, wrap.Behind("  reason: ", printable(b.Reason)))
+		}
+	}
+	return nil
+}
+
+// pickBundle gives the one that ref names, by id or an id's unique beginning.
+func pickBundle(items []operator.Bundle, ref string) (operator.Bundle, error) {
+	var found []operator.Bundle
+	for _, b := range items {
+		if b.ID == ref {
+			return b, nil
+		}
+		if len(ref) >= 4 && strings.HasPrefix(b.ID, ref) {
+			found = append(found, b)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return operator.Bundle{}, fmt.Errorf("this endpoint has no bundle %q at the server", ref)
+	case 1:
+		return found[0], nil
+	}
+	return operator.Bundle{}, fmt.Errorf("%q fits %d bundles; give the id, or more of it", ref, len(found))
+}
+
+// fetchBundle writes a bundle to path: whole and checked, or not at all, and never
+// over a file that is there.
+func fetchBundle(cmd *cobra.Command, client *operator.Client, b operator.Bundle, path string) (err error) {
+	there := fmt.Errorf("%s is there already; give another file: -o FILE", path)
+	if _, err := os.Lstat(path); err == nil {
+		return there
+	}
+	part, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.part") // 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(part.Name())
+	err = client.Bundle(cmd.Context(), b, part)
+	if err == nil {
+		err = part.Sync()
+	}
+	if err = errors.Join(err, part.Close()); err != nil {
+		return err
+	}
+	err = os.Link(part.Name(), path) // fails where a file has come meanwhile, as a rename would not
+	if errors.Is(err, fs.ErrExist) {
+		return there
+	}
+	if err != nil { // a file system without links
+		if _, err := os.Lstat(path); err == nil {
+			return there
+		}
+		err = os.Rename(part.Name(), path)
+	}
+	return err
+}
