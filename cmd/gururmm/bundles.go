@@ -102,7 +102,7 @@ func listBundles(w io.Writer, items []operator.Bundle) error {
 	for i, b := range items {
 		fmt.Fprintf(w, "%s\n  %s\n", lines[i+1], b.ID)
 		if b.Reason != "" {
-			fmt.Fprintln(w, wrap.Behind("  reason: ", printable(b.Reason)))
+			fmt.Fprintln(w, wrap.Behind("  reason: ", wrap.Plain(b.Reason)))
 		}
 	}
 	return nil

@@ -186,7 +186,7 @@ func (f *operatorFlags) directed(w io.Writer, d operator.Directive) error {
 		var sent struct{ Bundle string }
 		if json.Unmarshal(d.Report, &sent) == nil && sent.Bundle != "" && d.State == string(wire.DirectiveDone) {
 			id := oneLine(sent.Bundle, 64)
-			fmt.Fprintf(w, "Bundle %s; fetch it:\n  gururmm bundles %s --download %s\n", id, quote(printable(d.AgentName)), quote(id))
+			fmt.Fprintf(w, "Bundle %s; fetch it:\n  gururmm bundles %s --download %s\n", id, quote(wrap.Plain(d.AgentName)), quote(id))
 			return nil
 		}
 	}
