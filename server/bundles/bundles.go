@@ -4,7 +4,7 @@
 // Rules that hold here:
 //   - what is called held is on disk, without a gap, and is never changed: a file's
 //     bytes are synced before its row counts them, and beyond what the row counts a
-//     file is cut before it is written;
+//     file is cut before it is used;
 //   - a bundle is complete only once the hash of all of its bytes was the one announced;
 //     else all of it is dropped, and said to be;
 //   - of each agent one request at a time changes anything, and no agent waits for another;
@@ -298,7 +298,10 @@ func (s *Shelf) known(ctx context.Context, o Offer) (operator.Bundle, error) {
 			}
 		}
 	}
-	b.Held = min(b.Held, size)
+	if size > b.Held { // not counted: nobody was told of it
+		return b, os.Truncate(s.path(b)+partial, b.Held)
+	}
+	b.Held = size
 	return b, nil
 }
 
@@ -414,11 +417,7 @@ func (s *Shelf) add(ctx context.Context, b operator.Bundle, more []byte) (operat
 	if err != nil {
 		return b, room(err)
 	}
-	err = f.Truncate(b.Held)
-	if err == nil {
-		_, err = f.WriteAt(more, b.Held)
-	}
-	if err == nil {
+	if _, err = f.WriteAt(more, b.Held); err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
