@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -25,7 +26,7 @@ func doctorCommand(o *agent.Options) *cobra.Command {
 	var asJSON, list, verbose, typed, trust bool
 	cmd := &cobra.Command{
 		Use:   doctorName,
-		Short: "Look at this endpoint and its way to the server, and say what to do",
+		Short: "Look at this endpoint and its way to the server",
 		Long: "Look at this endpoint and its way to the server, step by step, and say what to\n" +
 			"do about what is found. It changes nothing and leaves the running agent's link\n" +
 			"alone; it works with the agent stopped, and before enrollment with --server.\n\n" +
@@ -76,6 +77,9 @@ func doctorCommand(o *agent.Options) *cobra.Command {
 	flags.BoolVar(&list, "list", false, "list the probes by name")
 	flags.BoolVarP(&verbose, "verbose", "v", false, "tell each probe as it ends, and more of what is well")
 	flags.StringSliceVar(&d.Only, "only", nil, "run these probes and what they need: name,name…")
+	complete(cmd, "only", func(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		return probesFor(typed), cobra.ShellCompDirectiveNoFileComp
+	})
 	flags.StringVar(&d.Server, "server", "", "look at this server instead: https://host:port")
 	flags.StringVar(&d.CAFile, "ca", "", "trust the roots in this PEM file for it")
 	flags.StringVar(&d.Pin, "pin", "", "trust exactly this key for it: sha256/…")
@@ -99,6 +103,18 @@ func listProbes(w io.Writer) error {
 		fmt.Fprintf(t, "%s\t%s\n", n.Name, n.What)
 	}
 	return t.Flush()
+}
+
+// probesFor gives what may be typed for --only, each with what it looks at; typed is
+// a list of which the last name is under way.
+func probesFor(typed string) (offers []string) {
+	done := typed[:strings.LastIndexByte(typed, ',')+1]
+	for _, n := range probe.Names {
+		if !slices.Contains(strings.Split(done, ","), n.Name) {
+			offers = append(offers, cobra.CompletionWithDesc(done+n.Name, n.What))
+		}
+	}
+	return offers
 }
 
 // liveLine shows on a terminal what is under way, in one line that is taken away

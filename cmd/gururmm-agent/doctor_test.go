@@ -134,6 +134,16 @@ func TestShapeOfADoctorsJSON(t *testing.T) {
 	}
 }
 
+// What a shell offers, asked as its script does.
+func TestProbesAreCompleted(t *testing.T) {
+	for typed, want := range map[string]string{"": "echo\ttexts of", "ec": "echo\ttexts of", "echo,": "echo,mtu\t"} {
+		got := call(t, nil, "__complete", "doctor", "--only", typed)
+		if got.code != 0 || !strings.Contains(got.out, want) || typed != "" && strings.Contains(got.out, "echo,echo") || !strings.HasSuffix(got.out, ":4\n") {
+			t.Errorf("%q: exit code %d, want %q in\n%s", typed, got.code, want, got.out)
+		}
+	}
+}
+
 func TestTheLiveLineGoesAway(t *testing.T) {
 	var b bytes.Buffer
 	l := &liveLine{w: &b, on: true}

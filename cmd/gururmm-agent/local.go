@@ -217,7 +217,7 @@ func beaconCommand(o *agent.Options) *cobra.Command {
 	var asJSON bool
 	test := &cobra.Command{
 		Use:   "test",
-		Short: "Ask at each second door in turn, and send a beacon if the agent runs",
+		Short: "Ask at each second door, and send a beacon if the agent runs",
 		Long: "Ask at each configured second door in turn, with this endpoint's identity, whether\n" +
 			"the agent runs or not; this takes the right to read the state directory. If the\n" +
 			"agent runs, its guardian then sends a beacon as it would in need.\n\n" +
@@ -287,7 +287,7 @@ func policyCommand(o *agent.Options) *cobra.Command {
 	var asJSON bool
 	show := &cobra.Command{
 		Use:   "show",
-		Short: "Show the policy in force, where it came from, and what each value means",
+		Short: "Show the policy in force, its source, and what each value means",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := localClient(o)

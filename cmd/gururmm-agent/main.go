@@ -18,6 +18,7 @@ import (
 	"gururmm/agent/guardian"
 	"gururmm/agent/state"
 	"gururmm/checkup"
+	"gururmm/internal/help"
 	"gururmm/internal/version"
 )
 
@@ -91,6 +92,7 @@ func root() *cobra.Command {
 	for _, action := range agent.ServiceActions {
 		cmd.AddCommand(serviceCommand(&o, action))
 	}
+	help.Fit(cmd)
 	return cmd
 }
 
@@ -115,8 +117,10 @@ func enrollCommand(o *agent.Options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "enroll --server URL (--token T | --token-file FILE)",
 		Short: "Trade an enrollment token for an identity",
-		Example: "  gururmm-agent enroll --server https://rmm.example:8443 --token-file token.txt --pin sha256/…\n" +
-			"  echo TOKEN | gururmm-agent enroll --server https://rmm.example:8443 --token-file - --ca ca.pem",
+		Example: "  gururmm-agent enroll --server https://rmm.example:8443 \\\n" +
+			"    --token-file token.txt --pin sha256/…\n" +
+			"  echo TOKEN | gururmm-agent enroll --server https://rmm.example:8443 \\\n" +
+			"    --token-file - --ca ca.pem",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if e.Server == "" {
@@ -158,7 +162,7 @@ func enrollCommand(o *agent.Options) *cobra.Command {
 func runCommand(o *agent.Options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
-		Short: "Guard this endpoint, in the foreground or for a service manager",
+		Short: "Guard this endpoint, by hand or for a service manager",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			defer slim(cmd.Context(), guardianLimit)()

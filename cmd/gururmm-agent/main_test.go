@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"gururmm/internal/help"
 )
 
 var program string
@@ -178,5 +180,15 @@ func TestStacksOfACrashAreShownAsTheyAre(t *testing.T) {
 	if strings.Contains(got, `"level"`) || !strings.Contains(got, "hello") ||
 		!strings.HasSuffix(got, "goroutine 1 [running]:\n{broken\n") {
 		t.Fatalf("shown as %q", got)
+	}
+}
+
+func TestHelpFitsATerminal(t *testing.T) {
+	wide, all := help.Wide(root())
+	if all < 300 {
+		t.Errorf("only %d lines of help", all)
+	}
+	for _, line := range wide {
+		t.Error(line)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"gururmm/internal/help"
 )
 
 func main() {
@@ -30,5 +32,6 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 	}
 	cmd.AddCommand(demoCommand(), proxyCommand(), figuresCommand())
+	help.Fit(cmd)
 	return cmd
 }

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gururmm/internal/help"
 )
 
 // patience bounds each wait; nothing here takes a tenth of it.
@@ -163,5 +165,15 @@ func TestBadOrdersAreNamed(t *testing.T) {
 				t.Errorf("%v, want it to name %q", err, c.want)
 			}
 		})
+	}
+}
+
+func TestHelpFitsATerminal(t *testing.T) {
+	wide, all := help.Wide(root())
+	if all < 100 {
+		t.Errorf("only %d lines of help", all)
+	}
+	for _, line := range wide {
+		t.Error(line)
 	}
 }

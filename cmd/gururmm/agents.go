@@ -81,7 +81,7 @@ func resolveCommand(f *operatorFlags) *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "resolve AGENT --keep INSTANCE",
-		Short: "Say which of several machines keeps an identity; the others get their own",
+		Short: "Say which of several machines keeps an identity",
 		Long: "Say which of several machines with one identity keeps it. Each other one takes a\n" +
 			"new identity at its next call, at the same site, and shows up as a new agent;\n" +
 			"what it had of the old one it keeps aside. Commands that wait then run on the\n" +

@@ -61,7 +61,7 @@ func directCommand(f *operatorFlags) *cobra.Command {
 	}
 	cmd := &cobra.Command{
 		Use:   "direct AGENT DIRECTIVE",
-		Short: "Order something of an endpoint's guardian by the second door, and wait for its word",
+		Short: "Order something of an endpoint's guardian, and wait for it",
 		Long: "Order something of an endpoint's guardian by the second door: it is signed, and\n" +
 			"handed over with the answer to the endpoint's next beacon or poll. One with a\n" +
 			"verified link is called for it at once; another comes within 15 min.\n\n" +
@@ -226,7 +226,7 @@ func directivesCommand(f *operatorFlags) *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
 		Use:   "directives AGENT | directives --id ID",
-		Short: "List what was ordered of an endpoint's guardian, and what became of it",
+		Short: "List orders to an endpoint's guardian, and what became of them",
 		Args:  cobra.MaximumNArgs(1),
 	}
 	var id string

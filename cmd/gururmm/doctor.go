@@ -35,7 +35,7 @@ func doctorCommand(f *operatorFlags) *cobra.Command {
 	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   doctorName + " AGENT",
-		Short: "Have an endpoint look at its way to the server, and show what it found",
+		Short: "Have an endpoint look at its way to the server, and show it",
 		Long: "Have an endpoint look at its way to the server and at its machine, and show what\n" +
 			"it found and what to do. It is ordered by the second door (see direct), so it\n" +
 			"works while the link is deaf; the live link is left alone.\n\n" +

@@ -101,7 +101,7 @@ func listCommands(w io.Writer, items []operator.Command) error {
 func cancelCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "cancel COMMAND",
-		Short: "Stop a command: not begun, it never runs; running, its process tree is killed",
+		Short: "Stop a command: it never runs, or its process tree is killed",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
@@ -182,7 +182,7 @@ func beaconsCommand(f *operatorFlags) *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
 		Use:   "beacons [AGENT]",
-		Short: "List what endpoints said by the second door, beside the server's own view",
+		Short: "List what endpoints said by the second door",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkCount("limit", limit); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/checkup"
+	"gururmm/internal/help"
 	"gururmm/internal/version"
 )
 
@@ -78,5 +79,6 @@ func rootCommand(typed []string) *cobra.Command {
 		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version.Version) },
 	})
 	addOperator(root, typed)
+	help.Fit(root)
 	return root
 }

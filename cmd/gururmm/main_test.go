@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"gururmm/internal/help"
 	"gururmm/internal/version"
 )
 
@@ -158,5 +159,15 @@ func TestEachDirectiveIsExplainedOnALine(t *testing.T) {
 		if code != 0 || !strings.Contains(out, "\n  "+string(d.kind)+" ") || !strings.Contains(out, " "+d.does+"\n") {
 			t.Errorf("%s is not explained in:\n%s", d.kind, out)
 		}
+	}
+}
+
+func TestHelpFitsATerminal(t *testing.T) {
+	wide, all := help.Wide(rootCommand(nil))
+	if all < 500 {
+		t.Errorf("only %d lines of help", all)
+	}
+	for _, line := range wide {
+		t.Error(line)
 	}
 }

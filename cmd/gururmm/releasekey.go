@@ -85,7 +85,7 @@ func signCommand(f *operatorFlags) *cobra.Command {
 	var keyFile, passwordFile, version, platform string
 	cmd := &cobra.Command{
 		Use:   "sign --key FILE --version V FILE…",
-		Short: "Sign programs with a release key, for who has no minisign; needs no server",
+		Short: "Sign programs with a release key; needs no server",
 		Long: "Sign programs with a release key. FILE.minisig is written beside each FILE; it names\n" +
 			"the version, and the platform that the program's own headers tell.",
 		Args: cobra.MinimumNArgs(1),

@@ -95,7 +95,7 @@ func percents(s string) (out []float64, err error) {
 func rolloutStatusCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status [ID]",
-		Short: "Tell how a rollout stands (default: those under way, else the last one)",
+		Short: "Tell how rollouts stand: those under way, else the last one",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
@@ -171,7 +171,7 @@ func printRollout(w io.Writer, r operator.Rollout) error {
 
 func rolloutStopCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "stop ID", Short: "Order nothing more of a rollout; what endpoints have taken up goes on", Args: cobra.ExactArgs(1),
+		Use: "stop ID", Short: "Order nothing more of a rollout; what is taken up goes on", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {

@@ -1,0 +1,63 @@
+package help
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+func tree() *cobra.Command {
+	root := &cobra.Command{Use: "tool", Short: "A tool"}
+	root.PersistentFlags().String("everywhere", "", "of all commands: "+strings.Repeat("word ", 20))
+	run := func(*cobra.Command, []string) {}
+	cmd := &cobra.Command{Use: "do " + strings.Repeat("[--flag VALUE] ", 10), Short: "Do it", Run: run,
+		Long: "Fits.\n\n" + strings.Repeat("Does not. ", 20)}
+	cmd.Flags().Bool("now", false, "at once, and not later: "+strings.Repeat("word ", 20))
+	root.AddCommand(cmd, &cobra.Command{Use: "hidden", Hidden: true, Run: run, Example: "  " + strings.Repeat("x", 79)})
+	return root
+}
+
+func TestHelpIsFolded(t *testing.T) {
+	root := tree()
+	if wide, _ := Wide(root); len(wide) < 5 {
+		t.Fatalf("before: %q", wide)
+	}
+	root = tree()
+	Fit(root)
+	wide, all := Wide(root)
+	if all < 50 || len(wide) != 1 || !strings.HasPrefix(wide[0], "tool hidden, 81 columns: xxx") { // an example is never folded
+		t.Errorf("of %d lines %q", all, wide)
+	}
+	root = tree()
+	Fit(root)
+	var page strings.Builder
+	root.SetOut(&page)
+	root.SetArgs([]string{"do", "--help"})
+	if err := root.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"Fits.\n\nDoes not. ", "Usage:\n  tool do [--flag VALUE]", "\n    [--flag VALUE] [--flag VALUE]", "Flags:\n  -h, --help   ", "--now    at once, and", "Global Flags:\n      --everywhere string   of all",
+	} {
+		if !strings.Contains(page.String(), want) {
+			t.Errorf("no %q in\n%s", want, page.String())
+		}
+	}
+	if n := strings.Count(page.String(), "word"); n != 40 {
+		t.Errorf("%d words of 40 are shown", n)
+	}
+}
+
+func TestEveryCommandIsMeasured(t *testing.T) {
+	root := tree()
+	Fit(root)
+	var names []string
+	walk(root, func(cmd *cobra.Command) { names = append(names, cmd.Name()) })
+	for _, want := range []string{"tool", "do", "hidden", "help", "completion", "zsh"} {
+		if !slices.Contains(names, want) {
+			t.Errorf("no %s among %q", want, names)
+		}
+	}
+}
