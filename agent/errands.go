@@ -36,6 +36,11 @@ func (s *Setup) errands(id state.Identity) map[wire.DirectiveKind]guardian.Erran
 // errand runs this program with args and gives its standard output, at most max
 // bytes, also when it ended with an error (a doctor that found a fault). When ctx ends, its whole process tree is ended.
 func (s *Setup) errand(ctx context.Context, max int, args ...string) ([]byte, error) {
+	return s.process(ctx, false, max, args...)
+}
+
+// process is errand; quiet: the process takes one processor at most, and gives way to others.
+func (s *Setup) process(ctx context.Context, quiet bool, max int, args ...string) ([]byte, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find the own program: %w", err)
@@ -45,11 +50,17 @@ func (s *Setup) errand(ctx context.Context, max int, args ...string) ([]byte, er
 	out, words := &bounded{max: max}, &bounded{max: maxErrandWords}
 	cmd.Stdout, cmd.Stderr = out, words
 	cmd.WaitDelay = errandGrace // a stray descendant may hold the pipes
+	if quiet {
+		cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+	}
 	t, err := tree.Start(cmd, "errand-"+wire.NewID())
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", args[0], err)
 	}
 	defer t.Release()
+	if quiet {
+		_ = giveWay(t.PID()) // it may have ended; at worst it takes its share of one processor
+	}
 	select {
 	case <-t.Done():
 	case <-ctx.Done():

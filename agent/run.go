@@ -250,8 +250,10 @@ func (s *Setup) guardianConfig(id state.Identity, p program, log *slog.Logger) (
 	}
 	c.Spawn = spawn(p.path)
 	c.Findings = append(c.Findings, p.findings...)
-	if client, ok := c.Door.(*oob.Client); ok { // else there is no way for an update to come
+	if client, ok := c.Door.(*oob.Client); ok { // else there is no way for an update to come, or for a bundle to go
 		c.Updates = p.updates(client, spawn)
+		b := s.newBundles(client, log)
+		c.Bundles, c.Errands[wire.DirectiveSendBundle] = b, b.errand
 	}
 	return c, nil
 }

@@ -141,7 +141,8 @@ func ReportPolicy(p wire.Policy, source string) PolicyReport {
 	count("max_jobs", p.MaxJobs, d.MaxJobs, "commands that run at once")
 	r.Values = append(r.Values,
 		PolicyValue{"link_urls", cmp.Or(strings.Join(p.LinkURLs, " "), "as enrolled"), len(p.LinkURLs) == 0, "where the link is dialed"},
-		PolicyValue{"hold_recovery", fmt.Sprint(p.HoldRecovery), !p.HoldRecovery, "no forced reconnects and restarts"})
+		PolicyValue{"hold_recovery", fmt.Sprint(p.HoldRecovery), !p.HoldRecovery, "no forced reconnects and restarts"},
+		PolicyValue{"no_bundles", fmt.Sprint(p.NoBundles), !p.NoBundles, "no support bundles by itself"})
 	return r
 }
 

@@ -144,7 +144,7 @@ func (c *Client) exchange(ctx context.Context, d *door, r request, limit time.Du
 	problem := problemOf(resp, raw)
 	c.readClock(resp, p, problem)
 	if resp.StatusCode/100 != 2 {
-		return c.refused(d, resp, problem)
+		return c.refused(d, resp, problem, r.method != http.MethodPut)
 	}
 	if err := json.Unmarshal(raw, answer); err != nil {
 		return p.failed(ctx, d, fmt.Errorf("answer can't be understood: %w", err), resp.StatusCode)
@@ -192,8 +192,9 @@ func problemOf(resp *http.Response, raw []byte) *wire.Problem {
 	return &p
 }
 
-// refused makes an error of an answer that is not a success.
-func (c *Client) refused(d *door, resp *http.Response, problem *wire.Problem) error {
+// refused makes an error of an answer that is not a success. Rests: a wait asked for
+// is one for all requests; a bundle that must wait must not hold up beacons.
+func (c *Client) refused(d *door, resp *http.Response, problem *wire.Problem, rests bool) error {
 	e := &DoorError{
 		Door: d.url, Phase: neterr.PhaseApplication, Type: neterr.HTTPError, Status: resp.StatusCode,
 		Err: fmt.Errorf("answer is %s", resp.Status),
@@ -211,7 +212,7 @@ func (c *Client) refused(d *door, resp *http.Response, problem *wire.Problem) er
 		}
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		e.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), c.now())
-		if e.RetryAfter > 0 {
+		if e.RetryAfter > 0 && rests {
 			if resp.StatusCode == http.StatusTooManyRequests {
 				c.rest(nil, e.RetryAfter) // counted by agent, whatever the door
 			} else {

@@ -103,7 +103,7 @@ func (c *Client) fetch(ctx context.Context, d *door, sum string, size, offset in
 		}
 		problem := problemOf(resp, raw)
 		c.readClock(resp, p, problem)
-		err = c.refused(d, resp, problem)
+		err = c.refused(d, resp, problem, true)
 		if problem != nil && resp.StatusCode == http.StatusNotFound {
 			err = fmt.Errorf("%w: %w", ErrNoBuild, err)
 		}

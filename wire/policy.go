@@ -36,6 +36,8 @@ type Policy struct {
 	// HoldRecovery switches forced reconnects and restarts off (the server saw a
 	// fleet-wide verdict). Beacons and OOB delivery go on.
 	HoldRecovery bool `json:"hold_recovery,omitempty"`
+	// NoBundles: the endpoint makes no support bundle by itself; it still does when ordered.
+	NoBundles bool `json:"no_bundles,omitempty"`
 }
 
 // DefaultPolicy is in force before and where the server says nothing. The

@@ -113,7 +113,7 @@ type visit struct {
 func (m *maker) startDoctor(ctx context.Context) <-chan visit {
 	done := make(chan visit, 1)
 	if m.o.Doctor == nil {
-		done <- visit{err: errors.New("there is no doctor to ask")}
+		done <- visit{err: errors.New("no doctor was asked: gururmm-agent doctor, or gururmm doctor AGENT")}
 		return done
 	}
 	look := m.o.Doctor

@@ -96,6 +96,10 @@ type Config struct {
 	// Updates lets directives exchange this program; nil: they are refused.
 	Updates *Updates
 
+	// Bundles makes support bundles by itself on a verdict of an error, where there is a
+	// second door to hand them in by; nil: nothing does.
+	Bundles Bundles
+
 	// SetQuarantine makes a quarantine last, or ends it; Quarantine tells in a sentence
 	// of one that is in force, "" if none is. Nil: there is none here.
 	SetQuarantine func(on bool, reason string) error
@@ -196,7 +200,7 @@ type Guardian struct {
 	kept       chan kept
 	asks       chan ask
 	errandEnds chan errandEnd
-	steps      chan func() // of an update, for the loop to take
+	steps      chan func() // of an update or a bundle, for the loop to take
 	looks      chan look
 	helpers    context.Context // of all helpers of this run; set once, by Run
 	keeper     *serial.Queue[job]
@@ -228,6 +232,7 @@ type Guardian struct {
 	stopWhy   string
 	handover  bool // end with ErrHandover
 	update    updateState
+	bundle    bundleState
 	restart   bool // end with ErrRestartService
 	renewed   bool // end with ErrRenewed
 }
@@ -285,6 +290,7 @@ func (g *Guardian) Run(ctx context.Context) error {
 		Sentence: fmt.Sprintf("The agent starts, version %s.", cmp.Or(g.cfg.Presence.Version, "unknown")), Detail: "instance " + g.cfg.Presence.Instance})
 	g.serveStatus(helpers)
 	g.startWorker(helpers)
+	g.startUploads(helpers)
 	g.beacon(causeStart)
 	g.resumeUpdate()
 	g.tellOld()
@@ -515,6 +521,7 @@ func (g *Guardian) judge(now time.Time) {
 	g.showStack(&j.Verdict)
 	g.judgement = j
 	g.noteVerdict(j.Verdict)
+	g.wantBundle(j.Verdict, now)
 	if changed {
 		g.log.Info("verdict", "code", j.Verdict.Code, "suspected", j.Verdict.Suspected, "sentence", j.Verdict.Sentence)
 		g.tellVerdict()
@@ -613,6 +620,7 @@ func (g *Guardian) due(helpers context.Context, now time.Time) {
 		g.answerFrames(nil)
 	}
 	g.insightDue(now)
+	g.bundleDue(now)
 	g.diskDue(now)
 	g.lookDue(helpers, now)
 	g.doorDue(helpers, now)
@@ -641,6 +649,9 @@ func (g *Guardian) nextDue(now, over time.Time) time.Time {
 	}
 	sooner(g.insight.nextDue())
 	sooner(g.disk.next)
+	if !g.bundle.making { // its end turns the loop
+		sooner(g.bundle.due)
+	}
 	if l := g.worker.life; l != nil {
 		sooner(l.outside.at)
 	}

@@ -44,6 +44,7 @@ type memoryFile struct {
 	Untold     map[string]wire.DirectiveKind `json:"untold,omitempty"`
 	Policy     *wire.Policy                  `json:"policy,omitempty"`
 	ForcedOOB  bool                          `json:"forced_oob,omitempty"`
+	Bundles    []bundleMade                  `json:"bundles,omitempty"`
 }
 
 // errUnread: the file could not be read, which says nothing of what is in it.
@@ -106,6 +107,7 @@ func (g *Guardian) load() error {
 		g.memory.untold[id] = kind
 	}
 	g.door.forced = f.ForcedOOB
+	g.bundle.made = f.Bundles
 	if f.Policy != nil {
 		p := f.Policy.WithDefaults()
 		g.policy, g.memory.policy = p, &p
@@ -128,6 +130,7 @@ func (g *Guardian) encode() ([]byte, error) {
 	}
 	return json.Marshal(memoryFile{
 		Ladder: ladder, Directives: g.memory.done, Untold: g.memory.untold, Policy: g.memory.policy, ForcedOOB: g.door.forced,
+		Bundles: g.bundle.made,
 	})
 }
 

@@ -49,6 +49,7 @@ func bundleCommand(o *agent.Options) *cobra.Command {
 	flags.StringVarP(&order.File, "output", "o", "", "file to write; one that is there is not replaced")
 	flags.StringVar(&order.Reason, "reason", "", "kept in the bundle's manifest")
 	flags.BoolVar(&asJSON, "json", false, "print the manifest as JSON")
+	flags.BoolVar(&order.NoDoctor, "no-doctor", false, "leave out the doctor's visit, which dials and takes longest")
 	flags.StringVar(&order.ID, "id", "", "of the bundle")
 	if err := flags.MarkHidden("id"); err != nil {
 		panic(err) // the flag is the one above
