@@ -13,8 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"gururmm/operator"
 	"gururmm/wire"
@@ -337,38 +335,4 @@ func TestBundlesAreBoundedAndRemoved(t *testing.T) {
 			t.Errorf("removed: %d %.80s", status, raw)
 		}
 	}
-}
-
-// A part of a line so slow that it is cut off counts as far as it came.
-func TestAPartThatComesTooSlowlyGetsOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := start(t, true, nil)
-		defer n.stop()
-		id := n.enroll("alpha")
-		p := newParcel(100_000)
-		r, w := io.Pipe()
-		var writer sync.WaitGroup
-		writer.Go(func() {
-			for at := 0; at < len(p.data); at += 1000 {
-				if _, err := w.Write(p.data[at : at+1000]); err != nil {
-					return
-				}
-				time.Sleep(2 * time.Second)
-			}
-			w.Close()
-		})
-		if got, err := n.send(id, p, p.span(0, len(p.data)), r, func(req *http.Request) { req.ContentLength = int64(len(p.data)) }); err == nil && got.status == 200 {
-			t.Fatalf("200 s for a part: %+v", got)
-		}
-		r.Close()
-		writer.Wait()
-		got := n.asked(id, p)
-		if got.status != 200 || got.held < 50_000 || got.held >= len(p.data) {
-			t.Fatalf("held %+v", got)
-		}
-		if got := n.sent(id, p, p.span(got.held, len(p.data)), p.data[got.held:], nil); !got.Complete {
-			t.Errorf("%+v", got)
-		}
-		n.whole(id, p)
-	})
 }
