@@ -7,6 +7,9 @@ GO        ?= go
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS   := -s -w -X gururmm/internal/version.Version=$(VERSION)
 GOBUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)"
+# The agent is small (docs/decisions/0009-size.md): no HTTP/2, which it never speaks,
+# and no inlining in what is not ours.
+GOAGENT   := $(GOBUILD) -tags nethttpomithttp2 -gcflags=all=-l -gcflags=gururmm/...=
 GOTEST    := CGO_ENABLED=1 $(GO) test -race
 
 .PHONY: all build demo test check quick days e2e windows systemd figures bench fuzz clean
@@ -15,7 +18,8 @@ all: build
 
 build: ## the three programs, in bin/
 	@sh scripts/need.sh go git
-	$(GOBUILD) -o bin/ ./cmd/...
+	$(GOBUILD) -o bin/ ./cmd/gururmm ./cmd/gururmm-lab
+	$(GOAGENT) -o bin/ ./cmd/gururmm-agent
 
 demo: build ## the main job, live, in about half a minute
 	./bin/gururmm-lab demo --bin bin

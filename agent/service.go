@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/template"
 )
 
 // ServiceName is what the service manager calls us.
@@ -74,18 +73,8 @@ func (s Service) Definition(kind string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	t, err := template.New(kind).Parse(string(text))
-	if err != nil {
-		return "", err
-	}
-	all := append([]string{s.Program}, s.Args()...)
-	fill := struct {
-		Command, State string
-		Args           []string
-		DefaultState   bool
-	}{State: systemdWord(s.Options.StateDir), DefaultState: s.Options.StateDir == ""}
-	var words []string
-	for _, a := range all {
+	var words, arguments []string
+	for _, a := range append([]string{s.Program}, s.Args()...) {
 		if strings.ContainsAny(a, "\n\r\x00") {
 			return "", fmt.Errorf("%q has a line break: no service definition can hold that", a)
 		}
@@ -94,14 +83,18 @@ func (s Service) Definition(kind string) (string, error) {
 		if err := xml.EscapeText(&x, []byte(a)); err != nil {
 			return "", err
 		}
-		fill.Args = append(fill.Args, x.String())
+		arguments = append(arguments, "\t\t<string>"+x.String()+"</string>\n")
 	}
-	fill.Command = strings.Join(words, " ")
-	var b strings.Builder
-	if err := t.Execute(&b, fill); err != nil {
-		return "", err
+	ours, writable := "StateDirectory=gururmm-agent\nStateDirectoryMode=0700\n", ""
+	if dir := s.Options.StateDir; dir != "" {
+		ours, writable = "", "ReadWritePaths="+systemdWord(dir)+"\n"
 	}
-	return b.String(), nil
+	// Not text/template: it calls methods by name, so the linker would have to keep
+	// every method of every type in the program.
+	return strings.NewReplacer(
+		"@COMMAND@", strings.Join(words, " "),
+		"@STATE_DIRECTORY@\n", ours, "@WRITABLE@\n", writable, "@ARGUMENTS@\n", strings.Join(arguments, ""),
+	).Replace(string(text)), nil
 }
 
 // systemdWord quotes one word of a command line or path list: systemd.syntax(7),

@@ -160,7 +160,7 @@ func (g *Guardian) withInsight(rest http.Handler) http.Handler {
 		answerJSON(w, g.stacks(r.Context()), nil)
 	}))
 	mux.HandleFunc("GET /trace", forOwner(func(w http.ResponseWriter, r *http.Request) {
-		ms, err := strconv.ParseInt(r.FormValue("ms"), 10, 64)
+		ms, err := strconv.ParseInt(r.URL.Query().Get("ms"), 10, 64)
 		if err != nil || ms < 1 || ms > pipe.MaxTraceMS {
 			refuseLocal(w, http.StatusBadRequest, wire.ProblemBadRequest, fmt.Sprintf("ms: want 1 to %d", pipe.MaxTraceMS))
 			return
