@@ -3,6 +3,7 @@ package guardian
 import (
 	"cmp"
 	"errors"
+	"slices"
 	"time"
 
 	"gururmm/agent/pipe"
@@ -12,8 +13,12 @@ import (
 )
 
 const (
-	// maxDirectives bounds the directives remembered; they are forgotten when they have expired.
-	maxDirectives = 256
+	// maxDirectives bounds the directives remembered; they are forgotten when they have
+	// expired. With the longest ids the state file stays below maxMemory.
+	maxDirectives = 4096
+	// keptPlaces of them are for those that must get through on a bad day, however
+	// many others came before: see urgentKinds.
+	keptPlaces = 256
 	// maxLife bounds how far ahead a directive may expire: longer ones could not
 	// be remembered as long as they could be replayed.
 	maxLife = 7 * 24 * time.Hour
@@ -106,6 +111,23 @@ func (g *Guardian) directive(m wire.Envelope) {
 	g.nack(wire.Nack{Code: refused.code, ID: d.ID, Type: wire.TypeDirective, Detail: refused.detail})
 }
 
+// urgentKinds are what an operator reaches for when something is wrong.
+var urgentKinds = []wire.DirectiveKind{
+	wire.DirectiveQuarantine, wire.DirectiveRollback, wire.DirectiveRestartWorker, wire.DirectiveRestartService,
+}
+
+// hasPlace reports whether one more directive of kind can be remembered.
+func (g *Guardian) hasPlace(kind wire.DirectiveKind) bool {
+	places := maxDirectives - keptPlaces
+	if slices.Contains(urgentKinds, kind) {
+		places = maxDirectives
+	}
+	if len(g.memory.done) >= places {
+		g.forgetExpired()
+	}
+	return len(g.memory.done) < places
+}
+
 // admit checks that m is a directive of our server, for us, in time and new.
 // From here on it counts as done: it runs at most once.
 func (g *Guardian) admit(m wire.Envelope) (wire.Directive, error) {
@@ -131,7 +153,7 @@ func (g *Guardian) admit(m wire.Envelope) (wire.Directive, error) {
 		return d, refuse(wire.CodeUnsupported, "expires too far ahead to be remembered")
 	case known:
 		return d, refuse(wire.CodeDuplicate, "carried out already")
-	case len(g.memory.done) >= maxDirectives:
+	case !g.hasPlace(d.Kind):
 		return d, refuse(wire.CodeBusy, "too many directives are still remembered")
 	}
 	g.memory.done[d.ID] = d.ExpiresAt

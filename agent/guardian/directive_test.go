@@ -3,6 +3,9 @@ package guardian_test
 import (
 	"context"
 	"crypto/ed25519"
+	"encoding/json"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -152,6 +155,73 @@ func TestDirectivesAreCarriedOut(t *testing.T) {
 		pass(2 * time.Second)
 		if ask().PolicyVersion != 12 {
 			t.Fatal("the directive's policy did not survive a restart")
+		}
+		b.end()
+	})
+}
+
+func TestManyDirectivesDoNotShutOutTheUrgentOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		held := ""
+		b.cfg.SetQuarantine = func(on bool, reason string) error { held = reason; return nil }
+		b.run()
+		pass(2 * time.Second)
+		b.end()
+		// As after days of a clock's directives, with ids as long as they may be.
+		known := func(n int, until time.Time) map[string]time.Time {
+			m := map[string]time.Time{}
+			for i := range n {
+				m[fmt.Sprintf("%064d", i)] = until
+			}
+			return m
+		}
+		remember := func(m map[string]time.Time) {
+			file := b.stateFile()
+			raw, err := json.Marshal(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file["directives"] = raw
+			if raw, err = json.Marshal(file); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(b.cfg.StateFile, raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		later := func(d wire.Directive) wire.Envelope {
+			d.ExpiresAt = time.Now().Add(5 * time.Hour)
+			return b.directive(d)
+		}
+		remember(known(4096-256-1, time.Now().Add(24*time.Hour)))
+		b.run()
+		pass(2 * time.Second)
+		b.send(later(wire.Directive{ID: "last", Kind: wire.DirectivePoll}), later(wire.Directive{ID: "full", Kind: wire.DirectivePoll}),
+			later(wire.Directive{ID: "urgent", Kind: wire.DirectiveQuarantine, Reason: "stolen"}))
+		if n := b.door.nacks(t); len(n) != 1 || n[0].ID != "full" || n[0].Code != wire.CodeBusy {
+			t.Fatalf("nacks %+v, want but that of the directive without a place", n)
+		}
+		if held != "stolen" {
+			t.Fatal("a quarantine was shut out by other directives")
+		}
+		b.end()
+
+		remember(known(4096, time.Now().Add(24*time.Hour)))
+		b.run() // the longest file is read back, or all of it could be replayed
+		pass(2 * time.Second)
+		b.send(later(wire.Directive{ID: fmt.Sprintf("%064d", 7), Kind: wire.DirectivePoll}))
+		if n := b.door.nacks(t); len(n) != 2 || n[1].Code != wire.CodeDuplicate {
+			t.Fatalf("nacks %+v, want a duplicate", n)
+		}
+		b.end()
+
+		remember(known(4096, time.Now().Add(-2*time.Hour)))
+		b.run()
+		pass(2 * time.Second)
+		b.send(later(wire.Directive{ID: "after", Kind: wire.DirectivePoll}))
+		if n := b.door.nacks(t); len(n) != 2 {
+			t.Fatalf("nacks %+v: what has expired still takes a place", n)
 		}
 		b.end()
 	})

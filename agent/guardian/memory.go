@@ -122,16 +122,21 @@ func (g *Guardian) encode() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	g.forgetExpired()
+	return json.Marshal(memoryFile{
+		Ladder: ladder, Directives: g.memory.done, Untold: g.memory.untold, Policy: g.memory.policy, ForcedOOB: g.door.forced,
+		Bundles: g.bundle.made,
+	})
+}
+
+// forgetExpired drops the directives that could not be replayed any more.
+func (g *Guardian) forgetExpired() {
 	now := g.now()
 	for id, until := range g.memory.done {
 		if now.After(until.Add(directiveSlack)) {
 			delete(g.memory.done, id)
 		}
 	}
-	return json.Marshal(memoryFile{
-		Ladder: ladder, Directives: g.memory.done, Untold: g.memory.untold, Policy: g.memory.policy, ForcedOOB: g.door.forced,
-		Bundles: g.bundle.made,
-	})
 }
 
 // rememberDue writes the state file when it is time.

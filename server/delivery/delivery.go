@@ -45,6 +45,16 @@ const (
 	directiveLease = 30 * time.Second
 	// directiveLife: an order to a guardian that was not answered in a day is not wanted any more.
 	directiveLife = 24 * time.Hour
+	// directiveShort is the life of those that answer a question of this moment: the
+	// endpoint must remember each until it has expired, and some are given by a clock.
+	directiveShort = time.Hour
+	// maxDirectives bounds an agent's directives that were not taken up yet; keptDirectives
+	// more are for those that must not wait behind others.
+	maxDirectives  = 64
+	keptDirectives = 16
+	// maxOrderBytes bounds the directives in one answer, beyond the first: one that an
+	// endpoint refuses for its size would be repeated for ever.
+	maxOrderBytes = 512 << 10
 	// storeTimeout bounds waiting for the database in the service's own work.
 	storeTimeout = 30 * time.Second
 	// reloadAfter: the database failed; its truth is taken up again after so long.

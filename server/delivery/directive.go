@@ -23,6 +23,9 @@ const (
 	// maxOnly and maxProbeName bound the probes that run_probes may name, and a name in bytes.
 	maxOnly      = 64
 	maxProbeName = 64
+	// maxURL bounds an endpoint's URL in bytes, maxURLs those of a policy.
+	maxURL  = 2 << 10
+	maxURLs = 16
 )
 
 // directiveKinds are those of the closed list that an operator may give by hand,
@@ -36,11 +39,17 @@ var directiveKinds = map[wire.DirectiveKind]func(operator.NewDirective) error{
 		if !strings.HasPrefix(d.Endpoint, "wss://") && !strings.HasPrefix(d.Endpoint, "ws://") {
 			return errors.New("endpoint must be a wss:// or ws:// URL")
 		}
+		if len(d.Endpoint) > maxURL {
+			return fmt.Errorf("endpoint: want at most %d bytes", maxURL)
+		}
 		return nil
 	},
 	wire.DirectiveSetPolicy: func(d operator.NewDirective) error {
 		if d.Policy == nil {
 			return errors.New("policy is missing")
+		}
+		if urls := d.Policy.LinkURLs; len(urls) > maxURLs || slices.ContainsFunc(urls, func(u string) bool { return len(u) > maxURL }) {
+			return fmt.Errorf("policy link_urls: want at most %d URLs of up to %d bytes", maxURLs, maxURL)
 		}
 		return d.Policy.WithDefaults().Validate()
 	},
@@ -91,7 +100,10 @@ func (s *Service) Order(ctx context.Context, d wire.Directive, by string) (opera
 	now := s.o.Now().UTC().Truncate(time.Microsecond)
 	d.ID, d.Reason = cmp.Or(d.ID, wire.NewID()), cut(d.Reason)
 	if d.ExpiresAt.IsZero() {
-		d.ExpiresAt = now.Add(directiveLife)
+		d.ExpiresAt = now.Add(lifeOf(d.Kind))
+	}
+	if err := s.mayWait(ctx, d, now); err != nil {
+		return operator.Directive{}, err
 	}
 	if err := s.st.CreateDirective(ctx, d, by, now); err != nil {
 		return operator.Directive{}, err
@@ -100,6 +112,34 @@ func (s *Service) Order(ctx context.Context, d wire.Directive, by string) (opera
 		r.post(r.call)
 	}
 	return s.AskDirective(ctx, d.ID)
+}
+
+// lifeOf is how long a directive is good for.
+func lifeOf(kind wire.DirectiveKind) time.Duration {
+	switch kind {
+	case wire.DirectiveRunProbes, wire.DirectiveReconnect, wire.DirectiveSendBundle, wire.DirectivePoll, wire.DirectiveRelease:
+		return directiveShort
+	}
+	return directiveLife
+}
+
+// mayWait refuses what would wait behind too much: an endpoint that does not come
+// for its directives is not helped by more of them. Orders of the same moment may
+// pass it together; what bounds an answer is handout.orders.
+func (s *Service) mayWait(ctx context.Context, d wire.Directive, now time.Time) error {
+	waiting, err := s.st.PendingDirectives(ctx, d.Agent, now, now)
+	if err != nil {
+		return err
+	}
+	limit := maxDirectives
+	switch d.Kind {
+	case wire.DirectiveQuarantine, wire.DirectiveRollback, wire.DirectiveRestartWorker, wire.DirectiveRestartService:
+		limit += keptDirectives
+	}
+	if len(waiting) >= limit {
+		return fmt.Errorf("%w: it has not come for %d directives; they expire, see: gururmm directives AGENT", ErrBusy, len(waiting))
+	}
+	return nil
 }
 
 // Withdraw takes back a directive that was not handed out yet; store.ErrConflict if it was.

@@ -3,6 +3,7 @@ package delivery
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -246,6 +247,65 @@ func TestAVerifiedLinkThatUnderstandsItIsCalled(t *testing.T) {
 			t.Error(err)
 		} else if _, err := wire.Decode(raw); err != nil {
 			t.Errorf("%s: %v", raw, err)
+		}
+	})
+}
+
+func TestDirectivesAreBoundedWhereTheyAreOrderedAndHandedOut(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		order := func(n operator.NewDirective) error {
+			_, err := r.s.Directive(t.Context(), r.agent, n, "ops")
+			return err
+		}
+		long := "wss://example.org/" + strings.Repeat("x", maxURL)
+		policy := func(urls ...string) *wire.Policy { return &wire.Policy{Version: 1, LinkURLs: urls} }
+		for name, bad := range map[string]operator.NewDirective{
+			"a long endpoint":  {Kind: wire.DirectiveUseEndpoint, Endpoint: long},
+			"a long link URL":  {Kind: wire.DirectiveSetPolicy, Policy: policy(long)},
+			"many of its URLs": {Kind: wire.DirectiveSetPolicy, Policy: policy(slices.Repeat([]string{"wss://example.org/v1/link"}, maxURLs+1)...)},
+		} {
+			if err := order(bad); !errors.Is(err, ErrInvalid) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+
+		// Those of a server that did not bound them yet.
+		for range 3 {
+			if _, err := r.s.Order(t.Context(), wire.Directive{Agent: r.agent, Kind: wire.DirectiveUseEndpoint,
+				Endpoint: "wss://example.org/" + strings.Repeat("x", maxOrderBytes)}, "ops"); err != nil {
+				t.Fatal(err)
+			}
+			sleep(time.Millisecond) // the oldest go first
+		}
+		for range maxDirectives - 3 {
+			r.direct(wire.DirectiveReconnect)
+		}
+		if err := order(operator.NewDirective{Kind: wire.DirectiveReconnect}); !errors.Is(err, ErrBusy) {
+			t.Errorf("one more than may wait: %v", err)
+		}
+		if err := order(operator.NewDirective{Kind: wire.DirectiveQuarantine}); err != nil {
+			t.Errorf("a quarantine waits behind the others: %v", err)
+		}
+		for i := range 3 {
+			if got := r.fetch(); len(got) != 1 {
+				t.Fatalf("answer %d carries %d large directives, want one", i, len(got))
+			}
+		}
+		if got := r.fetch(); len(got) != maxDirectives-3+1 {
+			t.Fatalf("%d in the next answer, want all that is small", len(got))
+		}
+	})
+}
+
+func TestWhatAsksOfThisMomentDoesNotOutliveIt(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		for kind, want := range map[wire.DirectiveKind]time.Duration{
+			wire.DirectiveRunProbes: directiveShort, wire.DirectivePoll: directiveShort,
+			wire.DirectiveQuarantine: directiveLife, wire.DirectiveRestartService: directiveLife,
+		} {
+			if d := r.asked(r.direct(kind)); d.ExpiresAt.Sub(d.CreatedAt) != want {
+				t.Errorf("%s is good for %v, want %v", kind, d.ExpiresAt.Sub(d.CreatedAt), want)
+			}
 		}
 	})
 }

@@ -266,6 +266,7 @@ type handout struct {
 	envs     []wire.Envelope
 	claims   map[string]int // attempt by command
 	ordered  []string       // directives
+	left     bool           // more directives wait than one answer takes
 	finished sync.Once
 }
 
@@ -294,6 +295,9 @@ func (h *handout) settle(at time.Time, err error) {
 		return
 	}
 	if err == nil {
+		if h.left {
+			h.r.call()
+		}
 		ctx, cancel := background()
 		defer cancel()
 		if err := h.r.s.st.DirectivesDelivered(ctx, h.ordered, h.r.now()); err != nil {
@@ -377,6 +381,7 @@ func (h *handout) orders(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	size := 0
 	for _, d := range pending {
 		if _, out := r.directives[d.ID]; out {
 			continue
@@ -384,6 +389,10 @@ func (h *handout) orders(ctx context.Context) error {
 		env, err := r.s.sign(wire.TypeDirective, d)
 		if err != nil {
 			return err
+		}
+		if size += len(env.Payload); size > maxOrderBytes && len(h.ordered) > 0 {
+			h.left = true
+			break // the rest with the next answer
 		}
 		h.envs, h.ordered = append(h.envs, env), append(h.ordered, d.ID)
 		r.directives[d.ID] = now.Add(directiveLease)
