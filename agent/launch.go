@@ -135,6 +135,9 @@ func (s *Setup) watchHandover(p program, log *slog.Logger) (stop func()) {
 	t := time.AfterFunc(stuckAfter, func() {
 		if st, err := p.store.Look(); err == nil && st.Phase == versions.PhaseHandover && st.Current.Is(p.entry) {
 			log.Error("this version has neither confirmed nor given back: it ends, to be started again", "after", stuckAfter)
+			if s.FlushLogs != nil {
+				s.FlushLogs()
+			}
 			os.Exit(1)
 		}
 	})

@@ -20,6 +20,9 @@ func (s *Setup) become(_ context.Context, path string, env []string, lock *lockf
 		log.Warn("the lock can't be passed on, only given back", "error", err)
 	}
 	env = append(append(os.Environ(), env...), envLock+"="+passed)
+	if s.FlushLogs != nil {
+		s.FlushLogs()
+	}
 	err = &os.PathError{Op: "exec", Path: path, Err: syscall.Exec(path, append([]string{path}, os.Args[1:]...), env)}
 	if kerr := lock.Keep(); kerr != nil {
 		log.Warn("lock", "error", kerr)

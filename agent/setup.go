@@ -39,6 +39,8 @@ type Setup struct {
 	Group   string
 	Level   string // debug, info, warn or error
 	Service bool
+	// FlushLogs, if set, is called before this process becomes another program. It must be bounded in time.
+	FlushLogs func()
 
 	events chan guardian.Event // from the service manager
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"gururmm/agent"
 	"gururmm/internal/footprint"
+	"gururmm/internal/logsink"
 	"gururmm/internal/tty"
 )
 
@@ -49,39 +51,71 @@ type logs struct {
 	log    *slog.Logger
 	worker io.Writer // lines of JSON, as the worker writes them
 	file   *agent.LogFile
+	sinks  tee
+	held   *logsink.Sink // writes file
 }
 
 func openLogs(s *agent.Setup) (*logs, error) {
 	var l logs
-	var w io.Writer = os.Stderr
-	if tty.Is(os.Stderr) {
-		w = &pretty{
-			raw:     os.Stderr,
-			console: zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: time.TimeOnly, NoColor: !colorful(os.Stderr)},
+	// launchd appends standard error to a file that nothing rotates: there it is for
+	// crashes, which the Go runtime writes itself.
+	if !s.Service || runtime.GOOS != "darwin" {
+		var w io.Writer = os.Stderr
+		if tty.Is(os.Stderr) {
+			w = &pretty{
+				raw:     os.Stderr,
+				console: zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: time.TimeOnly, NoColor: !colorful(os.Stderr)},
+			}
 		}
+		l.sinks = append(l.sinks, logsink.New(w))
 	}
 	if s.Service {
 		f, err := agent.OpenLogFile(filepath.Join(s.Path, "log"))
 		if err != nil {
+			l.close()
 			return nil, err
 		}
-		l.file = f
-		w = tee{w, f}
+		l.file, l.held = f, logsink.New(f)
+		l.sinks = append(l.sinks, l.held)
 	}
-	w = &lined{w: w}
-	l.worker, l.log = w, logger(w, s.Level).With("process", "guardian")
+	l.worker, l.log = l.sinks, logger(l.sinks, s.Level).With("process", "guardian")
+	s.FlushLogs = l.flush
 	return &l, nil
 }
 
-func (l *logs) close() {
-	if l.file != nil {
-		l.file.Close()
+// flush hands over what is logged so far, to destinations that take it.
+func (l *logs) flush() {
+	var each sync.WaitGroup
+	for _, s := range l.sinks {
+		each.Go(func() { s.Flush() })
 	}
+	each.Wait()
 }
 
-// workerLog writes JSON lines to standard error: the guardian passes them on.
-func workerLog(s *agent.Setup) *slog.Logger {
-	return logger(os.Stderr, s.Level).With("process", "worker")
+// close ends the logs within a second, read or not.
+func (l *logs) close() {
+	var each sync.WaitGroup
+	for _, s := range l.sinks {
+		each.Go(func() {
+			if err := s.Close(); err == nil && s == l.held {
+				l.file.Close() // else a write of its is under way
+			}
+		})
+	}
+	each.Wait()
+}
+
+// lastWords prints to standard error at the end of the program, which must come though nobody reads.
+func lastWords(format string, args ...any) {
+	s := logsink.New(os.Stderr)
+	fmt.Fprintf(s, format+"\n", args...)
+	s.Close()
+}
+
+// workerLog writes JSON lines to standard error: the guardian passes them on. Close it at the end.
+func workerLog(s *agent.Setup) (*slog.Logger, *logsink.Sink) {
+	sink := logsink.New(os.Stderr)
+	return logger(sink, s.Level).With("process", "worker"), sink
 }
 
 func logger(w io.Writer, level string) *slog.Logger {
@@ -93,20 +127,8 @@ func logger(w io.Writer, level string) *slog.Logger {
 	return slog.New(zerolog.NewSlogHandler(zerolog.New(w).Level(lvl).With().Timestamp().Logger()))
 }
 
-// lined lets the guardian's lines and the worker's not tear each other.
-type lined struct {
-	mu sync.Mutex
-	w  io.Writer
-}
-
-func (l *lined) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.w.Write(p)
-}
-
-// tee writes to both, whatever becomes of either: a log that can't be written is no reason to stop.
-type tee [2]io.Writer
+// tee writes to each, whatever becomes of the others: a log that can't be written is no reason to stop.
+type tee []*logsink.Sink
 
 func (t tee) Write(p []byte) (int, error) {
 	for _, w := range t {

@@ -56,15 +56,15 @@ func run(args []string) int {
 	case ok:
 		return int(code)
 	case errors.Is(err, state.ErrNotEnrolled):
-		fmt.Fprintf(os.Stderr, "gururmm-agent: %v. Enroll it with:\n  %s\n", err, agent.HintEnroll)
+		lastWords("gururmm-agent: %v. Enroll it with:\n  %s", err, agent.HintEnroll)
 		return exitNotEnrolled
 	case errors.Is(err, guardian.ErrHandover):
 		return agent.ExitHandover
 	case errors.Is(err, guardian.ErrRestartService):
-		fmt.Fprintln(os.Stderr, "gururmm-agent: ends to be started afresh by the service manager")
+		lastWords("gururmm-agent: ends to be started afresh by the service manager")
 		return exitFailed
 	}
-	fmt.Fprintln(os.Stderr, "gururmm-agent:", err)
+	lastWords("gururmm-agent: %v", err)
 	if called.Name() == doctorName { // whatever is wrong with the call is no fault that it found
 		return checkup.ExitNotRun
 	}
@@ -170,6 +170,9 @@ func runCommand(o *agent.Options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			// A log whose reader is gone is no reason to end, nor to end the jobs; the worker
+			// and its jobs don't inherit a handler.
+			signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 			logs, err := openLogs(s)
 			if err != nil {
 				return err
@@ -207,7 +210,9 @@ func workerCommand(o *agent.Options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return agent.RunWorker(context.WithoutCancel(cmd.Context()), s, os.Stdin, os.Stdout, workerLog(s))
+			log, sink := workerLog(s)
+			defer sink.Close()
+			return agent.RunWorker(context.WithoutCancel(cmd.Context()), s, os.Stdin, os.Stdout, log)
 		},
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"gururmm/checkup"
 	"gururmm/internal/help"
+	"gururmm/internal/logsink"
 	"gururmm/internal/version"
 )
 
@@ -41,6 +42,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		code = exit.code
 	}
 	if !ok || exit.err != nil {
+		if cmd.Name() == serveName { // it must end, too, where nobody reads
+			sink := logsink.New(stderr)
+			defer sink.Close()
+			stderr = sink
+		}
 		tell(stderr, err, wantsJSON(args))
 	}
 	return code

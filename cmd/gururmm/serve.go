@@ -15,14 +15,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/internal/atomicfile"
+	"gururmm/internal/logsink"
 	"gururmm/internal/tty"
 	"gururmm/server"
 )
 
+const serveName = "serve"
+
 // addServe adds the command that runs the server.
 func addServe(root *cobra.Command) {
 	cmd := &cobra.Command{
-		Use:   "serve",
+		Use:   serveName,
 		Short: "Run the server",
 		Long: "Run the server. On its first start it makes its state directory, keys, database and\n" +
 			"a self-signed certificate, and prints a first operator token and a line that\n" +
@@ -38,7 +41,11 @@ func addServe(root *cobra.Command) {
 			if err != nil {
 				return err
 			}
-			log, err := newLogger(cmd.ErrOrStderr(), cfg.logLevel)
+			// Whoever asks makes the server log: who reads the log must not stop it, nor who went away.
+			sink := logsink.New(screen(cmd.ErrOrStderr()))
+			defer sink.Close()
+			signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+			log, err := newLogger(sink, cfg.logLevel)
 			if err != nil {
 				return err
 			}
@@ -142,11 +149,16 @@ func newLogger(w io.Writer, level string) (*slog.Logger, error) {
 		return nil, fmt.Errorf("log_level: %q is none of debug, info, warn, error", level)
 	}
 	zerolog.TimeFieldFormat = time.RFC3339Nano
+	return slog.New(zerolog.NewSlogHandler(zerolog.New(screen(w)).Level(l).With().Timestamp().Logger())), nil
+}
+
+// screen shows JSON lines for people where w is a terminal.
+func screen(w io.Writer) io.Writer {
 	if f, ok := w.(*os.File); ok && tty.Is(f) {
 		plain := os.Getenv("NO_COLOR") != "" // no-color.org
-		w = zerolog.ConsoleWriter{Out: f, TimeFormat: time.TimeOnly, NoColor: plain}
+		return zerolog.ConsoleWriter{Out: f, TimeFormat: time.TimeOnly, NoColor: plain}
 	}
-	return slog.New(zerolog.NewSlogHandler(zerolog.New(w).Level(l).With().Timestamp().Logger())), nil
+	return w
 }
 
 // greet prints where the server is, and on its first start how to begin.

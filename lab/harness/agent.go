@@ -113,7 +113,7 @@ func (a *Agent) run(ctx context.Context, env []string, args ...string) (string, 
 
 // Start runs the agent.
 func (a *Agent) Start() error {
-	p, err := start(a.Name, filepath.Join(a.stack.logs(), a.Name+".log"), a.env(), a.stack.opts.Bin.Agent,
+	p, err := start(a.Name, filepath.Join(a.stack.logs(), a.Name+".log"), a.stack.opts.Stderr, a.env(), a.stack.opts.Bin.Agent,
 		"run", "--state-dir", a.Dir)
 	if err != nil {
 		return err

@@ -26,7 +26,8 @@ type Process struct {
 const stopWait = 15 * time.Second
 
 // start runs a program in a process group of its own.
-func start(name, log string, env []string, bin string, args ...string) (*Process, error) {
+// Its standard error goes to stderr; nil: to the file log, too.
+func start(name, log string, stderr *os.File, env []string, bin string, args ...string) (*Process, error) {
 	if err := os.MkdirAll(filepath.Dir(log), 0o700); err != nil {
 		return nil, err
 	}
@@ -38,6 +39,9 @@ func start(name, log string, env []string, bin string, args ...string) (*Process
 	cmd := exec.Command(bin, args...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = out, out
+	if stderr != nil {
+		cmd.Stderr = stderr
+	}
 	ownGroup(cmd)
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)

@@ -30,6 +30,8 @@ type Options struct {
 	Policy wire.Policy // what the server gives its agents; zero fields: defaults
 	// ServerEnv and AgentEnv are added to the environment, "NAME=value".
 	ServerEnv, AgentEnv []string
+	// Stderr is where the server and the agents log, in place of the files of [Stack.Logs].
+	Stderr *os.File
 	// OnProxy is told what the proxy does; it must not block.
 	OnProxy func(proxy.Event)
 }
@@ -119,7 +121,7 @@ func (s *Stack) StartServer(ctx context.Context) error {
 	if err := os.Remove(readyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	p, err := start("server", filepath.Join(s.logs(), "server.log"),
+	p, err := start("server", filepath.Join(s.logs(), "server.log"), s.opts.Stderr,
 		append([]string{"GURURMM_FAULTS=" + s.Faults()}, s.opts.ServerEnv...), s.opts.Bin.Server,
 		"serve", "--state-dir", filepath.Join(s.Dir, "server"),
 		"--listen", "127.0.0.1:0", "--oob-listen", "127.0.0.1:0",
