@@ -12,7 +12,7 @@ import (
 func (s *Setup) setQuarantine(on bool, reason string) error {
 	if !on {
 		err := s.Dir.SetQuarantine(nil)
-		s.isolated = s.quarantine()
+		s.readQuarantine()
 		return err
 	}
 	q := state.Quarantine{Since: time.Now().UTC(), Reason: reason}
@@ -20,8 +20,19 @@ func (s *Setup) setQuarantine(on bool, reason string) error {
 		q.Since = was.Since
 	}
 	err := s.Dir.SetQuarantine(&q)
-	s.isolated = s.quarantine()
+	s.readQuarantine()
 	return err
+}
+
+// readQuarantine takes up what is on disk.
+func (s *Setup) readQuarantine() { s.isolated.Store(new(s.quarantine())) }
+
+// isolation tells of a quarantine in force, as last read; "": none.
+func (s *Setup) isolation() string {
+	if said := s.isolated.Load(); said != nil {
+		return *said
+	}
+	return ""
 }
 
 // quarantine tells of one in force.

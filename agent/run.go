@@ -215,7 +215,7 @@ func (s *Setup) guardianConfig(id state.Identity, p program, log *slog.Logger) (
 	if err != nil {
 		log.Warn("this machine is not fully known", "error", err)
 	}
-	s.isolated = s.quarantine()
+	s.readQuarantine()
 	before, err := s.Dir.Instances(presence.Instance)
 	if err != nil {
 		log.Warn("earlier instances of this state directory are not known", "error", err)
@@ -227,7 +227,7 @@ func (s *Setup) guardianConfig(id state.Identity, p program, log *slog.Logger) (
 		Agent: id.Agent, Server: id.Server, Presence: presence,
 		SavePolicy: s.Dir.SavePolicy, StateFile: s.Dir.Path(guardianFile), StacksDir: s.Dir.Path(stacksDir), StateDir: s.Path,
 		Service: s.Service, Log: log, Errands: s.errands(id),
-		SetQuarantine: s.setQuarantine, Quarantine: func() string { return s.isolated },
+		SetQuarantine: s.setQuarantine, Quarantine: s.isolation,
 	}
 	for _, k := range id.CommandKeys {
 		c.Keys = append(c.Keys, ed25519.PublicKey(k))

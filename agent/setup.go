@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"gururmm/agent/guardian"
@@ -44,7 +45,7 @@ type Setup struct {
 
 	events chan guardian.Event // from the service manager
 
-	isolated string // of a quarantine in force, as last read from disk; the guardian's loop uses it
+	isolated atomic.Pointer[string] // of a quarantine in force, as last read from disk; the guardian's loop reads it, its keeper sets it
 }
 
 // maxPending is how many events of the platform may wait for the guardian.

@@ -3,10 +3,12 @@ package guardian
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	"gururmm/agent/pipe"
+	"gururmm/internal/atomicfile"
 	"gururmm/internal/endpoint"
 	"gururmm/selfcheck"
 	"gururmm/wire"
@@ -84,8 +86,16 @@ func (g *Guardian) directive(m wire.Envelope) {
 	admitted := err == nil
 	if admitted {
 		g.noteDirective(d)
+		if g.toDisk(d) {
+			return // answered once the disk has
+		}
 		err = g.obey(d)
 	}
+	g.obeyed(d, admitted, err)
+}
+
+// obeyed answers what came of a directive that is no long work.
+func (g *Guardian) obeyed(d wire.Directive, admitted bool, err error) {
 	if err == nil {
 		g.log.Warn("directive carried out", "id", d.ID, "kind", d.Kind, "reason", d.Reason)
 		if step, ok := orderedSteps[d.Kind]; ok {
@@ -94,6 +104,8 @@ func (g *Guardian) directive(m wire.Envelope) {
 		switch {
 		case g.errands[d.Kind] == d.ID, g.ownsDirective(d.Kind): // told when it ends
 		case d.Kind == wire.DirectiveRestartService && g.restart: // told by the next run
+		case d.Kind == wire.DirectiveRestartService:
+			g.result(d, wire.DirectiveFailed, "not run by a service manager: only its worker was restarted", nil)
 		default:
 			g.result(d, wire.DirectiveDone, "", nil)
 		}
@@ -185,11 +197,6 @@ func (g *Guardian) obey(d wire.Directive) error {
 	case wire.DirectiveRestartWorker:
 		g.restartWorker(reason)
 	case wire.DirectiveRestartService:
-		// Its replay after the restart would be a loop: on disk first.
-		g.memory.untold[d.ID] = d.Kind
-		if err := g.rememberNow(); err != nil {
-			return refuse(wire.CodeJournal, "can't be remembered: "+err.Error())
-		}
 		g.restartService(reason)
 	case wire.DirectivePoll:
 		g.door.forced = true
@@ -216,11 +223,6 @@ func (g *Guardian) obey(d wire.Directive) error {
 		if g.cfg.SetQuarantine == nil {
 			return refuse(wire.CodeUnsupported, "nothing here remembers a quarantine")
 		}
-		// On disk before it is told, small and by the loop itself: whoever asked for it
-		// must be able to rely on it.
-		if err := g.cfg.SetQuarantine(!d.Lift, reason); err != nil {
-			return refuse(wire.CodeJournal, err.Error())
-		}
 		g.judge(time.Now()) // the beacon that tells of it must say it
 	default:
 		errand, ok := g.cfg.Errands[d.Kind]
@@ -230,6 +232,73 @@ func (g *Guardian) obey(d wire.Directive) error {
 		return g.begin(d, errand)
 	}
 	return nil
+}
+
+// diskWait is how long a directive waits for the disk before it is refused.
+const diskWait = 10 * time.Second
+
+// diskOrder is a directive that waits for the disk.
+type diskOrder struct {
+	d        wire.Directive
+	by       time.Time
+	answered bool
+}
+
+// toDisk has the keeper write what must last before d is carried out, or told: a
+// quarantine, because whoever ordered it relies on it; a restart of the service,
+// because its replay would be a loop. False: d has nothing to write.
+func (g *Guardian) toDisk(d wire.Directive) bool {
+	j := job{what: string(d.Kind)}
+	switch {
+	case d.Kind == wire.DirectiveQuarantine && g.cfg.SetQuarantine != nil:
+		reason := cmp.Or(d.Reason, "ordered by the server")
+		j.do = func() error { return g.cfg.SetQuarantine(!d.Lift, reason) }
+	case d.Kind == wire.DirectiveRestartService && g.cfg.StateFile != "":
+		g.memory.untold[d.ID] = d.Kind
+		raw, err := g.encode()
+		if err != nil {
+			g.diskAnswered(&diskOrder{d: d}, err)
+			return true
+		}
+		j.do = func() error { return atomicfile.Write(g.cfg.StateFile, raw, 0o600) }
+	default:
+		return false
+	}
+	o := &diskOrder{d: d, by: time.Now().Add(diskWait)}
+	j.then = func(err error) { g.diskAnswered(o, err) }
+	if !g.keep(j) {
+		g.diskAnswered(o, errors.New("the disk does not keep up"))
+		return true
+	}
+	g.diskOrders = append(g.diskOrders, o)
+	return true
+}
+
+// diskAnswered goes on with a directive once the disk has answered. One that was
+// refused meanwhile is not carried out: it was told so. A quarantine that is on disk
+// all the same holds, and the next verdict says it.
+func (g *Guardian) diskAnswered(o *diskOrder, err error) {
+	g.diskOrders = slices.DeleteFunc(g.diskOrders, func(other *diskOrder) bool { return other == o })
+	if o.answered {
+		return
+	}
+	o.answered = true
+	if err != nil {
+		delete(g.memory.untold, o.d.ID)
+		g.memory.dirty, g.memory.urgent = true, true
+		g.obeyed(o.d, true, refuse(wire.CodeJournal, "can't be remembered: "+err.Error()))
+		return
+	}
+	g.obeyed(o.d, true, g.obey(o.d))
+}
+
+// diskOrdersDue refuses what the disk has not answered in time.
+func (g *Guardian) diskOrdersDue(now time.Time) {
+	for _, o := range slices.Clone(g.diskOrders) {
+		if !now.Before(o.by) {
+			g.diskAnswered(o, fmt.Errorf("the disk did not answer within %v", diskWait))
+		}
+	}
 }
 
 func (g *Guardian) obeyReconnect(r pipe.ReconnectOrder) error {

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"gururmm/agent/guardian"
 	"gururmm/agent/pipe"
 	"gururmm/oob"
 	"gururmm/wire"
@@ -222,6 +223,70 @@ func TestManyDirectivesDoNotShutOutTheUrgentOnes(t *testing.T) {
 		b.send(later(wire.Directive{ID: "after", Kind: wire.DirectivePoll}))
 		if n := b.door.nacks(t); len(n) != 2 {
 			t.Fatalf("nacks %+v: what has expired still takes a place", n)
+		}
+		b.end()
+	})
+}
+
+func TestADiskThatDoesNotAnswerHoldsUpNoLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		ask := b.status()
+		gate := make(chan struct{})
+		b.cfg.SetQuarantine = func(bool, string) error { <-gate; return nil }
+		b.run()
+		pass(2 * time.Second)
+		quarantine := func(id string) wire.Envelope {
+			return b.directive(wire.Directive{ID: id, Kind: wire.DirectiveQuarantine, ExpiresAt: time.Now().Add(5 * time.Hour)})
+		}
+		restart := b.directive(wire.Directive{ID: "restart", Kind: wire.DirectiveRestartService, ExpiresAt: time.Now().Add(5 * time.Hour)})
+		b.send(quarantine("stuck"), restart)
+		if ask().Mode != guardian.ModeGuarding {
+			t.Fatal("the loop is not there")
+		}
+		if n := b.door.nacks(t); len(n) != 0 {
+			t.Fatalf("refused before the disk had its time: %+v", n)
+		}
+		pass(15 * time.Second)
+		n := b.door.nacks(t)
+		if len(n) != 2 || n[0].Code != wire.CodeJournal || n[1].Code != wire.CodeJournal {
+			t.Fatalf("nacks %+v, want both refused for the disk", n)
+		}
+		close(gate)
+		pass(5 * time.Second)
+		if b.spawned() != 1 {
+			t.Fatal("what was refused was carried out all the same")
+		}
+		b.send(quarantine("well"))
+		if n := b.door.nacks(t); len(n) != 2 || ask().Mode != guardian.ModeGuarding {
+			t.Fatalf("a disk that works again: %+v", n)
+		}
+		b.end()
+	})
+}
+
+func TestARestartOfTheServiceThatNoManagerMakesIsNotCalledDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.run()
+		pass(2 * time.Second)
+		b.send(b.directive(wire.Directive{ID: "r", Kind: wire.DirectiveRestartService, ExpiresAt: time.Now().Add(5 * time.Hour)}))
+		pass(5 * time.Second)
+		var got []wire.DirectiveResult
+		b.door.set(func() {
+			for _, m := range b.door.up {
+				if m.Type != wire.TypeDirectiveResult {
+					continue
+				}
+				r, err := wire.DecodePayload[wire.DirectiveResult](m)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, r)
+			}
+		})
+		if len(got) != 1 || got[0].State != wire.DirectiveFailed || !strings.Contains(got[0].Detail, "only its worker") || b.spawned() != 2 {
+			t.Fatalf("%d workers, told %+v", b.spawned(), got)
 		}
 		b.end()
 	})

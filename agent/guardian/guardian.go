@@ -100,7 +100,7 @@ type Config struct {
 	// second door to hand them in by; nil: nothing does.
 	Bundles Bundles
 
-	// SetQuarantine makes a quarantine last, or ends it; Quarantine tells in a sentence
+	// SetQuarantine makes a quarantine last, or ends it, off the loop; Quarantine tells in a sentence
 	// of one that is in force, "" if none is. Nil: there is none here.
 	SetQuarantine func(on bool, reason string) error
 	Quarantine    func() string
@@ -212,29 +212,31 @@ type Guardian struct {
 	judgement selfcheck.Judgement
 	snapshot  selfcheck.Snapshot // as last judged
 	worker    workerState
-	door      doorState
-	beacons   beaconState
-	memory    memoryState
-	history   historyState
-	errands   map[wire.DirectiveKind]string // under way: the directive that ordered it
-	framesFor []ask                         // status requests that wait for the worker's frames
-	framesBy  time.Time                     // when they are told that none came
-	insight   insightState
-	dump      stacksState
-	disk      diskState
-	turnedAt  time.Time // last turn of the loop
-	wakeAt    time.Time // the latest that the next one was due
-	judgeAt   time.Time
-	pinged    time.Time // a ledger was last asked for to settle a suspicion
-	ladderAt  time.Time
-	stopping  bool
-	stopBegan time.Time
-	stopWhy   string
-	handover  bool // end with ErrHandover
-	update    updateState
-	bundle    bundleState
-	restart   bool // end with ErrRestartService
-	renewed   bool // end with ErrRenewed
+	// diskOrders are the directives that wait for the disk.
+	diskOrders []*diskOrder
+	door       doorState
+	beacons    beaconState
+	memory     memoryState
+	history    historyState
+	errands    map[wire.DirectiveKind]string // under way: the directive that ordered it
+	framesFor  []ask                         // status requests that wait for the worker's frames
+	framesBy   time.Time                     // when they are told that none came
+	insight    insightState
+	dump       stacksState
+	disk       diskState
+	turnedAt   time.Time // last turn of the loop
+	wakeAt     time.Time // the latest that the next one was due
+	judgeAt    time.Time
+	pinged     time.Time // a ledger was last asked for to settle a suspicion
+	ladderAt   time.Time
+	stopping   bool
+	stopBegan  time.Time
+	stopWhy    string
+	handover   bool // end with ErrHandover
+	update     updateState
+	bundle     bundleState
+	restart    bool // end with ErrRestartService
+	renewed    bool // end with ErrRenewed
 }
 
 // New checks cfg; [Guardian.Run] does the rest.
@@ -621,6 +623,7 @@ func (g *Guardian) due(helpers context.Context, now time.Time) {
 	}
 	g.insightDue(now)
 	g.bundleDue(now)
+	g.diskOrdersDue(now)
 	g.diskDue(now)
 	g.lookDue(helpers, now)
 	g.doorDue(helpers, now)
@@ -659,5 +662,8 @@ func (g *Guardian) nextDue(now, over time.Time) time.Time {
 	sooner(g.door.nextDue(now))
 	sooner(g.update.nextDue(now))
 	sooner(g.memory.saveAt)
+	for _, o := range g.diskOrders {
+		sooner(o.by)
+	}
 	return next
 }

@@ -5,11 +5,14 @@ package guardian_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"gururmm/agent/guardian"
 )
@@ -75,4 +78,56 @@ func TestOneGuardianAStateDirectory(t *testing.T) {
 		t.Fatalf("after the first is gone: %v", err)
 	}
 	lock.Release()
+}
+
+func TestHalfOpenConnectionsAreFewAndShort(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.sock")
+	l, err := guardian.ListenStatus(path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	guardian.ServeStatus(ctx, &wg, l, guardian.Handler(func(context.Context) (guardian.Status, error) {
+		return guardian.Status{Version: "here"}, nil
+	}, nil))
+	dial := func() net.Conn {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(time.Minute))
+		return c
+	}
+	var held []net.Conn
+	for range 32 {
+		c := dial()
+		defer c.Close()
+		if _, err := c.Write([]byte("GET /sta")); err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, c)
+	}
+	more := dial()
+	defer more.Close()
+	if n, err := more.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Fatalf("one more than 32 is served: %d, %v", n, err)
+	}
+	for _, c := range held { // each is given up by itself
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal("half a request is waited for without end")
+		}
+	}
+	// Its place is free a moment after its end is seen.
+	for limit := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		s, err := guardian.NewClient(path).Status(ctx)
+		if err == nil && s.Version == "here" {
+			return
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("nobody is answered any more: %+v, %v", s, err)
+		}
+	}
 }

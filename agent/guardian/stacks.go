@@ -67,6 +67,17 @@ func (g *Guardian) tookStacks(gen int, text string, now time.Time) {
 	}
 }
 
+// maxLogWords bounds a worker's last words in the log, in bytes: stacks are many times
+// as long, and have a file of their own.
+const maxLogWords = 2 << 10
+
+func wordsForLog(words string) string {
+	if len(words) <= maxLogWords {
+		return words
+	}
+	return strings.ToValidUTF8(words[:maxLogWords], "") + fmt.Sprintf(" … (%d bytes in all)", len(words))
+}
+
 // lastWords keeps the stacks that a worker wrote as it ended, if it did; the
 // answer says where, for people.
 func (g *Guardian) lastWords(gen int, words, why string, now time.Time) string {

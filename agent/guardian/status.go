@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"gururmm/agent/pipe"
@@ -93,6 +94,9 @@ const (
 	framesWait = 2 * time.Second
 	// askWait bounds a request's wait for the loop, which never blocks: beyond it something is badly wrong.
 	askWait = 5 * time.Second
+	// maxLocal bounds the local connections at once: each costs memory of the process
+	// that must outlive trouble.
+	maxLocal = 32
 )
 
 // ask is a question to the loop, which calls do once, when this moment is judged;
@@ -274,7 +278,20 @@ type waitGroup interface{ Go(f func()) }
 
 // ServeStatus answers local requests with h in goroutines of wg, until ctx ends; it closes l.
 func ServeStatus(ctx context.Context, wg waitGroup, l net.Listener, h http.Handler) {
+	var open atomic.Int32
 	server := &http.Server{
+		ReadHeaderTimeout: 2 * time.Second,
+		// By its state, not by a wrapped listener: who asks is read from the socket itself.
+		ConnState: func(c net.Conn, s http.ConnState) {
+			switch s {
+			case http.StateNew:
+				if open.Add(1) > maxLocal {
+					c.Close() // those that are served go on
+				}
+			case http.StateClosed:
+				open.Add(-1)
+			}
+		},
 		Handler: h,
 		// Local and small: whoever is slower than this holds a connection for nothing.
 		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second,

@@ -501,7 +501,7 @@ func (g *Guardian) trialEnded(l *life, e lifeExit) bool {
 		how = "it can't be executed: " + e.err.Error()
 	}
 	g.worker.startAt, g.worker.lastExit = time.Now(), "on trial: "+how
-	g.log.Error("worker on trial ended", "how", how, "last_words", e.words)
+	g.log.Error("worker on trial ended", "how", how, "last_words", wordsForLog(e.words))
 	g.rollBack(how, true)
 	return true
 }

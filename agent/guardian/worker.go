@@ -122,7 +122,7 @@ func (g *Guardian) workerEnded(e lifeExit) {
 		w.startAt, w.attempt = now, 0
 		w.lastExit = "ended by the guardian: " + l.killed + g.lastWords(l.gen, e.words, l.killed, now)
 		g.noteWorkerEnd("killed", l, w.lastExit)
-		g.log.Warn("worker was ended", "pid", l.pid, "reason", l.killed, "last_words", e.words)
+		g.log.Warn("worker was ended", "pid", l.pid, "reason", l.killed, "last_words", wordsForLog(e.words))
 		return
 	}
 	if now.Sub(l.began) >= respawnStable {
@@ -135,7 +135,7 @@ func (g *Guardian) workerEnded(e lifeExit) {
 	how := describeExit(e, w.fatal)
 	w.lastExit = how + g.lastWords(l.gen, e.words, how, now)
 	g.noteWorkerEnd("died", l, w.lastExit)
-	g.log.Error("worker ended by itself", "pid", l.pid, "how", w.lastExit, "again_in", wait, "last_words", e.words)
+	g.log.Error("worker ended by itself", "pid", l.pid, "how", w.lastExit, "again_in", wait, "last_words", wordsForLog(e.words))
 }
 
 // noteWorkerEnd notes how one generation ended: died by itself, killed by us, or
