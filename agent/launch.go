@@ -41,6 +41,9 @@ type program struct {
 	store *versions.Store
 	state versions.State
 	keys  []release.Key
+	// unsure: what shall run is not known, or can't be noted. Then state is not what is
+	// on disk, or not to be acted on: nothing is written, removed or exchanged.
+	unsure error
 	// findings are what was found wrong on the way.
 	findings []selfcheck.Finding
 }
@@ -75,6 +78,11 @@ func (s *Setup) launch(ctx context.Context, from inherited, lock *lockfile.Lock,
 		return p, err
 	}
 	st, err := p.store.Load()
+	if err != nil && !errors.Is(err, versions.ErrSetAside) {
+		p.doubt("which version shall run is not known", err)
+		p.keys = s.releaseKeys(&p)
+		return p, nil // another start of another program would know no more
+	}
 	if err != nil {
 		p.found(selfcheck.FindQuarantined, "Which version shall run is not known, so the installed one does: "+err.Error())
 	}
@@ -85,17 +93,19 @@ func (s *Setup) launch(ctx context.Context, from inherited, lock *lockfile.Lock,
 		return p, nil
 	}
 	for {
-		next, entry, why := versions.Choose(p.state, p.installed, func(e versions.Entry) error { return p.store.Verify(p.keys, e) }, time.Now().UTC())
+		next, entry, why, err := versions.Choose(p.state, p.installed, func(e versions.Entry) error { return p.store.Verify(p.keys, e) }, time.Now().UTC())
+		if err != nil {
+			p.doubt("the update to "+p.state.Current.Version()+" can't be verified", err)
+		}
 		path := p.installedPath
 		if entry != nil {
 			path = p.store.Path(*entry)
 		}
 		if entry != nil || !sameState(next, p.state) {
 			if err := p.store.Save(next); err != nil {
-				if entry != nil { // what can't be counted is not started
-					p.found(selfcheck.FindJournal, "The update to "+entry.Version()+" is not started, since that can't be noted: "+err.Error())
-				}
-				entry, path, next, why = nil, p.installedPath, versions.State{}, ""
+				// What can't be counted is not started.
+				p.doubt("which version is started can't be noted", err)
+				entry, path, next, why = nil, p.installedPath, p.state, ""
 			}
 			p.state = next
 		}
@@ -106,7 +116,7 @@ func (s *Setup) launch(ctx context.Context, from inherited, lock *lockfile.Lock,
 		}
 		log.Warn("another version of this program takes over", "path", path, "why", why)
 		fault.Die("update.launch")
-		err := s.become(ctx, path, []string{
+		err = s.become(ctx, path, []string{
 			envInstalled + "=" + p.installed + " " + p.installedPath, envWhy + "=" + why,
 		}, lock, log)
 		if ended, ok := errors.AsType[*errEnded](err); ok {
@@ -148,9 +158,17 @@ func (s *Setup) watchHandover(p program, log *slog.Logger) (stop func()) {
 func (s *Setup) again(p *program) {
 	if st, err := p.store.Look(); err == nil {
 		p.state = st
+	} else if p.unsure == nil {
+		p.unsure = err
 	}
 	p.findings = nil
 	p.keys = s.releaseKeys(p)
+}
+
+// doubt notes why this start runs what it runs without touching the state.
+func (p *program) doubt(what string, err error) {
+	p.unsure = fmt.Errorf("%s: %w; mend that, then restart the service", what, err)
+	p.found(selfcheck.FindJournal, "No version is exchanged or removed in this run, since "+p.unsure.Error())
 }
 
 func (p *program) found(code selfcheck.Code, sentence string) {
@@ -214,7 +232,7 @@ func sameState(a, b versions.State) bool {
 // updates is what the guardian needs to exchange this program.
 func (p program) updates(client *oob.Client, spawn func(string) spawner) *guardian.Updates {
 	return &guardian.Updates{
-		Store: p.store, State: p.state, Keys: p.keys, Running: p.entry, Path: p.path, Why: p.why, Installed: p.installed,
+		Store: p.store, State: p.state, Unsure: p.unsure, Keys: p.keys, Running: p.entry, Path: p.path, Why: p.why, Installed: p.installed,
 		Fetch: client.Fetch, Memory: tree.Memory,
 		Spawn: func(path string) func(context.Context) (guardian.Child, error) { return spawn(path) },
 	}

@@ -47,6 +47,9 @@ type Updates struct {
 	Store *versions.Store
 	// State is what the store held when this process began.
 	State versions.State
+	// Unsure says why State is not to be acted on, if so: it is not known or can't be
+	// written. Then no order is accepted, and nothing is written or removed.
+	Unsure error
 	// Keys releases must be signed with; none: no update is accepted.
 	Keys []release.Key
 	// Running is the program of this process; nil: the installed one. Path is where
@@ -131,6 +134,8 @@ func (g *Guardian) orderUpdate(d wire.Directive) error {
 	switch {
 	case c == nil:
 		return refuse(wire.CodeUnsupported, "this agent does not update itself")
+	case c.Unsure != nil:
+		return refuse(wire.CodeJournal, c.Unsure.Error())
 	case b == nil:
 		return refuse(wire.CodeUnparseable, "no build")
 	case u.step != UpdateNone:
@@ -165,6 +170,8 @@ func (g *Guardian) orderRollback(d wire.Directive) error {
 	switch {
 	case c == nil:
 		return refuse(wire.CodeUnsupported, "this agent does not update itself")
+	case c.Unsure != nil:
+		return refuse(wire.CodeJournal, c.Unsure.Error())
 	case c.Running == nil:
 		return refuse(wire.CodeUnsupported, "the installed program runs: there is none to go back to")
 	case u.step != UpdateNone && u.step != UpdateConfirm:
@@ -404,7 +411,7 @@ func (g *Guardian) trialMemory() uint64 {
 func (g *Guardian) updateDue(now time.Time) {
 	u := &g.update
 	g.noteBack(now)
-	if g.stopping {
+	if c := g.cfg.Updates; g.stopping || c == nil || c.Unsure != nil {
 		return
 	}
 	switch u.step {
@@ -584,6 +591,9 @@ func (g *Guardian) resumeUpdate() {
 		return
 	}
 	u.state, u.disk = c.State, c.State
+	if c.Unsure != nil {
+		return
+	}
 	st, now := u.state, g.now()
 	switch st.Phase {
 	case versions.PhaseFetch:
@@ -615,7 +625,7 @@ func (g *Guardian) resumeUpdate() {
 func (g *Guardian) settleUpdate() {
 	c, st := g.cfg.Updates, g.update.state
 	switch {
-	case c == nil || g.handover:
+	case c == nil || g.handover || c.Unsure != nil:
 		return
 	case g.update.step == UpdateDrain || g.update.step == UpdateTrial:
 		st = st.Fail("the agent was stopped during the trial; order it again", g.now())
@@ -675,7 +685,7 @@ func (g *Guardian) tellOutcome(o versions.Outcome) {
 // toldUpdate notes that the server knows an outcome.
 func (g *Guardian) toldUpdate(id string) {
 	st := g.update.state
-	if st.Last == nil || st.Last.Told || st.Last.Order == nil || st.Last.Order.ID != id {
+	if g.cfg.Updates == nil || g.cfg.Updates.Unsure != nil || st.Last == nil || st.Last.Told || st.Last.Order == nil || st.Last.Order.ID != id {
 		return
 	}
 	g.saveUpdate(st.Tell(), "update.told", nil)

@@ -336,6 +336,7 @@ func TestUpdatesThatAreRefused(t *testing.T) {
 		done   bool
 	}{
 		{"no release key", func(u *guardian.Updates, _ *wire.Build) { u.Keys = nil }, "no release key is known", "", false},
+		{"a state that can't be written", func(u *guardian.Updates, _ *wire.Build) { u.Unsure = errors.New("disk full") }, "disk full", "", false},
 		{"another key", func(_ *guardian.Updates, b *wire.Build) { b.Signature = foreign.build(t, "v2.0.0").Signature }, "trusted here", "", false},
 		{"another version than signed", func(_ *guardian.Updates, b *wire.Build) { b.Version = "v3.0.0" }, "signed is v2.0.0", "", false},
 		{"an older one", func(_ *guardian.Updates, b *wire.Build) { *b = s.build(t, "v0.9.0") }, "downgrade", "", false},
@@ -517,4 +518,32 @@ func TestNextStartTakesUpAnUpdate(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A state that is not known names nothing, but that is no leave to remove or write.
+func TestUncertainStateStaysUntouched(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		u := b.updatable(s, as("v2.0.0"))
+		u.Unsure = errors.New("disk full")
+		kept := u.Store.Path(versions.Entry{Build: s.build(t, "v2.0.0")})
+		if err := os.MkdirAll(filepath.Dir(kept), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(kept, []byte("program"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		b.run()
+		pass(2 * time.Minute)
+		if err := b.end(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(kept); err != nil {
+			t.Errorf("the program is gone: %v", err)
+		}
+		if _, err := os.Stat(u.Store.StateFile()); !os.IsNotExist(err) {
+			t.Errorf("a state was written: %v", err)
+		}
+	})
 }

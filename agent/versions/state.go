@@ -195,8 +195,10 @@ func (s State) Tell() State {
 
 // Choose decides what starts now, given the installed program's version: state is
 // what must be on disk before it does, entry is nil for the installed program, why
-// is for people. Check verifies an entry's program.
-func Choose(s State, installed string, check func(Entry) error, now time.Time) (state State, entry *Entry, why string) {
+// is for people. Check verifies an entry's program; an error of it that wraps
+// [ErrUnjudged] is given back, and no program is blamed for it: state is then s.
+func Choose(s State, installed string, check func(Entry) error, now time.Time) (state State, entry *Entry, why string, err error) {
+	was := s
 	for s.Current != nil {
 		v := s.Current.Build.Version
 		switch {
@@ -210,7 +212,7 @@ func Choose(s State, installed string, check func(Entry) error, now time.Time) (
 				s.Phase = PhaseNone
 			}
 			s.Current, s.Previous, s.Starts = nil, nil, 0
-			return s, nil, why
+			return s, nil, why, nil
 		case s.Starts >= maxStarts:
 			what := "died %d times in a row within %v of its start"
 			if s.Phase == PhaseHandover {
@@ -220,7 +222,9 @@ func Choose(s State, installed string, check func(Entry) error, now time.Time) (
 			why = s.Last.Reason
 			continue
 		}
-		if err := check(*s.Current); err != nil {
+		if err := check(*s.Current); errors.Is(err, ErrUnjudged) {
+			return was, nil, "", err
+		} else if err != nil {
 			s = s.FallBack(v+" was not started: "+err.Error(), now)
 			why = s.Last.Reason
 			continue
@@ -231,12 +235,12 @@ func Choose(s State, installed string, check func(Entry) error, now time.Time) (
 		} else {
 			why = "went back: " + why
 		}
-		return s, s.Current, why
+		return s, s.Current, why, nil
 	}
 	if why != "" {
 		why = "went back: " + why
 	}
-	return s, nil, why
+	return s, nil, why, nil
 }
 
 // FailedOrder gives why the order with this id failed.

@@ -34,6 +34,12 @@ const (
 // ErrSpace: the disk has no room for the program.
 var ErrSpace = errors.New("not enough free space")
 
+// ErrUnjudged: whether a program is what was signed can't be told now.
+var ErrUnjudged = errors.New("can't be judged now")
+
+// ErrSetAside: the state could not be understood, and is kept under another name.
+var ErrSetAside = errors.New("set aside")
+
 // Store is the directory of programs. Its methods are not safe for concurrent use,
 // except Path.
 type Store struct {
@@ -70,13 +76,16 @@ func program() string {
 }
 
 // Load reads the state. No file is a zero State. A file that can't be
-// understood is set aside, and the error says where it is now: the installed
-// program runs.
+// understood is set aside, and the error, which wraps [ErrSetAside], says where it is
+// now: the installed program runs. After any other error the state is not known.
 func (s *Store) Load() (State, error) {
 	st, err := s.Look()
 	if d, ok := errors.AsType[*damaged](err); ok {
 		kept, qerr := atomicfile.Quarantine(s.StateFile(), time.Now())
-		return State{}, fmt.Errorf("%s can't be understood and was kept as %s: %w", s.StateFile(), kept, errors.Join(d.err, qerr))
+		if qerr != nil {
+			return State{}, fmt.Errorf("%w, and it can't be set aside: %w", err, qerr)
+		}
+		return State{}, fmt.Errorf("%s can't be understood and was kept as %s: %w", s.StateFile(), kept, errors.Join(d.err, ErrSetAside))
 	}
 	return st, err
 }
@@ -135,8 +144,18 @@ func (s *Store) mkdir() error {
 }
 
 // Verify checks e's program: that it is there, and is what a release key signed,
-// for this platform.
+// for this platform. The error wraps [ErrUnjudged] if that is not known: without a
+// key, or if the file can't be read for another reason than that it is not there.
 func (s *Store) Verify(keys []release.Key, e Entry) error {
+	err := s.verify(keys, e)
+	_, path := errors.AsType[*fs.PathError](err)
+	if errors.Is(err, release.ErrNoKeys) || path && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", ErrUnjudged, err)
+	}
+	return err
+}
+
+func (s *Store) verify(keys []release.Key, e Entry) error {
 	f, err := os.Open(s.Path(e))
 	if err != nil {
 		return err

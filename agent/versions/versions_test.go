@@ -253,7 +253,7 @@ func TestWhichProgramStarts(t *testing.T) {
 		{"a developer's build installed", State{Current: entry("v2.0.0"), Installed: "dev"}, "dev", good, "v2.0.0", 1, false, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s, e, why := Choose(tt.s, tt.installed, tt.check, now)
+			s, e, why, _ := Choose(tt.s, tt.installed, tt.check, now)
 			if e.Version() != tt.want || s.Starts != tt.starts || !strings.Contains(why, tt.why) {
 				t.Errorf("starts %q (%d), because %q", e.Version(), s.Starts, why)
 			}
@@ -296,7 +296,7 @@ func TestEachStartEndsWithAProgramThatVerifies(t *testing.T) {
 		installed := all[rand.IntN(4)]
 		for start := 0; ; start++ {
 			var e *Entry
-			if s, e, _ = Choose(s, installed, check, now); e == nil {
+			if s, e, _, _ = Choose(s, installed, check, now); e == nil {
 				break
 			}
 			if damaged[e.Build.Version] {
@@ -361,7 +361,7 @@ func FuzzState(f *testing.F) {
 		if err != nil {
 			return
 		}
-		st, e, _ := Choose(st, "v1.0.0", func(e Entry) error {
+		st, e, _, _ := Choose(st, "v1.0.0", func(e Entry) error {
 			if filepath.Dir(filepath.Dir(s.Path(e))) != s.dir {
 				t.Fatalf("%q lies outside", s.Path(e))
 			}
@@ -371,4 +371,27 @@ func FuzzState(f *testing.F) {
 			t.Fatalf("start %d", st.Starts)
 		}
 	})
+}
+
+func TestWhatCantBeJudgedIsNotBlamed(t *testing.T) {
+	r := newRig(t)
+	b := r.build(t, "v2.0.0", r.program)
+	var calls []int64
+	if err := r.Fetch(t.Context(), r.keys, b, from(r.program, len(r.program), &calls)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Verify(nil, Entry{Build: b}); !errors.Is(err, ErrUnjudged) {
+		t.Errorf("without keys: %v", err)
+	}
+	if err := r.Verify(newRig(t).keys, Entry{Build: b}); err == nil || errors.Is(err, ErrUnjudged) {
+		t.Errorf("another key: %v", err)
+	}
+	if err := r.Verify(r.keys, *entry("v3.0.0")); err == nil || errors.Is(err, ErrUnjudged) {
+		t.Errorf("a program that is not there: %v", err)
+	}
+	s := State{Current: &Entry{Build: b}, Previous: entry("v1.5.0"), Starts: 1}
+	got, e, _, err := Choose(s, "v1.0.0", func(e Entry) error { return r.Verify(nil, e) }, now)
+	if !errors.Is(err, ErrUnjudged) || e != nil || !got.Current.Is(s.Current) || got.Starts != 1 || got.Last != nil {
+		t.Errorf("starts %v of %+v: %v", e, got, err)
+	}
 }

@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"gururmm/agent/versions"
+	"gururmm/wire"
+)
+
+// A state that can't be read or written, or a program that can't be verified for want
+// of keys: the installed program runs this once, and what is on disk stays as it is.
+func TestUncertainStateIsNotActedOn(t *testing.T) {
+	current := versions.State{Current: &versions.Entry{Build: wire.Build{Version: "v9.0.0", SHA256: strings.Repeat("a", 64), OS: runtime.GOOS, Arch: runtime.GOARCH}}, Starts: 1}
+	for name, spoil := range map[string]func(t *testing.T, store *versions.Store){
+		"no keys": func(t *testing.T, store *versions.Store) {
+			if err := store.Save(current); err != nil {
+				t.Fatal(err)
+			}
+			path := store.Path(*current.Current)
+			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			raw, err := os.ReadFile(os.Args[0])
+			if err == nil {
+				err = os.WriteFile(path, raw, 0o700)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		},
+		"not readable": func(t *testing.T, store *versions.Store) {
+			if err := os.MkdirAll(store.StateFile(), 0o700); err != nil { // reading a directory fails
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := Prepare(Options{StateDir: filepath.Join(t.TempDir(), "state")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			store := versions.New(s.Dir.Path(versionsDir))
+			spoil(t, store)
+			before, _ := os.ReadFile(store.StateFile())
+			p, err := s.launch(t.Context(), inherited{}, nil, slog.New(slog.DiscardHandler))
+			if err != nil || p.entry != nil || p.unsure == nil || len(p.findings) == 0 {
+				t.Fatalf("entry %v, unsure %v, findings %v: %v", p.entry, p.unsure, p.findings, err)
+			}
+			if u := p.updates(nil, nil); u.Unsure == nil {
+				t.Error("the guardian is not told")
+			}
+			if after, _ := os.ReadFile(store.StateFile()); string(after) != string(before) {
+				t.Errorf("the state was changed to %s", after)
+			}
+		})
+	}
+}
