@@ -223,7 +223,10 @@ func (g *Guardian) obey(d wire.Directive) error {
 		if g.cfg.SetQuarantine == nil {
 			return refuse(wire.CodeUnsupported, "nothing here remembers a quarantine")
 		}
-		g.judge(time.Now()) // the beacon that tells of it must say it
+		g.judge(time.Now())                                             // the beacon that tells of it must say it
+		if d.Lift && g.snapshot.Link.Phase != selfcheck.PhaseVerified { // it was refused until now: don't wait out a back-off
+			g.order(pipe.Order{Reconnect: &pipe.ReconnectOrder{Reason: "its quarantine is lifted"}})
+		}
 	default:
 		errand, ok := g.cfg.Errands[d.Kind]
 		if !ok {

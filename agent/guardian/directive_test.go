@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"gururmm/agent/guardian"
 	"gururmm/agent/pipe"
 	"gururmm/oob"
+	"gururmm/selfcheck"
 	"gururmm/wire"
 )
 
@@ -287,6 +289,36 @@ func TestARestartOfTheServiceThatNoManagerMakesIsNotCalledDone(t *testing.T) {
 		})
 		if len(got) != 1 || got[0].State != wire.DirectiveFailed || !strings.Contains(got[0].Detail, "only its worker") || b.spawned() != 2 {
 			t.Fatalf("%d workers, told %+v", b.spawned(), got)
+		}
+		b.end()
+	})
+}
+
+func TestAQuarantinedEndpointSaysSoAndDialsWhenItIsLifted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		var held atomic.Bool
+		b.cfg.SetQuarantine = func(on bool, _ string) error { held.Store(on); return nil }
+		b.cfg.Quarantine = func() string {
+			if held.Load() {
+				return "Quarantined: stolen."
+			}
+			return ""
+		}
+		held.Store(true)
+		b.start = well()
+		b.start.Link = selfcheck.LinkFacts{Phase: selfcheck.PhaseWaiting, PhaseAge: new(time.Minute), NextDial: new(time.Minute)}
+		ask := b.status()
+		b.run()
+		pass(time.Minute)
+		if v := ask().Verdict; v.Sentence != "Quarantined: stolen." || !strings.Contains(v.Action, "--lift") {
+			t.Errorf("verdict %s says %q, do %q", v.Code, v.Sentence, v.Action)
+		}
+		b.send(b.directive(wire.Directive{Kind: wire.DirectiveQuarantine, Lift: true, ExpiresAt: time.Now().Add(5 * time.Hour)}))
+		if orders(b.child(), func(o pipe.Order) bool {
+			return o.Reconnect != nil && strings.Contains(o.Reconnect.Reason, "lifted")
+		}) != 1 {
+			t.Error("a lifted quarantine waits for the next dial")
 		}
 		b.end()
 	})

@@ -519,6 +519,7 @@ func (g *Guardian) judge(now time.Time) {
 	j := selfcheck.Judge(g.snapshot, now, g.policy)
 	changed := j.Verdict.Code != g.judgement.Verdict.Code || j.Verdict.Suspected != g.judgement.Verdict.Suspected
 	j.Findings = append(j.Findings, g.ownFindings()...)
+	g.sayIsolated(&j.Verdict)
 	g.wantStacks(now)
 	g.showStack(&j.Verdict)
 	g.judgement = j
@@ -541,6 +542,17 @@ func (g *Guardian) judge(now time.Time) {
 	g.syncDelivery()
 	g.announce(now)
 	g.judgeAt, g.ladderAt = after(now, j.Recheck), after(now, recheck)
+}
+
+// sayIsolated has a link that a quarantine keeps down say so: it is no fault of the network.
+func (g *Guardian) sayIsolated(v *selfcheck.Verdict) {
+	if g.cfg.Quarantine == nil || v.Code != selfcheck.CodeLinkHandshake && v.Code != selfcheck.CodeLinkConnecting {
+		return
+	}
+	if sentence := g.cfg.Quarantine(); sentence != "" {
+		v.Sentence = sentence
+		v.Action = "Nothing to do here: an operator lifts it with gururmm agents quarantine AGENT --lift"
+	}
 }
 
 // ownFindings are what stands beside any verdict because of this process.

@@ -176,7 +176,14 @@ func (f *operatorFlags) directed(w io.Writer, d operator.Directive) error {
 			d.ID, d.Kind, d.State, d.ExpiresAt.Local().Format(time.DateTime), quote(wrap.Plain(d.AgentName)))))
 		return nil
 	case d.State == string(wire.DirectiveDone):
-		said := fmt.Sprintf("%s is done on %s after %.1f s", d.Kind, oneLine(d.AgentName, 24), d.EndedAt.Sub(d.CreatedAt).Seconds())
+		name, took := oneLine(d.AgentName, 24), d.EndedAt.Sub(d.CreatedAt).Seconds()
+		said := fmt.Sprintf("%s is done on %s after %.1f s", d.Kind, name, took)
+		switch {
+		case d.Kind == wire.DirectiveQuarantine && d.Lift:
+			said = fmt.Sprintf("%s: its quarantine is lifted, after %.1f s", name, took)
+		case d.Kind == wire.DirectiveQuarantine:
+			said = fmt.Sprintf("%s is quarantined, after %.1f s", name, took)
+		}
 		if d.Detail != "" {
 			said += ": " + wrap.Plain(d.Detail)
 		}

@@ -19,7 +19,10 @@ import (
 func Fit(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
-	walk(root, func(cmd *cobra.Command) { cmd.Long = foldText(cmd.Long) })
+	walk(root, func(cmd *cobra.Command) {
+		cmd.Long = foldText(cmd.Long)
+		refuseUnknown(cmd)
+	})
 	plain := root.UsageFunc()
 	// Not by a template of our own: it would link all that templates can do into a
 	// program that idles on an endpoint.
@@ -42,6 +45,25 @@ func Fit(root *cobra.Command) {
 		_, err = io.WriteString(to, text)
 		return err
 	})
+}
+
+// refuseUnknown has a group of commands fail for one it does not have: the library
+// would print its help and call that a success.
+func refuseUnknown(cmd *cobra.Command) {
+	if !cmd.HasParent() || !cmd.HasSubCommands() {
+		return
+	}
+	if cmd.Args == nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return fmt.Errorf("unknown command %q for %q; see: %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())
+		}
+	}
+	if !cmd.Runnable() {
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
 }
 
 // cutLast cuts text where sep stands for the last time.

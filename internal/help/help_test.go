@@ -1,6 +1,7 @@
 package help
 
 import (
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -58,6 +59,21 @@ func TestEveryCommandIsMeasured(t *testing.T) {
 	for _, want := range []string{"tool", "do", "hidden", "help", "completion", "zsh"} {
 		if !slices.Contains(names, want) {
 			t.Errorf("no %s among %q", want, names)
+		}
+	}
+}
+
+func TestAGroupRefusesACommandItDoesNotHave(t *testing.T) {
+	root := &cobra.Command{Use: "tool", SilenceErrors: true, SilenceUsage: true}
+	group := &cobra.Command{Use: "group"}
+	group.AddCommand(&cobra.Command{Use: "known", Run: func(*cobra.Command, []string) {}})
+	root.AddCommand(group)
+	Fit(root)
+	root.SetOut(io.Discard)
+	for line, fails := range map[string]bool{"group": false, "group known": false, "group foo": true, "completion foo": true} {
+		root.SetArgs(strings.Fields(line))
+		if err := root.Execute(); (err != nil) != fails {
+			t.Errorf("tool %s: %v", line, err)
 		}
 	}
 }
