@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -90,6 +91,7 @@ func (s *Setup) launch(ctx context.Context, from inherited, lock *lockfile.Lock,
 	p.state = st
 	if c := st.Current; c != nil && sameFile(p.path, p.store.Path(*c)) {
 		p.entry, p.why = c, from.why // chosen by the program that became this one
+		s.own = c
 		return p, nil
 	}
 	for {
@@ -124,6 +126,9 @@ func (s *Setup) launch(ctx context.Context, from inherited, lock *lockfile.Lock,
 		}
 		log.Error("it could not be started", "path", path, "error", err)
 		if entry == nil { // no installed program to go back to: this one does it
+			if own := s.own; own != nil && p.unsure == nil && sameFile(p.path, p.store.Path(*own)) {
+				p.goOn(own, err)
+			}
 			p.found(selfcheck.FindUpdateRolledBack, "The installed program could not be started: "+err.Error())
 			return p, nil
 		}
@@ -163,6 +168,20 @@ func (s *Setup) again(p *program) {
 	}
 	p.findings = nil
 	p.keys = s.releaseKeys(p)
+}
+
+// goOn makes own, the program of this process, the one to run again: the installed one,
+// which was to take over, can't be started.
+func (p *program) goOn(own *versions.Entry, err error) {
+	st := p.state
+	if st.Phase == versions.PhaseHandover {
+		st = st.Fail("the installed program could not be started: "+err.Error(), time.Now().UTC())
+	}
+	st.Current, st.Starts = own, 0
+	p.entry, p.state, p.why = own, st, "the installed program could not be started"
+	if err := p.store.Save(st); err != nil {
+		p.doubt("that this program goes on can't be noted", err)
+	}
 }
 
 // doubt notes why this start runs what it runs without touching the state.
@@ -233,9 +252,23 @@ func sameState(a, b versions.State) bool {
 func (p program) updates(client *oob.Client, spawn func(string) spawner) *guardian.Updates {
 	return &guardian.Updates{
 		Store: p.store, State: p.state, Unsure: p.unsure, Keys: p.keys, Running: p.entry, Path: p.path, Why: p.why, Installed: p.installed,
-		Fetch: client.Fetch, Memory: tree.Memory,
+		CanRun: p.canRun, Fetch: client.Fetch, Memory: tree.Memory,
 		Spawn: func(path string) func(context.Context) (guardian.Child, error) { return spawn(path) },
 	}
+}
+
+// canRun says why the installed program can't be executed.
+func (p program) canRun() error {
+	info, err := os.Stat(p.installedPath)
+	switch {
+	case err != nil:
+		return err
+	case sameFile(p.installedPath, p.path) && p.entry != nil:
+		return errors.New("where it lies is not known: this program was started by hand")
+	case !info.Mode().IsRegular() || runtime.GOOS != "windows" && info.Mode().Perm()&0o111 == 0:
+		return fmt.Errorf("%s is no executable file", p.installedPath)
+	}
+	return nil
 }
 
 // spawner starts a worker.

@@ -19,6 +19,7 @@ import (
 
 	"gururmm/agent/guardian"
 	"gururmm/agent/state"
+	"gururmm/agent/versions"
 )
 
 // Options are what the command line and the environment say; empty fields are left to
@@ -45,6 +46,7 @@ type Setup struct {
 
 	events chan guardian.Event // from the service manager
 
+	own      *versions.Entry        // the program of this process, once launched; nil: the installed one
 	isolated atomic.Pointer[string] // of a quarantine in force, as last read from disk; the guardian's loop reads it, its keeper sets it
 }
 

@@ -195,6 +195,9 @@ func (g *Guardian) obey(d wire.Directive) error {
 		}
 		return g.obeyReconnect(pipe.ReconnectOrder{Reason: reason, URL: d.Endpoint})
 	case wire.DirectiveRestartWorker:
+		if step := g.update.step; step == UpdateDrain || step == UpdateTrial { // its end would be blamed on the build
+			return refuse(wire.CodeBusy, "an update is under way, and exchanges the worker itself: "+string(step))
+		}
 		g.restartWorker(reason)
 	case wire.DirectiveRestartService:
 		g.restartService(reason)

@@ -392,22 +392,23 @@ func (g *Guardian) noticePause(now time.Time) {
 	g.turnedAt = now
 	if last.IsZero() || now.Sub(last) < maxIdle+pauseSlack {
 		if !g.wakeAt.IsZero() && now.Sub(g.wakeAt) > lateSlack {
-			g.excuse(now) // no event, but nothing to blame the worker for
+			g.excuse(now, now.Sub(g.wakeAt)) // no event, but nothing to blame the worker for
 		}
 		return
 	}
 	g.log.Warn("this process did not run for a while: the machine was suspended or starved", "for", now.Sub(last))
 	g.note(history.Event{Kind: history.KindClock, Code: "paused",
 		Sentence: fmt.Sprintf("This process did not run for %v: stopped, or starved of time.", now.Sub(last).Round(time.Second))})
-	g.excuse(now)
+	g.excuse(now, now.Sub(last))
 }
 
 // excuse counts the worker's silence from now: it could not report either. What
-// the ladder waits for could not come.
-func (g *Guardian) excuse(now time.Time) {
+// the ladder waits for could not come. An update's trial is given only what it has
+// lost: a machine that is always late would never end it.
+func (g *Guardian) excuse(now time.Time, lost time.Duration) {
 	g.ladder.Resumed(now)
 	if u := &g.update; u.step == UpdateTrial || u.step == UpdateConfirm {
-		u.began, u.lost = now, now
+		u.began, u.lost = earlier(now, u.began.Add(lost)), earlier(now, u.lost.Add(lost))
 	}
 	l := g.worker.life
 	if l == nil {
@@ -433,7 +434,7 @@ func (g *Guardian) event(e Event) {
 		g.memory.dirty, g.memory.urgent = true, true
 	case EventResume:
 		g.note(history.Event{Kind: history.KindClock, Code: "resumed", Sentence: "The machine runs again after a suspend."})
-		g.excuse(time.Now())
+		g.excuse(time.Now(), 0) // what was lost is seen by the next turn
 		g.order(pipe.Order{Ping: true})
 	case EventSession:
 		g.order(pipe.Order{Ping: true})

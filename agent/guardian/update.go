@@ -1,6 +1,7 @@
 package guardian
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ const (
 	// ConfirmLimit is how long a new guardian may take to have guarded a verified
 	// worker for the grace; then it gives the endpoint back.
 	ConfirmLimit = 5 * time.Minute
+	// excusedMost bounds what excuses add to a trial or a confirmation.
+	excusedMost = 10 * time.Minute
 	// fetchLimit bounds a download in all; fetchMin and fetchMax the wait between its attempts.
 	fetchLimit         = 2 * time.Hour
 	fetchMin, fetchMax = time.Second, time.Minute
@@ -59,6 +62,8 @@ type Updates struct {
 	Why     string
 	// Installed is the installed program's version; "": not known.
 	Installed string
+	// CanRun says why the installed program can't be executed; nil: not asked.
+	CanRun func() error
 	// Fetch as [oob.Client.Fetch].
 	Fetch func(ctx context.Context, sum string, size, offset int64, w io.Writer) (int64, error)
 	// Spawn starts a program as worker.
@@ -113,6 +118,7 @@ type updateState struct {
 	step  UpdateStep
 	since time.Time
 
+	first    time.Time // began, that no excuse moves
 	began    time.Time // of the trial, or of the guardian that confirms
 	good     time.Time // since when what is asked for holds; zero: it does not
 	lost     time.Time // since when it does not
@@ -174,6 +180,8 @@ func (g *Guardian) orderRollback(d wire.Directive) error {
 		return refuse(wire.CodeJournal, c.Unsure.Error())
 	case c.Running == nil:
 		return refuse(wire.CodeUnsupported, "the installed program runs: there is none to go back to")
+	case u.state.Previous == nil && c.CanRun != nil && c.CanRun() != nil:
+		return refuse(wire.CodeUnsupported, "the installed program can't take over: "+c.CanRun().Error()+"; install it again first")
 	case u.step != UpdateNone && u.step != UpdateConfirm:
 		return refuse(wire.CodeBusy, "an update is under way: "+string(u.step)+" "+u.version(g))
 	}
@@ -364,7 +372,7 @@ func (g *Guardian) trialSpawn() func(context.Context) (Child, error) {
 	}
 	now := time.Now()
 	u.enter(UpdateTrial)
-	u.began, u.lost, u.good, u.memory, u.back = now, now, time.Time{}, 0, nil
+	u.first, u.began, u.lost, u.good, u.memory, u.back = now, now, now, time.Time{}, 0, nil
 	g.noteUpdate("trial", "A worker of version "+u.version(g)+" is on trial, under the guardian of "+g.cfg.Presence.Version+".")
 	g.beacon(causeRequest) // its answer shows that the door works now
 	return g.cfg.Updates.Spawn(g.cfg.Updates.Store.Path(*u.state.Next))
@@ -468,7 +476,12 @@ func (g *Guardian) trialDue(now time.Time) {
 	} else {
 		f.Held = now.Sub(u.good)
 	}
-	v := judgeTrial(f, graceOf(u.state.Next.Build.GraceMS), g.trialMemory())
+	grace := graceOf(u.state.Next.Build.GraceMS)
+	if most := grace + trialMost + excusedMost; u.good.IsZero() && now.Sub(u.first) > most {
+		g.rollBack(fmt.Sprintf("its trial came to no end within %v: the machine is starved of time; order it again", most), false)
+		return
+	}
+	v := judgeTrial(f, grace, g.trialMemory())
 	switch {
 	case v.Pass:
 		g.commitUpdate(now)
@@ -566,13 +579,18 @@ func (g *Guardian) confirmDue(now time.Time) {
 	}
 	version := g.cfg.Presence.Version
 	switch {
+	case !u.state.Current.Is(c.Running): // the hand-over did not happen: this is not what was ordered
+		what := u.state.Current.Version()
+		st := u.state.Fail("the program that was to take over could not be started: "+cmp.Or(what, "the installed one"), g.now())
+		st.Current, st.Starts = c.Running, 0
+		g.failUpdate(st)
 	case !u.good.IsZero() && now.Sub(u.good) >= grace:
 		fault.Die("update.confirming")
 		st := u.state.Confirm(version, g.now())
 		u.enter(UpdateNone)
 		g.saveUpdate(st, "update.confirmed", g.pruneVersions)
 		g.tellOutcome(*st.Last)
-	case now.Sub(u.began) < ConfirmLimit:
+	case now.Sub(u.began) < ConfirmLimit && now.Sub(u.first) < ConfirmLimit+excusedMost:
 	case c.Running == nil: // nothing is left to go back to
 		g.failUpdate(u.state.Fail(fmt.Sprintf("the installed program runs, but no link was verified within %v", ConfirmLimit), g.now()))
 	default:
@@ -612,7 +630,7 @@ func (g *Guardian) resumeUpdate() {
 	case versions.PhaseHandover:
 		fault.Die("update.guarding")
 		u.enter(UpdateConfirm)
-		u.began, u.lost = g.start, g.start
+		u.first, u.began, u.lost = g.start, g.start, g.start
 	default:
 		if st.Last != nil && !st.Last.Told && st.Last.Order != nil {
 			g.tellOutcome(*st.Last)
@@ -641,8 +659,8 @@ func (g *Guardian) settleUpdate() {
 
 // pruneVersions removes programs that are not needed any more.
 func (g *Guardian) pruneVersions() {
-	st := g.update.state
-	g.keep(job{what: jobUpdate, do: func() error { return g.cfg.Updates.Store.Prune(st) }})
+	st, own := g.update.state, g.cfg.Updates.Running
+	g.keep(job{what: jobUpdate, do: func() error { return g.cfg.Updates.Store.Prune(st, own) }})
 }
 
 // tellUpdate answers for an order that is known: under way, or over.

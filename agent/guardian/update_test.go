@@ -547,3 +547,61 @@ func TestUncertainStateStaysUntouched(t *testing.T) {
 		}
 	})
 }
+
+func TestRollbackToAProgramThatCantRunIsRefused(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		u := b.handedOver(s, as("v2.0.0"))
+		u.CanRun = func() error { return os.ErrNotExist }
+		b.run()
+		pass(2 * time.Second)
+		b.call(b.directive(wire.Directive{ID: "back", Kind: wire.DirectiveRollback, ExpiresAt: time.Now().Add(5 * time.Hour)}))
+		if nacks := b.door.nacks(t); len(nacks) != 1 || !strings.Contains(nacks[0].Detail, "installed program can't take over") {
+			t.Errorf("nacks %+v", nacks)
+		}
+		if err := b.end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// The hand-over of a rollback did not happen: what runs is not what was ordered.
+func TestOnlyWhatRunsIsConfirmed(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		u := b.handedOver(s, as("v2.0.0"))
+		u.State = u.State.Confirm("v2.0.0", time.Now()).GoBack(versions.Order{ID: "back", Kind: wire.DirectiveRollback})
+		b.run()
+		pass(time.Minute)
+		if state, detail := b.outcome("back"); state != wire.DirectiveFailed {
+			t.Errorf("told %s: %s", state, detail)
+		}
+		if st := load(t, u); !st.Current.Is(u.Running) {
+			t.Errorf("state %+v", st)
+		}
+		if err := b.end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestWorkerOnTrialIsNotRestartedByOrder(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.updatable(s, as("v2.0.0"))
+		b.run()
+		pass(2 * time.Second)
+		b.call(b.order("up", s.build(t, "v2.0.0")))
+		pass(5 * time.Second)
+		b.call(b.directive(wire.Directive{ID: "again", Kind: wire.DirectiveRestartWorker, ExpiresAt: time.Now().Add(time.Hour)}))
+		if nacks := b.door.nacks(t); len(nacks) != 1 || nacks[0].Code != wire.CodeBusy {
+			t.Errorf("nacks %+v", nacks)
+		}
+		if err := b.ended(); !errors.Is(err, guardian.ErrHandover) {
+			t.Fatal(err)
+		}
+	})
+}

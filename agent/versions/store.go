@@ -227,7 +227,20 @@ func (s *Store) Fetch(ctx context.Context, keys []release.Key, b wire.Build, get
 			return errors.Join(err, f.Sync())
 		}
 	}
-	if err := verify(keys, f, b); err != nil {
+	err = verify(keys, f, b)
+	if err != nil && offset > 0 { // what an earlier call left may be damaged: once more, whole
+		if _, serr := f.Seek(0, io.SeekStart); serr != nil {
+			return errors.Join(err, serr)
+		}
+		if terr := f.Truncate(0); terr != nil {
+			return errors.Join(err, terr)
+		}
+		if gerr := get(ctx, 0, f); gerr != nil {
+			return errors.Join(gerr, f.Sync())
+		}
+		err = verify(keys, f, b)
+	}
+	if err != nil {
 		return errors.Join(err, f.Close(), os.Remove(part))
 	}
 	if runtime.GOOS != "windows" {
@@ -252,11 +265,12 @@ func (s *Store) place(part string, e Entry) error {
 	return errors.Join(atomicfile.SyncDir(filepath.Dir(path)), atomicfile.SyncDir(s.dir))
 }
 
-// Prune removes all programs but those that st names. What can't be removed (a
+// Prune removes all programs but those that st names and own, that of this process
+// (nil: the installed one). What can't be removed (a
 // program that still runs, on Windows) is left for the next time.
-func (s *Store) Prune(st State) error {
+func (s *Store) Prune(st State, own *Entry) error {
 	keep := map[string]bool{}
-	for _, e := range []*Entry{st.Current, st.Previous, st.Next} {
+	for _, e := range []*Entry{st.Current, st.Previous, st.Next, own} {
 		if e != nil {
 			keep[name(e.Build)] = true
 			keep[name(e.Build)+partEnd] = true

@@ -201,11 +201,11 @@ func TestOnlyNamedProgramsStay(t *testing.T) {
 	if err := r.Save(State{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Prune(State{Current: es[3], Previous: es[1]}); err != nil {
+	if err := r.Prune(State{Current: es[3], Previous: es[1]}, es[0]); err != nil {
 		t.Fatal(err)
 	}
 	for i, e := range es {
-		if _, err := os.Stat(r.Path(*e)); (err == nil) != (i == 1 || i == 3) {
+		if _, err := os.Stat(r.Path(*e)); (err == nil) != (i != 2) {
 			t.Errorf("%s: %v", e.Version(), err)
 		}
 	}
@@ -393,5 +393,24 @@ func TestWhatCantBeJudgedIsNotBlamed(t *testing.T) {
 	got, e, _, err := Choose(s, "v1.0.0", func(e Entry) error { return r.Verify(nil, e) }, now)
 	if !errors.Is(err, ErrUnjudged) || e != nil || !got.Current.Is(s.Current) || got.Starts != 1 || got.Last != nil {
 		t.Errorf("starts %v of %+v: %v", e, got, err)
+	}
+}
+
+// What an interrupted download left may be damaged: it is fetched anew at once.
+func TestDamagedPartIsFetchedAnew(t *testing.T) {
+	r := newRig(t)
+	b := r.build(t, "v2.0.0", r.program)
+	var calls []int64
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(r.dir, name(b)+partEnd), make([]byte, 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Fetch(t.Context(), r.keys, b, from(r.program, len(r.program), &calls)); err != nil {
+		t.Fatal(err)
+	}
+	if len(calls) != 2 || calls[0] != 1000 || calls[1] != 0 || r.Verify(r.keys, Entry{Build: b}) != nil {
+		t.Errorf("asked from %v", calls)
 	}
 }
