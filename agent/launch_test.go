@@ -60,3 +60,20 @@ func TestUncertainStateIsNotActedOn(t *testing.T) {
 		})
 	}
 }
+
+// The installed program was to take over by order and can't be started: the program
+// of this process stays the one to run, and the order has failed.
+func TestProgramGoesOnWhereTheInstalledOneCantBeStarted(t *testing.T) {
+	own := &versions.Entry{Build: wire.Build{Version: "v9.0.0", SHA256: strings.Repeat("a", 64)}}
+	store := versions.New(filepath.Join(t.TempDir(), "versions"))
+	st := versions.State{Current: own}.GoBack(versions.Order{ID: "back", Kind: wire.DirectiveRollback})
+	p := program{store: store, state: st}
+	p.goOn(own, os.ErrNotExist)
+	got, err := store.Look()
+	if err != nil || !got.Current.Is(own) || got.Phase != versions.PhaseNone || got.Last == nil || got.Last.Done || got.Last.Order.ID != "back" {
+		t.Errorf("state %+v: %v", got, err)
+	}
+	if p.entry != own || p.unsure != nil {
+		t.Errorf("runs %v, unsure %v", p.entry, p.unsure)
+	}
+}
