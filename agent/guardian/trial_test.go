@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"gururmm/selfcheck"
+	"gururmm/wire"
 )
 
 func TestTrialIsJudgedByItsFacts(t *testing.T) {
@@ -59,5 +60,16 @@ func TestTrialIsJudgedByItsFacts(t *testing.T) {
 		if got := graceOf(ms); got != want {
 			t.Errorf("grace of %d ms is %v, want %v", ms, got, want)
 		}
+	}
+}
+
+// A machine that is always late still ends its trials: only what was lost is given back.
+func TestExcuseGivesATrialWhatItLost(t *testing.T) {
+	now := time.Now()
+	g := &Guardian{ladder: selfcheck.NewLadder(wire.Policy{}.WithDefaults(), nil)}
+	g.update.step, g.update.began, g.update.lost = UpdateTrial, now.Add(-time.Minute), now.Add(-time.Second)
+	g.excuse(now, 2*time.Second)
+	if age, lost := now.Sub(g.update.began), now.Sub(g.update.lost); age != 58*time.Second || lost != 0 {
+		t.Errorf("the trial is %v old and has been lost for %v", age, lost)
 	}
 }
