@@ -30,10 +30,15 @@ func descendants(pid int) []int {
 	return below
 }
 
-// below finds the processes below pid whose command line has word as one of its words.
+// below finds the children of pid whose command line has word as one of its words.
+// Children only: a job that was forked and has not begun its own program yet still
+// has the worker's command line.
 func below(pid int, word string) (found []int) {
 	for _, child := range descendants(pid) {
 		p := &process.Process{Pid: int32(child)}
+		if parent, err := p.Ppid(); err != nil || int(parent) != pid {
+			continue
+		}
 		if words, err := p.CmdlineSlice(); err == nil && slices.Contains(words, word) {
 			found = append(found, child)
 		}
