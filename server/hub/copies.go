@@ -284,7 +284,7 @@ func (ep *endpoint) other(who wire.Copy) *store.Resolution {
 	var since time.Time
 	for _, c := range ep.copies {
 		if c.who.Instance == who.Instance {
-			since = c.since
+			since = c.since.Truncate(time.Microsecond) // as exactly as the store keeps times
 		}
 	}
 	for _, r := range slices.Backward(ep.resolved) {
