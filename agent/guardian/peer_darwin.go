@@ -1,31 +1,12 @@
 package guardian
 
-import (
-	"errors"
-	"net"
-	"os"
+import "golang.org/x/sys/unix"
 
-	"golang.org/x/sys/unix"
-)
-
-// ownerAsks reports whether root or our own account is at the other end of c
-// (LOCAL_PEERCRED, unix(4)). What is no socket is within this process.
-func ownerAsks(c net.Conn) (bool, error) {
-	socket, ok := c.(*net.UnixConn)
-	if !ok {
-		return c != nil, nil
-	}
-	raw, err := socket.SyscallConn()
+// peerUID asks by LOCAL_PEERCRED, unix(4).
+func peerUID(fd int) (uint32, error) {
+	cred, err := unix.GetsockoptXucred(fd, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
-	var cred *unix.Xucred
-	var failed error
-	err = raw.Control(func(fd uintptr) {
-		cred, failed = unix.GetsockoptXucred(int(fd), unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
-	})
-	if err := errors.Join(err, failed); err != nil {
-		return false, err
-	}
-	return cred.Uid == 0 || int(cred.Uid) == os.Geteuid(), nil
+	return cred.Uid, nil
 }
