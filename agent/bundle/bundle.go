@@ -5,9 +5,12 @@
 // Rules that hold here:
 //   - no secret goes in: each source is decoded into a type that has only what may
 //     be told, and written from that; all text passes a filter of known shapes besides;
+//   - what is secret here is read before any text is; where it can't be, the texts
+//     that could hold it stay out;
 //   - nothing of what a command ran or printed goes in, only that it did;
 //   - a source that is missing, frozen or damaged costs its own member, and the
-//     manifest says why;
+//     manifest says why; a source touches nothing but what it gives back, so that one
+//     which comes too late changes nothing;
 //   - every member and the whole are bounded, and what was cut is said;
 //   - reading changes nothing: no lock, no repair, no file set aside.
 package bundle
@@ -22,6 +25,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"gururmm/agent/guardian"
@@ -71,6 +75,9 @@ type Options struct {
 	Environ []string
 	// Limit of the packed bundle in bytes; 0: [MaxBytes].
 	Limit int
+	// Read gives the whole of a settings' file of at most limit bytes, for tests;
+	// nil: from the disk.
+	Read func(path string, limit int64) ([]byte, error)
 }
 
 // Manifest says what is in a bundle, and what is not.
@@ -86,8 +93,11 @@ type Manifest struct {
 	// Verdict as the guardian gave it; empty: it did not answer.
 	Verdict string `json:"verdict,omitempty"`
 	// Guardian says how it was: "answered", or why not.
-	Guardian string   `json:"guardian"`
-	Members  []Member `json:"members"` // in order, without the manifest
+	Guardian string `json:"guardian"`
+	// Secrets says whether those of the endpoint were known when its texts were read:
+	// "known", or what is left out because they were not.
+	Secrets string   `json:"secrets"`
+	Members []Member `json:"members"` // in order, without the manifest
 }
 
 // Member is one file of a bundle, or one that should be there and is not.
@@ -112,13 +122,13 @@ type part struct {
 	data []byte
 }
 
-// maker makes one bundle.
+// maker makes one bundle. All of it belongs to the goroutine of [Make].
 type maker struct {
-	o      Options
-	filter *filter
-	parts  []part
-	status *guardian.Status // nil: it did not answer
-	public *identityFacts   // nil: not enrolled, or not readable
+	o       Options
+	filter  *filter
+	unknown string // why texts stay out; "": they don't
+	parts   []part
+	status  *guardian.Status // nil: it did not answer
 }
 
 // Make gathers a bundle and gives it packed (tar, gzip), at most [MaxBytes].
@@ -129,18 +139,27 @@ func Make(ctx context.Context, o Options) ([]byte, Manifest, error) {
 	if o.Environ == nil {
 		o.Environ = os.Environ()
 	}
-	m := &maker{o: o, filter: newFilter()}
+	if o.Read == nil {
+		o.Read = readFile
+	}
+	if o.Guardian == nil {
+		o.Guardian = nobody{}
+	}
+	own := readSettings(ctx, o)
+	m := &maker{o: o, filter: newFilter(own.secrets, len(own.unknown) > 0)}
+	man := Manifest{Format: Format, Bundle: o.ID, Created: time.Now().UTC(), Reason: m.filter.word(o.Reason), Version: o.Version, Secrets: "known"}
+	if len(own.unknown) > 0 {
+		m.unknown = m.filter.word("what is secret on this endpoint is not known (" + strings.Join(own.unknown, "; ") + ")")
+		man.Secrets = m.unknown + ": logs and stacks are left out, and all that is as long as a key"
+	}
 	doctor := m.startDoctor(ctx)
-	// Secrets are learnt before any text is read, so that the filter knows them.
-	configuration := m.configuration(ctx)
-	man := Manifest{Format: Format, Bundle: o.ID, Created: time.Now().UTC(), Reason: m.filter.word(o.Reason), Version: o.Version}
 	man.Guardian = m.guardian(ctx)
 	m.history(ctx)
 	m.beacons(ctx)
 	m.logs(ctx)
 	m.keptStacks(ctx)
 	m.add(m.doctor(<-doctor))
-	m.add(configuration)
+	m.add(m.json("config.json", "agent.yaml, identity.json, policy.json, environment", own.facts, own.took))
 	m.journal(ctx)
 	m.machine(ctx)
 	m.files(ctx)
@@ -150,8 +169,8 @@ func Make(ctx context.Context, o Options) ([]byte, Manifest, error) {
 	if m.status != nil {
 		man.Agent, man.Server = m.status.Agent, m.status.Server
 		man.Instance, man.Verdict = m.status.Guardian.Instance, string(m.status.Verdict.Code)
-	} else if m.public != nil {
-		man.Agent, man.Server = m.public.Agent, m.public.Server
+	} else if id := own.facts.Identity; id != nil {
+		man.Agent, man.Server = id.Agent, id.Server
 	}
 	packed, err := m.pack(&man)
 	return packed, man, err
@@ -160,8 +179,11 @@ func Make(ctx context.Context, o Options) ([]byte, Manifest, error) {
 // add takes parts in; their text has passed the filter.
 func (m *maker) add(parts ...part) { m.parts = append(m.parts, parts...) }
 
+// errLate: a source did not come in time. What is behind it may hang alike.
+var errLate = errors.New("it did not come")
+
 // within runs one source, which may hang: then it is left behind, as this process
-// ends soon, and its member is missing.
+// ends soon, and its member is missing. So take touches nothing but what it gives back.
 func within[T any](ctx context.Context, limit time.Duration, take func(ctx context.Context) (T, error)) (T, time.Duration, error) {
 	type taken struct {
 		it  T
@@ -182,7 +204,7 @@ func within[T any](ctx context.Context, limit time.Duration, take func(ctx conte
 		return t.it, time.Since(began), t.err
 	case <-grace.C:
 		var none T
-		return none, time.Since(began), fmt.Errorf("it did not come within %v", limit)
+		return none, time.Since(began), fmt.Errorf("%w within %v", errLate, limit)
 	}
 }
 
@@ -191,8 +213,11 @@ func (m *maker) missing(name, from string, why error, took time.Duration) part {
 	return part{Member: Member{Name: name, From: from, Missing: m.filter.word(why.Error()), TookMS: took.Milliseconds()}}
 }
 
-// text makes a part of text.
+// text makes a part of text in free form, which could hold anything.
 func (m *maker) text(name, from string, data []byte, took time.Duration) part {
+	if m.unknown != "" {
+		return part{Member: Member{Name: name, From: from, Missing: "left out: " + m.unknown, TookMS: took.Milliseconds()}}
+	}
 	data, n := m.filter.text(data)
 	return part{data: data, Member: Member{Name: name, From: from, Redacted: n, TookMS: took.Milliseconds()}}
 }

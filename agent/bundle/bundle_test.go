@@ -408,6 +408,110 @@ func TestNoSecretGoesIn(t *testing.T) {
 	t.Logf("%d secrets planted, %d members", len(c.secrets), len(members))
 }
 
+// A source that comes after it was given up changes nothing: not the filter, not the
+// manifest. What it would have taught is not known, so what could hold it stays out.
+func TestWhatComesLateIsDropped(t *testing.T) {
+	dir := t.TempDir()
+	c := &canaries{t, map[string]string{}}
+	id := enrolled(t, dir, c)
+	password := c.new("a proxy's password")
+	said := "the key is " + base64.RawStdEncoding.EncodeToString(id.Key.Seed()) + ", bare " + password + "\n"
+	write(t, dir, "agent.yaml", "link:\n  proxy: http://user:"+password+"@127.0.0.1:3128\n")
+	write(t, dir, "log/agent.log", said)
+	write(t, dir, "stacks/20260101T000000Z-worker.txt", said)
+	for _, late := range []string{"identity.json", "agent.yaml"} {
+		t.Run(late, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := well()
+				g.hang = make(chan struct{})
+				time.AfterFunc(16*time.Second, func() { close(g.hang) }) // just in time
+				g.stacks = guardian.Stacks{Guardian: said, Worker: said}
+				g.status.Verdict.Sentence = "the key is " + base64.RawStdEncoding.EncodeToString(id.Key.Seed())
+				came := make(chan struct{})
+				man, members, packed := made(t, bundle.Options{StateDir: dir, Guardian: g, Reason: said[:60], Read: func(path string, limit int64) ([]byte, error) {
+					if filepath.Base(path) == late {
+						time.Sleep(14 * time.Second) // while the guardian is asked
+						defer close(came)
+					}
+					return os.ReadFile(path)
+				}})
+				<-came
+				time.Sleep(time.Second)
+				synctest.Wait()
+				(&canaries{t, c.secrets}).check(man, members, packed)
+				if !strings.Contains(man.Secrets, late+": it did not come within") || man.Guardian != "answered" {
+					t.Errorf("manifest: secrets %q, the guardian %q", man.Secrets, man.Guardian)
+				}
+				for _, name := range []string{"stacks/guardian.txt", "stacks/kept/20260101T000000Z-worker.txt", "log/agent.log"} {
+					if m := member(man, name); !strings.Contains(m.Missing, late) || members[name] != nil {
+						t.Errorf("%s: %+v", name, m)
+					}
+				}
+				if !bytes.Contains(members["config.json"], []byte("did not come within")) || members["status.json"] == nil {
+					t.Errorf("config.json is %s", members["config.json"])
+				}
+			})
+		})
+	}
+}
+
+// What can't be understood is no reason to tell its secrets.
+func TestDamagedSettingsTellNothing(t *testing.T) {
+	for name, spoil := range map[string]func(dir string){
+		"an identity cut off": func(dir string) {
+			raw, err := os.ReadFile(filepath.Join(dir, "identity.json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, dir, "identity.json", string(raw[:len(raw)-200]))
+		},
+		"a new identity cut off": func(dir string) { write(t, dir, "renewal.json", `{"was":"agent-1","key":"AAAA`) },
+		"a misspelt setting":     func(string) {},
+	} {
+		dir := t.TempDir()
+		c := &canaries{t, map[string]string{}}
+		id := enrolled(t, dir, c)
+		password := c.new("a proxy's password")
+		write(t, dir, "agent.yaml", "link:\n  proxies: user:"+password+"@127.0.0.1:3128\n")
+		spoil(dir)
+		said := base64.RawStdEncoding.EncodeToString(id.Key.Seed()) + " kept, bare " + password + "\n"
+		write(t, dir, "log/agent.log", said)
+		man, members, packed := made(t, bundle.Options{StateDir: dir, Guardian: well(), Reason: "because of " + said})
+		c.check(man, members, packed)
+		known := name == "a misspelt setting"
+		if known != (man.Secrets == "known") || known != bytes.Contains(members["log/agent.log"], []byte("kept, bare [redacted]")) {
+			t.Errorf("%s: secrets are %q, the log %q", name, man.Secrets, members["log/agent.log"])
+		}
+		if known && !bytes.Contains(members["config.json"], []byte("refused in line 2")) {
+			t.Errorf("%s: %s", name, members["config.json"])
+		}
+	}
+}
+
+// A new identity on its way is as secret as the one in place.
+func TestANewIdentityOnItsWayIsASecret(t *testing.T) {
+	dir := t.TempDir()
+	c := &canaries{t, map[string]string{}}
+	enrolled(t, dir, c)
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := c.new("its token")
+	seed := c.add("its key", base64.RawURLEncoding.EncodeToString(key.Seed()))
+	raw, err := json.Marshal(map[string]any{"was": "agent-1", "token": token, "key": key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "renewal.json", string(raw))
+	write(t, dir, "log/agent.log", "one "+seed+" and "+token+" more\n")
+	man, members, packed := made(t, bundle.Options{StateDir: dir, Guardian: well()})
+	c.check(man, members, packed)
+	if want := "one [redacted] and [redacted] more\n"; string(members["log/agent.log"]) != want {
+		t.Errorf("the log is %q, want %q", members["log/agent.log"], want)
+	}
+}
+
 // enrolled writes an identity, and makes its key a canary.
 func enrolled(t *testing.T, dir string, c *canaries) state.Identity {
 	t.Helper()

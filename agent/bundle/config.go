@@ -26,7 +26,16 @@ import (
 // Bounds of files read here, in bytes.
 const (
 	maxIdentity = 1 << 20
+	maxConfig   = 256 << 10
 	maxPolicy   = wire.MaxMessage
+)
+
+// Names of the settings' files in the state directory.
+const (
+	identityFile = "identity.json"
+	renewalFile  = "renewal.json" // a new identity on its way
+	policyFile   = "policy.json"
+	configFile   = "agent.yaml"
 )
 
 // configFacts are the endpoint's settings as they may be told.
@@ -78,28 +87,67 @@ type certFacts struct {
 	SHA256   string    `json:"sha256"` // hex, of the certificate
 }
 
-// configuration reads the settings, and teaches the filter what is secret in them.
-// It comes before all else for that.
-func (m *maker) configuration(ctx context.Context) part {
-	p, _, _ := jsonFrom(ctx, m, "config.json", "agent.yaml, identity.json, policy.json", sourceWait, func(context.Context) (configFacts, error) {
-		var c configFacts
-		var id state.Identity
-		err := m.identity(&id)
-		if err == nil {
-			c.Identity = publicHalf(id)
-			m.public = c.Identity
-			c.Policy, err = m.policy(id)
-			c.PolicyWhy = why(err, "none is stored: the default one is in force")
-		} else {
-			c.IdentityWhy = why(err, "this endpoint is not enrolled")
-			c.PolicyWhy = "it can't be verified without an identity"
+// settings are what the endpoint's own files and environment tell: what may be told,
+// and the secrets among it.
+type settings struct {
+	facts   configFacts
+	secrets []string
+	// unknown names files that may hold secrets which are not known, and says why.
+	unknown []string
+	took    time.Duration
+}
+
+// readSettings comes before all else: what the filter is to find must be known before
+// any text is read. Each file is read by a function of its own that touches nothing but
+// what it gives back; what it gives back too late is dropped.
+func readSettings(ctx context.Context, o Options) settings {
+	var s settings
+	began := time.Now()
+	path := func(name string) string { return filepath.Join(o.StateDir, name) }
+	id, err := fromFile(ctx, o.Read, path(identityFile), maxIdentity, parseIdentity)
+	if s.lacks(identityFile, err); err == nil {
+		s.facts.Identity, s.secrets = publicHalf(id), keyForms(id.Key)
+		s.facts.Policy, err = fromFile(ctx, o.Read, path(policyFile), maxPolicy, func(raw []byte) (*wire.Policy, error) { return parsePolicy(id, raw) })
+		s.facts.PolicyWhy = why(err, "none is stored: the default one is in force")
+	} else {
+		s.facts.IdentityWhy = why(err, "this endpoint is not enrolled")
+		s.facts.PolicyWhy = "it can't be verified without an identity"
+	}
+	next, err := fromFile(ctx, o.Read, path(renewalFile), maxIdentity, parseRenewal)
+	if s.lacks(renewalFile, err); err == nil {
+		s.secrets = append(append(s.secrets, next.Token), keyForms(next.Key)...)
+	}
+	local, err := fromFile(ctx, o.Read, path(configFile), maxConfig, parseLocal)
+	s.lacks(configFile, err)
+	if s.facts.Local, s.facts.LocalWhy = local.facts, why(err, "there is none"); err == nil {
+		s.secrets, s.facts.LocalWhy = append(s.secrets, local.secrets...), local.refused
+	}
+	for _, entry := range o.Environ {
+		if f, secrets, ok := proxyOfEnv(entry); ok {
+			s.facts.ProxyOfEnv, s.secrets = append(s.facts.ProxyOfEnv, f), append(s.secrets, secrets...)
 		}
-		c.Local, err = m.local()
-		c.LocalWhy = why(err, "there is none")
-		c.ProxyOfEnv = m.proxies()
-		return c, nil
+	}
+	s.took = time.Since(began)
+	return s
+}
+
+// lacks notes that name may hold secrets, which are not known for err.
+func (s *settings) lacks(name string, err error) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.unknown = append(s.unknown, name+": "+err.Error())
+	}
+}
+
+// fromFile reads a file, which may hang, and gives what parse makes of it.
+func fromFile[T any](ctx context.Context, read func(path string, limit int64) ([]byte, error), path string, limit int64, parse func(raw []byte) (T, error)) (T, error) {
+	v, _, err := within(ctx, sourceWait, func(context.Context) (v T, err error) {
+		raw, err := read(path, limit)
+		if err != nil {
+			return v, err
+		}
+		return parse(raw)
 	})
-	return p
+	return v, err
 }
 
 // why tells an error, or, if it is only that there is no such file, what that means.
@@ -113,30 +161,43 @@ func why(err error, absent string) string {
 	return err.Error()
 }
 
-// identity reads identity.json; the private key is learnt by the filter in the
-// forms in which it could turn up.
-func (m *maker) identity(id *state.Identity) error {
-	raw, err := readFile(filepath.Join(m.o.StateDir, "identity.json"), maxIdentity)
-	if err != nil {
-		return err
+// parseIdentity understands an identity.json; an error's own text could quote it.
+func parseIdentity(raw []byte) (id state.Identity, err error) {
+	if json.Unmarshal(raw, &id) != nil || len(id.Key) != ed25519.PrivateKeySize {
+		return id, errors.New("it can't be understood")
 	}
-	if err := json.Unmarshal(raw, id); err != nil {
-		return errors.New("identity.json can't be understood") // an error's text could quote it
+	return id, nil
+}
+
+// renewal is a new identity on its way, as far as it is secret.
+type renewal struct {
+	Token string             `json:"token"`
+	Key   ed25519.PrivateKey `json:"key"`
+}
+
+func parseRenewal(raw []byte) (r renewal, err error) {
+	if json.Unmarshal(raw, &r) != nil || len(r.Key) != ed25519.PrivateKeySize {
+		return r, errors.New("it can't be understood")
 	}
-	for _, key := range [][]byte{id.Key, id.Key[:min(len(id.Key), ed25519.SeedSize)]} {
-		m.filter.learn(base64.StdEncoding.EncodeToString(key))
-		m.filter.learn(base64.RawURLEncoding.EncodeToString(key))
-		m.filter.learn(hex.EncodeToString(key))
+	return r, nil
+}
+
+// keyForms are the forms in which a private key could turn up.
+func keyForms(key ed25519.PrivateKey) (forms []string) {
+	for _, b := range [][]byte{key, key.Seed()} {
+		forms = append(forms,
+			base64.StdEncoding.EncodeToString(b), base64.RawStdEncoding.EncodeToString(b),
+			base64.URLEncoding.EncodeToString(b), base64.RawURLEncoding.EncodeToString(b),
+			hex.EncodeToString(b), strings.ToUpper(hex.EncodeToString(b)),
+			strings.Trim(fmt.Sprint([]byte(b)), "[]"))
 	}
-	return nil
+	return forms
 }
 
 func publicHalf(id state.Identity) *identityFacts {
 	f := &identityFacts{
 		Agent: id.Agent, Server: id.Server, EnrolledAt: id.EnrolledAt, LinkPin: id.LinkPin, OOB: id.OOB,
-	}
-	if len(id.Key) == ed25519.PrivateKeySize { // its public half is its end
-		f.PublicKey = wire.KeyID(ed25519.PublicKey(id.Key[ed25519.SeedSize:]))
+		PublicKey: wire.KeyID(ed25519.PublicKey(id.Key[ed25519.SeedSize:])), // the key's end
 	}
 	for _, k := range id.CommandKeys {
 		f.CommandKeys = append(f.CommandKeys, wire.KeyID(k))
@@ -158,13 +219,9 @@ func publicHalf(id state.Identity) *identityFacts {
 	}
 }
 
-// policy gives the stored one, if it is the server's. Unlike the agent's own
+// parsePolicy gives the stored policy, if it is the server's. Unlike the agent's own
 // reading of it this sets nothing aside.
-func (m *maker) policy(id state.Identity) (*wire.Policy, error) {
-	raw, err := readFile(filepath.Join(m.o.StateDir, "policy.json"), maxPolicy)
-	if err != nil {
-		return nil, err
-	}
+func parsePolicy(id state.Identity, raw []byte) (*wire.Policy, error) {
 	env, err := wire.Decode(raw)
 	if err != nil {
 		return nil, err
@@ -179,50 +236,71 @@ func (m *maker) policy(id state.Identity) (*wire.Policy, error) {
 // lineIn finds the line that an error about YAML names.
 var lineIn = regexp.MustCompile(`\bline \d+`)
 
-// local reads agent.yaml.
-func (m *maker) local() (*localFacts, error) {
-	c, err := state.ReadConfig(filepath.Join(m.o.StateDir, "agent.yaml"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if err != nil { // its text could quote a password: the line must do
-		return nil, fmt.Errorf("it is refused %s: gururmm-agent run says why, on the endpoint", cmp.Or(lineIn.FindString(err.Error()), "as a whole"))
-	}
-	f := &localFacts{
-		LogLevel: c.LogLevel, StatusSocket: c.StatusSocket, StatusGroup: c.StatusGroup,
-		LinkProxy: m.proxy(c.Link.Proxy), OOBProxy: m.proxy(c.OOB.Proxy),
-	}
-	for _, u := range c.Link.URLs {
-		f.LinkURLs = append(f.LinkURLs, place(u))
-	}
-	for _, d := range c.Doors() {
-		f.Doors = append(f.Doors, wire.OOBDoor{URL: place(d.URL), Pin: d.Pin})
-	}
-	return f, nil
+// localRead is what came of agent.yaml.
+type localRead struct {
+	facts   *localFacts // nil: refused
+	refused string      // why
+	secrets []string
 }
 
-// proxy tells of a proxy's setting, and teaches the filter its password.
-func (m *maker) proxy(spec string) proxyFacts {
+// parseLocal understands an agent.yaml. One that is refused gives its secrets all the
+// same: it is a person's, and the first thing that support is asked about.
+func parseLocal(raw []byte) (r localRead, err error) {
+	for line := range strings.Lines(string(raw)) {
+		r.secrets = append(r.secrets, passwordIn(strings.Trim(strings.TrimSpace(line), `"'`))...)
+	}
+	c, err := state.ParseConfig(raw)
+	if err != nil { // its text could quote a password: the line must do
+		r.refused = fmt.Sprintf("it is refused %s: gururmm-agent run says why, on the endpoint", cmp.Or(strings.TrimSuffix("in "+lineIn.FindString(err.Error()), "in "), "as a whole"))
+		return r, nil
+	}
+	r.facts = &localFacts{LogLevel: c.LogLevel, StatusSocket: c.StatusSocket, StatusGroup: c.StatusGroup}
+	var link, door []string
+	r.facts.LinkProxy, link = proxy(c.Link.Proxy)
+	r.facts.OOBProxy, door = proxy(c.OOB.Proxy)
+	r.secrets = append(append(r.secrets, link...), door...)
+	for _, u := range c.Link.URLs {
+		r.facts.LinkURLs = append(r.facts.LinkURLs, place(u))
+	}
+	for _, d := range c.Doors() {
+		r.facts.Doors = append(r.facts.Doors, wire.OOBDoor{URL: place(d.URL), Pin: d.Pin})
+	}
+	return r, nil
+}
+
+// passwordIn gives the password in text that is, or has, something like a URL, in the
+// forms it may take. Not by the URL's parser: what it refuses may be one all the same.
+func passwordIn(text string) (forms []string) {
+	if _, after, ok := strings.Cut(text, "://"); ok {
+		text = after
+	} else if _, after, ok := strings.Cut(text, ": "); ok { // a line of YAML
+		text = strings.Trim(strings.TrimSpace(after), `"'`)
+	}
+	i := strings.LastIndexByte(text, '@')
+	if i < 0 {
+		return nil
+	}
+	_, password, set := strings.Cut(text[:i], ":")
+	if !set {
+		return nil
+	}
+	forms = []string{password}
+	if plain, err := url.PathUnescape(password); err == nil && plain != password {
+		forms = append(forms, plain)
+	}
+	return forms
+}
+
+// proxy tells of a proxy's setting, and gives the forms of its password.
+func proxy(spec string) (f proxyFacts, secrets []string) {
 	switch spec {
 	case "":
-		return proxyFacts{Is: "default"}
+		return proxyFacts{Is: "default"}, nil
 	case "direct", "environment":
-		return proxyFacts{Is: spec}
+		return proxyFacts{Is: spec}, nil
 	}
-	f := proxyFacts{Is: "not a URL"}
-	// Not by the URL's parser: what it refuses may be a password all the same.
-	rest := spec
-	if _, after, ok := strings.Cut(spec, "://"); ok {
-		rest = after
-	}
-	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
-		_, password, set := strings.Cut(rest[:i], ":")
-		f.Password = set
-		m.filter.learn(password)
-		if plain, err := url.PathUnescape(password); err == nil {
-			m.filter.learn(plain)
-		}
-	}
+	secrets = passwordIn(spec)
+	f = proxyFacts{Is: "not a URL", Password: len(secrets) > 0}
 	u, err := url.Parse(spec)
 	if err != nil || u.Host == "" {
 		u, err = url.Parse("http://" + spec) // as HTTPS_PROXY may be
@@ -230,24 +308,22 @@ func (m *maker) proxy(spec string) proxyFacts {
 	if err == nil && u.Host != "" {
 		f.Is = u.Scheme + "://" + u.Host
 	}
-	return f
+	return f, secrets
 }
 
-// proxies are those that the environment names.
-func (m *maker) proxies() []proxyFacts {
-	var found []proxyFacts
-	for _, entry := range m.o.Environ {
-		name, value, _ := strings.Cut(entry, "=")
-		switch strings.ToUpper(name) {
-		case "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY":
-			f := m.proxy(value)
-			f.Variable = name
-			found = append(found, f)
-		case "NO_PROXY":
-			found = append(found, proxyFacts{Variable: name, Is: value})
-		}
+// proxyOfEnv tells of a variable of the environment, if it is about a proxy.
+func proxyOfEnv(entry string) (f proxyFacts, secrets []string, ok bool) {
+	name, value, _ := strings.Cut(entry, "=")
+	switch strings.ToUpper(name) {
+	case "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY":
+		f, secrets = proxy(value)
+	case "NO_PROXY":
+		f.Is = value
+	default:
+		return f, nil, false
 	}
-	return found
+	f.Variable = name
+	return f, secrets, true
 }
 
 // place is a URL without user, password, query and fragment.

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strings"
 )
 
 // redacted stands where something was taken out.
@@ -14,7 +15,13 @@ const redacted = "[redacted]"
 
 // filter is the second net: it takes known secrets, and text of the shapes that
 // secrets have, out of all that goes in. The first net are the sources' types.
-type filter struct{ known []string }
+//
+// A filter never changes: what it is to know is read before any text is.
+type filter struct {
+	known []string // the longest first: one may be a part of another
+	// strict: not all secrets are known, so whatever is as long as a key goes.
+	strict bool
+}
 
 // keys are private keys in PEM (RFC 7468), over many lines; their end is perhaps cut
 // off, newlines are perhaps escaped.
@@ -44,19 +51,26 @@ var hints = []string{
 // number keeps what the last shape must not touch: names that count or time something.
 var number = regexp.MustCompile(`^(?:[0-9.]+|true|false|null)$`)
 
-func newFilter() *filter { return &filter{} }
+// long is what a key could be, in base64 or hex, where the keys are not known. Our ids
+// have 36 characters.
+var long = regexp.MustCompile(`[A-Za-z0-9+/_=-]{40,}`)
 
-// learn makes s known, and the forms that it takes in URLs and JSON. Next to
-// nothing is not learnt: it would be found everywhere.
-func (f *filter) learn(s string) {
-	if len(s) < 4 {
-		return
+// newFilter knows secrets, and the forms that they take in URLs and JSON. Next to
+// nothing is no secret: it would be found everywhere.
+func newFilter(secrets []string, strict bool) *filter {
+	f := &filter{strict: strict}
+	for _, s := range secrets {
+		if len(s) < 4 {
+			continue
+		}
+		f.known = append(f.known, s, url.QueryEscape(s), url.PathEscape(s))
+		if raw, err := json.Marshal(s); err == nil {
+			f.known = append(f.known, string(raw[1:len(raw)-1]))
+		}
 	}
-	forms := []string{s, url.QueryEscape(s), url.PathEscape(s)}
-	if raw, err := json.Marshal(s); err == nil {
-		forms = append(forms, string(raw[1:len(raw)-1]))
-	}
-	f.known = append(f.known, forms...)
+	slices.SortFunc(f.known, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
+	f.known = slices.Compact(f.known)
+	return f
 }
 
 // text filters data, and tells how much was taken out.
@@ -69,6 +83,9 @@ func (f *filter) text(data []byte) ([]byte, int) {
 		}
 	}
 	data = replace(keys, data, &n)
+	if f.strict {
+		data = replace(long, data, &n)
+	}
 	spans := suspects(data)
 	if len(spans) == 0 {
 		return data, n

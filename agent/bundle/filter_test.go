@@ -26,7 +26,7 @@ func TestHintsMissNothing(t *testing.T) {
 		for _, shape := range shapes {
 			whole = replace(shape, whole, &n)
 		}
-		got, m := newFilter().text([]byte(text.String()))
+		got, m := newFilter(nil, false).text([]byte(text.String()))
 		if !bytes.Equal(got, whole) || m != n {
 			t.Fatalf("of %q\nremains %q (%d)\nwant    %q (%d)", text.String(), got, m, whole, n)
 		}

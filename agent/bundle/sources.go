@@ -43,9 +43,6 @@ const (
 func (m *maker) guardian(ctx context.Context) string {
 	const from = "the guardian's socket"
 	names := []string{"status.json", "frames.json", "stacks/guardian.txt", "stacks/worker.txt", "trace/guardian.trace", "trace/worker.trace"}
-	if m.o.Guardian == nil {
-		m.o.Guardian = nobody{}
-	}
 	p, status, err := jsonFrom(ctx, m, names[0], from+", /status", sourceWait, m.o.Guardian.Status)
 	m.add(p)
 	if err != nil {
@@ -86,7 +83,9 @@ func (m *maker) shown(name, from string, data []byte, why string, err error, too
 	if !binary {
 		p = m.text(name, from, data, took)
 	}
-	p.Cut = m.filter.word(why)
+	if p.Missing == "" {
+		p.Cut = m.filter.word(why)
+	}
 	return p
 }
 
@@ -180,24 +179,22 @@ func (m *maker) logs(ctx context.Context) {
 	names := []string{"agent.log", "agent.log.1", "agent.log.2", "agent.log.3", "agent.log.4"}
 	found := false
 	for _, name := range names {
-		rel := filepath.Join(logDir, name)
+		member, from := "log/"+name, "file "+logDir+"/"+name
 		limit := min(room, maxLogFile)
-		tail, took, err := within(ctx, sourceWait, func(context.Context) (tail, error) {
-			return readTail(filepath.Join(m.o.StateDir, rel), limit)
-		})
-		member, from := "log/"+name, "file "+filepath.ToSlash(rel)
+		tail, took, err := m.tailOf(ctx, logDir, name, limit)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			continue
 		case err != nil:
 			m.add(m.missing(member, from, err, took))
+			if errors.Is(err, errLate) { // the others lie beside it
+				return
+			}
 		case limit == 0:
 			m.add(m.missing(member, from, fmt.Errorf("left out: newer logs fill the %d bytes for all", maxLogs), took))
 		default:
 			p := m.text(member, from, tail.data, took)
-			if tail.skipped > 0 {
-				p.Cut = fmt.Sprintf("the first %d bytes", tail.skipped)
-			}
+			p.skipped(tail)
 			room -= int64(len(tail.data))
 			m.add(p)
 		}
@@ -231,18 +228,30 @@ func (m *maker) keptStacks(ctx context.Context) {
 	}
 	for _, file := range names[max(0, len(names)-maxKept):] {
 		from := "file " + stacksDir + "/" + file
-		tail, took, err := within(ctx, sourceWait, func(context.Context) (tail, error) {
-			return readTail(filepath.Join(m.o.StateDir, stacksDir, file), maxKeptFile)
-		})
+		tail, took, err := m.tailOf(ctx, stacksDir, file, maxKeptFile)
 		if err != nil {
 			m.add(m.missing(name+file, from, err, took))
+			if errors.Is(err, errLate) { // the others lie beside it
+				return
+			}
 			continue
 		}
 		p := m.text(name+file, from, tail.data, took)
-		if tail.skipped > 0 {
-			p.Cut = fmt.Sprintf("the first %d bytes", tail.skipped)
-		}
+		p.skipped(tail)
 		m.add(p)
+	}
+}
+
+// tailOf gives the last limit bytes of a file in the state directory's folder dir.
+func (m *maker) tailOf(ctx context.Context, dir, name string, limit int64) (tail, time.Duration, error) {
+	path := filepath.Join(m.o.StateDir, dir, name)
+	return within(ctx, sourceWait, func(context.Context) (tail, error) { return readTail(path, limit) })
+}
+
+// skipped says what of a file's beginning is not in its part.
+func (p *part) skipped(t tail) {
+	if t.skipped > 0 && p.Missing == "" {
+		p.Cut = fmt.Sprintf("the first %d bytes", t.skipped)
 	}
 }
 
@@ -315,35 +324,47 @@ type stateFile struct {
 
 // files lists the state directory, by name, size and mode.
 func (m *maker) files(ctx context.Context) {
-	more := 0
-	p, _, _ := jsonFrom(ctx, m, "files.json", "list of the state directory", sourceWait, func(ctx context.Context) ([]stateFile, error) {
-		var list []stateFile
-		err := filepath.WalkDir(m.o.StateDir, func(path string, d fs.DirEntry, err error) error {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err != nil {
-				return nil // what can't be listed is not there for us
-			}
-			if len(list) >= maxFiles {
-				more++
-				return nil
-			}
-			info, err := d.Info()
-			if err != nil {
-				return nil // gone in between
-			}
-			rel, err := filepath.Rel(m.o.StateDir, path)
-			if err != nil {
-				return err
-			}
-			list = append(list, stateFile{filepath.ToSlash(rel), info.Size(), info.Mode().String(), info.ModTime().UTC()})
-			return nil
-		})
-		return list, err
-	})
-	if more > 0 {
-		p.Cut = fmt.Sprintf("%d more files", more)
+	const name, from = "files.json", "list of the state directory"
+	found, took, err := within(ctx, sourceWait, func(ctx context.Context) (listing, error) { return listFiles(ctx, m.o.StateDir) })
+	if err != nil {
+		m.add(m.missing(name, from, err, took))
+		return
+	}
+	p := m.json(name, from, found.list, took)
+	if found.more > 0 {
+		p.Cut = fmt.Sprintf("%d more files", found.more)
 	}
 	m.add(p)
+}
+
+// listing is what was found in a directory, and how many more files there are.
+type listing struct {
+	list []stateFile
+	more int
+}
+
+func listFiles(ctx context.Context, dir string) (l listing, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return nil // what can't be listed is not there for us
+		}
+		if len(l.list) >= maxFiles {
+			l.more++
+			return nil
+		}
+		info, err := d.Info()
+		if err != nil {
+			return nil // gone in between
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		l.list = append(l.list, stateFile{filepath.ToSlash(rel), info.Size(), info.Mode().String(), info.ModTime().UTC()})
+		return nil
+	})
+	return l, err
 }

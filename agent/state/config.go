@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -79,16 +78,8 @@ func (d *Dir) Config() (Config, error) {
 	return c, nil
 }
 
-// ReadConfig reads the agent.yaml at path from beside the agent: the error wraps
-// [fs.ErrNotExist] if there is none.
-func ReadConfig(path string) (Config, error) {
-	d := &Dir{path: filepath.Dir(path)}
-	raw, err := d.read(filepath.Base(path), maxConfig)
-	if err != nil {
-		return Config{}, err
-	}
-	return decodeConfig(raw)
-}
+// ParseConfig understands an agent.yaml that was read from beside the agent.
+func ParseConfig(raw []byte) (Config, error) { return decodeConfig(raw) }
 
 func decodeConfig(raw []byte) (Config, error) {
 	var c Config
