@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/json"
+	"fmt"
 	"time"
 )
 
@@ -386,8 +387,26 @@ type Build struct {
 	Signature string `json:"signature"`
 	// AllowDowngrade: the operator wants an older version than the one that runs.
 	AllowDowngrade bool `json:"allow_downgrade,omitempty"`
-	// GraceMS is how long the new worker must hold a verified link; 0: the agent's default.
+	// GraceMS is how long the new worker must hold a verified link; 0: [DefaultGrace].
+	// See [CheckGrace].
 	GraceMS int64 `json:"grace_ms,omitempty"`
+}
+
+// How long a new program must hold a verified link before it is trusted, by default
+// and at the least and most: one that fails in its first second would pass a shorter
+// trial, and a longer one holds up its endpoint's next orders.
+const (
+	DefaultGrace = 20 * time.Second
+	MinGrace     = time.Second
+	MaxGrace     = 10 * time.Minute
+)
+
+// CheckGrace says why d can't be the grace of an update; nil: it can.
+func CheckGrace(d time.Duration) error {
+	if d < MinGrace || d > MaxGrace {
+		return fmt.Errorf("a grace of %v is not possible: allowed are %v to %v", d, MinGrace, MaxGrace)
+	}
+	return nil
 }
 
 // MaxBuild bounds a program in bytes.

@@ -200,6 +200,9 @@ func (g *Guardian) obey(d wire.Directive) error {
 		}
 		g.restartWorker(reason)
 	case wire.DirectiveRestartService:
+		if g.handover { // the new program would tell of a restart that never was
+			return refuse(wire.CodeBusy, "an update is under way, and this process becomes another program")
+		}
 		g.restartService(reason)
 	case wire.DirectivePoll:
 		g.door.forced = true
@@ -290,8 +293,8 @@ func (g *Guardian) diskAnswered(o *diskOrder, err error) {
 	}
 	o.answered = true
 	if err != nil {
-		delete(g.memory.untold, o.d.ID)
-		g.memory.dirty, g.memory.urgent = true, true
+		g.settle(o.d.ID)
+		g.memory.urgent = true
 		g.obeyed(o.d, true, refuse(wire.CodeJournal, "can't be remembered: "+err.Error()))
 		return
 	}

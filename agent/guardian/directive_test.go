@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -291,6 +292,82 @@ func TestARestartOfTheServiceThatNoManagerMakesIsNotCalledDone(t *testing.T) {
 			t.Fatalf("%d workers, told %+v", b.spawned(), got)
 		}
 		b.end()
+	})
+}
+
+// cutOff is a server to which the road is cut once it has handed something down.
+type cutOff struct{ *door }
+
+func (c cutOff) cut(r wire.PollResponse, err error) (wire.PollResponse, error) {
+	if len(r.Downstream) > 0 {
+		c.set(func() { c.down = errors.New("no route to host") })
+	}
+	return r, err
+}
+
+func (c cutOff) Beacon(ctx context.Context, r oob.Report) (wire.PollResponse, error) {
+	return c.cut(c.door.Beacon(ctx, r))
+}
+
+func (c cutOff) Poll(ctx context.Context, p wire.PollRequest) (wire.PollResponse, error) {
+	return c.cut(c.door.Poll(ctx, p))
+}
+
+// What the next run tells of an order is what became of it, not what usually becomes of its kind.
+func TestAReceiptThatDidNotArriveIsToldAsItWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.cfg.Door = cutOff{b.door}
+		b.run()
+		pass(2 * time.Second)
+		b.send(b.directive(wire.Directive{ID: "r", Kind: wire.DirectiveRestartService, ExpiresAt: time.Now().Add(5 * time.Hour)}))
+		pass(5 * time.Second)
+		b.end()
+		// A service manager, at last: it did not restart anything for the order.
+		b.cfg.Service, b.cfg.Door = true, b.door
+		b.door.set(func() { b.door.down = nil })
+		if got := b.door.receipts(t); len(got) != 0 {
+			t.Fatalf("told %+v over a road that is cut", got)
+		}
+		b.run()
+		pass(10 * time.Second)
+		got := b.door.receipts(t)
+		if len(got) != 1 || got[0].ID != "r" || got[0].State != wire.DirectiveFailed || !strings.Contains(got[0].Detail, "only its worker") {
+			t.Fatalf("told by the next run: %+v, want failed, as it was", got)
+		}
+		b.end()
+	})
+}
+
+// Who starts the agent by hand after an ordered restart is no service manager.
+func TestARestartByHandIsNotCalledTheServiceManagers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, managed := range []bool{false, true} {
+			b := newBench(t)
+			b.cfg.Service = true
+			b.run()
+			pass(2 * time.Second)
+			b.door.set(func() {
+				b.door.next = append(b.door.next, b.directive(wire.Directive{ID: "s", Kind: wire.DirectiveRestartService, ExpiresAt: time.Now().Add(5 * time.Hour)}))
+			})
+			if err := <-b.done; !errors.Is(err, guardian.ErrRestartService) {
+				t.Fatalf("ended with %v", err)
+			}
+			b.cfg.Service, b.cfg.Presence.Instance = managed, wire.NewID()
+			b.run()
+			pass(10 * time.Second)
+			got := b.door.receipts(t)
+			if len(got) != 1 || got[0].ID != "s" {
+				t.Fatalf("receipts %+v", got)
+			}
+			if managed && (got[0].State != wire.DirectiveDone || !strings.Contains(got[0].Detail, b.cfg.Presence.Instance)) {
+				t.Errorf("started again by the manager: %+v", got[0])
+			}
+			if !managed && (got[0].State != wire.DirectiveFailed || !strings.Contains(got[0].Detail, "by hand")) {
+				t.Errorf("started by hand: %+v", got[0])
+			}
+			b.end()
+		}
 	})
 }
 

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"gururmm/wire"
@@ -83,10 +85,48 @@ func (g *Guardian) result(d wire.Directive, state wire.DirectiveState, detail st
 		g.log.Error("receipt can't be encoded", "id", d.ID, "error", err)
 		return
 	}
-	g.memory.untold[d.ID] = d.Kind
-	g.memory.dirty, g.memory.urgent = true, true
+	g.owe(d, state, detail, report != nil)
 	g.send(m)
 	g.door.requests[askUpload].at = time.Time{} // news do not wait for a back-off
+}
+
+// receipt is what came of a directive whose outcome the server may not know, as the
+// next run of this program must tell it.
+type receipt struct {
+	State    wire.DirectiveState `json:"state"`
+	Detail   string              `json:"detail,omitempty"`
+	At       time.Time           `json:"at"`
+	Reported bool                `json:"reported,omitempty"` // a report went along, which is not kept
+}
+
+// maxReceipts bounds the receipts that are kept word by word, maxReceiptDetail each
+// one's detail, in bytes.
+const (
+	maxReceipts      = 128
+	maxReceiptDetail = 1 << 10
+)
+
+// owe remembers a receipt until the server has it. One for which there is no room is
+// told by its kind alone, if that is enough to be true.
+func (g *Guardian) owe(d wire.Directive, state wire.DirectiveState, detail string, reported bool) {
+	m := &g.memory
+	m.dirty, m.urgent = true, true
+	m.untold[d.ID] = d.Kind
+	_, known := m.receipts[d.ID]
+	switch {
+	case known || len(m.receipts) < maxReceipts:
+		detail = strings.ToValidUTF8(detail[:min(len(detail), maxReceiptDetail)], "")
+		m.receipts[d.ID] = receipt{State: state, Detail: detail, At: g.now(), Reported: reported}
+	case d.Kind == wire.DirectiveRestartService: // its kind alone would say that it was done
+		delete(m.untold, d.ID)
+	}
+}
+
+// settle forgets a receipt.
+func (g *Guardian) settle(id string) {
+	delete(g.memory.untold, id)
+	delete(g.memory.receipts, id)
+	g.memory.dirty = true
 }
 
 // told forgets receipts that have arrived.
@@ -98,26 +138,36 @@ func (g *Guardian) told(messages []wire.Envelope) {
 		r, err := wire.DecodePayload[wire.DirectiveResult](m)
 		if err == nil && r.State != wire.DirectiveAccepted {
 			g.toldUpdate(r.ID)
-			delete(g.memory.untold, r.ID)
-			g.memory.dirty = true
+			g.settle(r.ID)
 		}
 	}
 }
 
-// tellOld sends the receipts that the last run of this program still owed.
+// tellOld sends the receipts that the last run of this program still owed: what it
+// knew itself in its own words, of the rest what this run can know.
 func (g *Guardian) tellOld() {
 	for id, kind := range g.memory.untold {
 		if g.ownsDirective(kind) && g.tellUpdate(id) {
 			continue
 		}
 		d := wire.Directive{ID: id, Kind: kind}
-		switch kind {
-		case wire.DirectiveRestartService:
-			g.result(d, wire.DirectiveDone, "the service was restarted", nil)
-		case wire.DirectiveRunProbes, wire.DirectiveSendBundle, wire.DirectiveUpdate, wire.DirectiveRollback, wire.DirectiveReenroll:
+		old, known := g.memory.receipts[id]
+		switch {
+		case known && old.State != wire.DirectiveAccepted && !old.Reported:
+			g.result(d, old.State, old.Detail, nil)
+		case kind == wire.DirectiveRestartService && !g.cfg.Service:
+			g.result(d, wire.DirectiveFailed, "the agent ended for it, but no service manager has started it again: it runs by hand now", nil)
+		case kind == wire.DirectiveRestartService:
+			g.result(d, wire.DirectiveDone, "the service was restarted: this is instance "+g.cfg.Presence.Instance, nil)
+		case known, slices.Contains(longKinds, kind):
 			g.result(d, wire.DirectiveFailed, "the agent ended before this was done, or before it could tell", nil)
 		default: // it is done before it is told
 			g.result(d, wire.DirectiveDone, "", nil)
 		}
 	}
+}
+
+// longKinds are not done yet when they are first told.
+var longKinds = []wire.DirectiveKind{
+	wire.DirectiveRunProbes, wire.DirectiveSendBundle, wire.DirectiveUpdate, wire.DirectiveRollback, wire.DirectiveReenroll,
 }

@@ -25,9 +25,10 @@ const (
 
 // memoryState is what must outlive this process.
 type memoryState struct {
-	done   map[string]time.Time          // directives carried out, until they have expired
-	untold map[string]wire.DirectiveKind // directives whose outcome the server may not know
-	policy *wire.Policy                  // of a directive; nil: the last config_update holds
+	done     map[string]time.Time          // directives carried out, until they have expired
+	untold   map[string]wire.DirectiveKind // directives whose outcome the server may not know
+	receipts map[string]receipt            // of untold, where more than the kind is known
+	policy   *wire.Policy                  // of a directive; nil: the last config_update holds
 
 	dirty  bool // something changed
 	urgent bool // ... that must not wait
@@ -42,6 +43,7 @@ type memoryFile struct {
 	Ladder     json.RawMessage               `json:"ladder"`
 	Directives map[string]time.Time          `json:"directives,omitempty"`
 	Untold     map[string]wire.DirectiveKind `json:"untold,omitempty"`
+	Receipts   map[string]receipt            `json:"receipts,omitempty"` // of Untold
 	Policy     *wire.Policy                  `json:"policy,omitempty"`
 	ForcedOOB  bool                          `json:"forced_oob,omitempty"`
 	Bundles    []bundleMade                  `json:"bundles,omitempty"`
@@ -54,6 +56,7 @@ var errUnread = errors.New("could not be read")
 // aside, and the run begins without it: budgets are worth less than a guardian.
 func (g *Guardian) recall() {
 	g.memory.done, g.memory.untold = map[string]time.Time{}, map[string]wire.DirectiveKind{}
+	g.memory.receipts = map[string]receipt{}
 	if g.cfg.StateFile == "" {
 		return
 	}
@@ -105,6 +108,9 @@ func (g *Guardian) load() error {
 	}
 	for id, kind := range f.Untold {
 		g.memory.untold[id] = kind
+		if r, ok := f.Receipts[id]; ok {
+			g.memory.receipts[id] = r
+		}
 	}
 	g.door.forced = f.ForcedOOB
 	g.bundle.made = f.Bundles
@@ -124,7 +130,7 @@ func (g *Guardian) encode() ([]byte, error) {
 	}
 	g.forgetExpired()
 	return json.Marshal(memoryFile{
-		Ladder: ladder, Directives: g.memory.done, Untold: g.memory.untold, Policy: g.memory.policy, ForcedOOB: g.door.forced,
+		Ladder: ladder, Directives: g.memory.done, Untold: g.memory.untold, Receipts: g.memory.receipts, Policy: g.memory.policy, ForcedOOB: g.door.forced,
 		Bundles: g.bundle.made,
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"gururmm/selfcheck"
+	"gururmm/wire"
 )
 
 const (
@@ -19,8 +20,7 @@ const (
 	// trialMost bounds a trial beyond its grace, for a link that comes and goes.
 	trialMost = 2 * time.Minute
 	// defaultGrace and the bounds of what a directive may ask for.
-	defaultGrace       = 20 * time.Second
-	minGrace, maxGrace = time.Second, 10 * time.Minute
+	defaultGrace, minGrace, maxGrace = wire.DefaultGrace, wire.MinGrace, wire.MaxGrace
 	// DefaultTrialMemory is what a worker on trial may hold, in bytes: ten times what
 	// one needs that has run for long.
 	DefaultTrialMemory = 256 << 20

@@ -11,6 +11,7 @@ import (
 
 	"gururmm/internal/wrap"
 	"gururmm/operator"
+	"gururmm/wire"
 )
 
 func rollCommand(f *operatorFlags) *cobra.Command {
@@ -41,8 +42,8 @@ func rollCommand(f *operatorFlags) *cobra.Command {
 				}
 			}
 			if cmd.Flags().Changed("grace") {
-				if err := checkDuration("grace", grace); err != nil {
-					return err
+				if err := wire.CheckGrace(grace); err != nil {
+					return fmt.Errorf("--grace: %w", err)
 				}
 				n.GraceMS = grace.Milliseconds()
 			}
@@ -75,7 +76,7 @@ func rollCommand(f *operatorFlags) *cobra.Command {
 	cmd.Flags().DurationVar(&soak, "soak", 10*time.Minute, "watch a ring so long before the next; 0: not at all")
 	cmd.Flags().IntVar(&n.Parallel, "parallel", 50, "at most so many endpoints at once")
 	cmd.Flags().BoolVar(&n.AllowDowngrade, "allow-downgrade", false, "also endpoints that run a newer version")
-	cmd.Flags().DurationVar(&grace, "grace", 0, "the new program must hold a verified link so long (default: the endpoint's)")
+	cmd.Flags().DurationVar(&grace, "grace", 0, "the new program must hold a verified link so long, 1s to 10m (default: 20s)")
 	cmd.MarkFlagsMutuallyExclusive("agents", "site")
 	return cmd
 }

@@ -24,9 +24,8 @@ const (
 	goneWithin = 20 * time.Minute
 	// trialSlack: a new version that holds a verified link may still be on trial, or
 	// be watched after its hand-over; so much beyond its grace, it is not.
-	trialSlack = 7 * time.Minute
-	// defaultGrace is the endpoint's own, as far as is known here.
-	defaultGrace = 20 * time.Second
+	trialSlack   = 7 * time.Minute
+	defaultGrace = wire.DefaultGrace
 	// ordersAtOnce bounds the orders of one step: they are spread, not sent in one burst.
 	ordersAtOnce = 10
 	// named bounds the failures that a reason names.

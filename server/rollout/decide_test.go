@@ -197,7 +197,7 @@ func TestWhatARolloutDoesNext(t *testing.T) {
 func TestPlansThatCanNotBeMeantAreRefused(t *testing.T) {
 	for _, p := range []operator.RolloutPlan{
 		{Rings: []float64{0}}, {Rings: []float64{10, 10}}, {Rings: []float64{50, 10}}, {Rings: []float64{101}}, {Rings: make([]float64, 21)},
-		{MaxFailures: "many"}, {MaxFailures: "-1"}, {MaxFailures: "101%"}, {MaxFailures: "NaN%"}, {SoakMS: -2}, {Parallel: -1}, {GraceMS: -1},
+		{MaxFailures: "many"}, {MaxFailures: "-1"}, {MaxFailures: "101%"}, {MaxFailures: "NaN%"}, {SoakMS: -2}, {Parallel: -1}, {GraceMS: -1}, {GraceMS: 1}, {GraceMS: 999}, {GraceMS: 1 << 60},
 	} {
 		if _, err := Complete(p); err == nil || !strings.Contains(err.Error(), ErrInvalid.Error()) {
 			t.Errorf("%+v: %v", p, err)

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"gururmm/operator"
+	"gururmm/wire"
 )
 
 // Errors to branch on; those of the store come through.
@@ -44,7 +45,6 @@ const (
 	defaultParallel = 50
 	maxParallel     = 10_000
 	maxRings        = 20
-	maxGrace        = 10 * time.Minute
 )
 
 var defaultRings = []float64{1, 10, 100}
@@ -84,8 +84,8 @@ func Complete(p operator.RolloutPlan) (operator.RolloutPlan, error) {
 		return bad("soak_ms is %d, allowed are -1 (none) to %d", p.SoakMS, maxSoak.Milliseconds())
 	case p.Parallel < 1 || p.Parallel > maxParallel:
 		return bad("parallel is %d, allowed are 1 to %d", p.Parallel, maxParallel)
-	case p.GraceMS < 0 || p.GraceMS > maxGrace.Milliseconds():
-		return bad("grace_ms is %d, allowed are 0 to %d", p.GraceMS, maxGrace.Milliseconds())
+	case p.GraceMS != 0 && (p.GraceMS < wire.MinGrace.Milliseconds() || p.GraceMS > wire.MaxGrace.Milliseconds()):
+		return bad("grace_ms is %d, allowed are 0 (the default) and %d to %d", p.GraceMS, wire.MinGrace.Milliseconds(), wire.MaxGrace.Milliseconds())
 	}
 	return p, nil
 }
