@@ -20,6 +20,7 @@ import (
 	"gururmm/agent/versions"
 	"gururmm/checkup"
 	"gururmm/internal/endpoint"
+	"gururmm/internal/moment"
 	"gururmm/internal/version"
 	"gururmm/selfcheck"
 	"gururmm/wire"
@@ -264,7 +265,7 @@ func versionsOf(st versions.State) probe.Fact {
 		f.Notes = append(f.Notes, "before it: version "+st.Previous.Version())
 	}
 	for _, o := range st.Failed {
-		f.Notes = append(f.Notes, fmt.Sprintf("version %s did not last (%s): %s", o.Version, o.At.UTC().Format(time.DateTime), o.Reason))
+		f.Notes = append(f.Notes, fmt.Sprintf("version %s did not last (%s): %s", o.Version, moment.UTC(o.At), o.Reason))
 	}
 	switch last := st.Last; {
 	case st.Phase != versions.PhaseNone:

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"gururmm/agent/state"
+	"gururmm/internal/moment"
 )
 
 // setQuarantine is remembered by this endpoint itself: it holds also against a server
@@ -43,7 +44,7 @@ func (s *Setup) quarantine() string {
 	q := s.Dir.QuarantineReason()
 	said := "An operator has quarantined this endpoint: no command is run until they lift it"
 	if !q.Since.IsZero() {
-		said += fmt.Sprintf(" (since %s: %s)", q.Since.Format(time.RFC3339), q.Reason)
+		said += fmt.Sprintf(" (since %s: %s)", moment.UTC(q.Since), q.Reason)
 	}
 	return said + "."
 }

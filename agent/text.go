@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gururmm/agent/guardian"
+	"gururmm/internal/moment"
 	"gururmm/internal/wrap"
 	"gururmm/selfcheck"
 )
@@ -55,9 +56,9 @@ type page struct{ b strings.Builder }
 
 // wrap writes text behind label, folded at blanks; later lines are indented below the first.
 func (p *page) wrap(label, text string) {
-	indent := strings.Repeat(" ", len(label))
+	indent := strings.Repeat(" ", width(label))
 	line := label
-	for i, word := range strings.Fields(text) {
+	for i, word := range words(text, textWidth-width(label)) {
 		switch {
 		case i == 0:
 			line += word
@@ -71,10 +72,24 @@ func (p *page) wrap(label, text string) {
 	p.line(line)
 }
 
+// words splits text at its blanks, and what is longer than n columns (a path, a URL) into
+// pieces: nothing of it is left out.
+func words(text string, n int) (out []string) {
+	for word := range strings.FieldsSeq(text) {
+		r := []rune(word)
+		for ; len(r) > n; r = r[n:] {
+			out = append(out, string(r[:n]))
+		}
+		out = append(out, string(r))
+	}
+	return out
+}
+
 func (p *page) line(s string) {
 	s = strings.TrimRight(wrap.Plain(s), " ")
-	if width(s) > textWidth { // one word longer than a line
-		s = string([]rune(s)[:textWidth-1]) + "…"
+	for r := []rune(s); len(r) > textWidth; r = []rune(s) {
+		p.b.WriteString(string(r[:textWidth]) + "\n")
+		s = "          " + string(r[textWidth:])
 	}
 	p.b.WriteString(s + "\n")
 }
@@ -334,7 +349,7 @@ func (p *page) program(s guardian.Status) {
 		if o.RolledBack {
 			what = "was rolled back"
 		}
-		text := fmt.Sprintf("%s %s at %s: %s", o.Version, what, o.At.UTC().Format(time.RFC3339), o.Reason)
+		text := fmt.Sprintf("%s %s at %s: %s", o.Version, what, moment.Aged(o.At, s.At), o.Reason)
 		if u.BackAfter != nil {
 			text += "; the one before was verified again after " + short(*u.BackAfter)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"gururmm/agent/guardian"
 	"gururmm/agent/history"
+	"gururmm/internal/moment"
 	"gururmm/internal/wrap"
 	"gururmm/selfcheck"
 	"gururmm/wire"
@@ -19,7 +20,7 @@ func WriteEvents(w io.Writer, list history.List, st Style) error {
 	if len(list.Events) == 0 {
 		kept := "Nothing is kept yet."
 		if !list.From.IsZero() {
-			kept = "No such event; what is kept begins " + list.From.Local().Format(time.DateTime) + "."
+			kept = "No such event; what is kept begins " + moment.Local(list.From) + "."
 		}
 		_, err := fmt.Fprintln(w, kept)
 		return err
@@ -39,12 +40,12 @@ func WriteEvents(w io.Writer, list history.List, st Style) error {
 // WriteEvent renders one event: when and what, and below it why and what came of it.
 func WriteEvent(w io.Writer, e history.Event, st Style) error {
 	p := &page{}
-	head := fmt.Sprintf("%s  %s %s", e.At.Local().Format(time.DateTime), e.Kind, e.Code)
+	head := fmt.Sprintf("%s  %s %s", moment.Local(e.At), e.Kind, e.Code)
 	if e.Verdict != "" {
 		head += " for " + string(e.Verdict)
 	}
 	if e.Count > 1 {
-		head += fmt.Sprintf("  (%d times, last %s)", e.Count, e.Last.Local().Format(time.DateTime))
+		head += fmt.Sprintf("  (%d times, last %s)", e.Count, moment.Local(e.Last))
 	}
 	if e.Kind == history.KindRepeat || e.Kind == history.KindOutcome {
 		head += " of " + e.Of

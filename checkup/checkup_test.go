@@ -14,6 +14,8 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
+func init() { time.Local = time.UTC } // what people read is in local time
+
 func example() Report {
 	link, door := "link wss://rmm.example:8443/v1/link", "second door https://rmm.example:8444"
 	r := Report{

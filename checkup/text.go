@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"gururmm/internal/moment"
 	"gururmm/internal/wrap"
 )
 
@@ -78,7 +79,7 @@ func (r Report) title() string {
 	if r.Host != "" {
 		who += " on " + r.Host
 	}
-	return fmt.Sprintf("Doctor: %s, version %s, %s", who, r.Version, r.At.UTC().Format("2006-01-02 15:04:05 UTC"))
+	return fmt.Sprintf("Doctor: %s, version %s, %s", who, r.Version, moment.Local(r.At))
 }
 
 // text renders one result.

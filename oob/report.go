@@ -16,13 +16,17 @@ import (
 	"gururmm/wire"
 )
 
+// CauseStop is the cause of the last beacon before an orderly stop: who sent it is
+// away on purpose, until it starts again.
+const CauseStop = "stop"
+
 // Report is one beacon, POST /v1/oob/beacon, gzip, at most [MaxReport] bytes compressed.
 type Report struct {
 	Schema   int       `json:"schema"` // SchemaVersion
 	ReportID string    `json:"report_id"`
 	Agent    string    `json:"agent"`
 	At       time.Time `json:"at"`    // endpoint's clock, corrected
-	Cause    string    `json:"cause"` // start, stop, verdict, schedule or request
+	Cause    string    `json:"cause"` // start, [CauseStop], verdict, schedule or request
 	wire.Presence
 
 	Verdict  selfcheck.Verdict   `json:"verdict"`

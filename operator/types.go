@@ -20,12 +20,14 @@ type Agent struct {
 	Presence string `json:"presence"`
 	Verdict  string `json:"verdict,omitempty"` // code, agent's last word
 	Sentence string `json:"sentence,omitempty"`
+	// Stopped: it is offline, and the last it said was that it stops.
+	Stopped bool `json:"stopped,omitempty"`
 	// VerdictAt is when the agent gave the verdict; absent if it is the server's own.
 	VerdictAt *time.Time `json:"verdict_at,omitempty"`
 	// VerifiedAt is when text last provably went both ways.
 	VerifiedAt *time.Time      `json:"verified_at,omitempty"`
 	LastSeen   *time.Time      `json:"last_seen,omitempty"`
-	LastVia    string          `json:"last_via,omitempty"` // text, ping, beacon or poll
+	LastVia    string          `json:"last_via,omitempty"` // text or ping (the link), beacon or poll (the second door)
 	Links      []wire.LinkView `json:"links,omitempty"`
 	Owed       int             `json:"owed"`
 	Metrics    *wire.Metrics   `json:"metrics,omitempty"`
@@ -91,8 +93,10 @@ type Event struct {
 
 // TraceEntry is one stage of one attempt.
 type TraceEntry struct {
-	Stage   wire.Stage   `json:"stage"`
-	At      time.Time    `json:"at"`
+	Stage wire.Stage `json:"stage"`
+	At    time.Time  `json:"at"` // by the server's clock
+	// Told is the agent's own time of it, where At is that set right.
+	Told    *time.Time   `json:"told,omitempty"`
 	End     string       `json:"end"` // server or agent
 	Attempt int          `json:"attempt"`
 	Channel wire.Channel `json:"channel,omitempty"`
@@ -103,7 +107,9 @@ type TraceEntry struct {
 // Trace is a command's way, like a route.
 type Trace struct {
 	Command Command      `json:"command"`
-	Entries []TraceEntry `json:"entries"`
+	Entries []TraceEntry `json:"entries"` // in order of time
+	// AgentClockUS is how much the agent's times were moved to fit between the server's.
+	AgentClockUS int64 `json:"agent_clock_us,omitempty"`
 	// Stopped says where it is or ended, in one sentence.
 	Stopped string `json:"stopped"`
 }

@@ -13,13 +13,13 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
 
 	"gururmm/internal/fault"
+	"gururmm/internal/wrap"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
@@ -35,6 +35,8 @@ const (
 	// something is suspected: four within the shortest grace, then ever rarer.
 	recheckMin = 250 * time.Millisecond
 	recheckMax = 30 * time.Second
+	// maxReason bounds the words in a closing frame, in bytes, with room for the "…".
+	maxReason = 119
 	// closeWait bounds the writing of the closing frame.
 	closeWait = time.Second
 )
@@ -489,10 +491,9 @@ func (c *Conn) fail(err error) {
 // Close ends the link with a closing frame (RFC 6455 §7.4 code) and waits for
 // the writer. cause is what Err then says.
 func (c *Conn) Close(code int, cause error) {
-	reason := cause.Error()
-	if len(reason) > 120 {
-		reason = strings.ToValidUTF8(reason[:120], "") // §5.5.1: UTF-8, or the peer takes it for a broken link
-	}
+	// A control frame takes 125 bytes, 2 of them for the code (RFC 6455 §5.5); §5.5.1:
+	// UTF-8, or the peer takes it for a broken link.
+	reason := wrap.Clip(cause.Error(), maxReason)
 	// Best effort: the peer may be the very thing that is gone.
 	err := c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, reason), time.Now().Add(closeWait))
 	if err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, websocket.ErrCloseSent) {

@@ -13,7 +13,7 @@ import (
 // Causes of a beacon.
 const (
 	causeStart    = "start"
-	causeStop     = "stop"
+	causeStop     = oob.CauseStop
 	causeVerdict  = "verdict"
 	causeSchedule = "schedule"
 	causeRequest  = "request" // a directive was carried out

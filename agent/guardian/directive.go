@@ -10,6 +10,7 @@ import (
 	"gururmm/agent/pipe"
 	"gururmm/internal/atomicfile"
 	"gururmm/internal/endpoint"
+	"gururmm/internal/moment"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
@@ -160,7 +161,7 @@ func (g *Guardian) admit(m wire.Envelope) (wire.Directive, error) {
 	case d.Kind == wire.DirectiveReenroll && !g.meant(d.Reenroll):
 		return d, refuse(wire.CodeWrongAgent, "it names another machine with this identity")
 	case !now.Before(d.ExpiresAt):
-		return d, refuse(wire.CodeExpired, "expired at "+d.ExpiresAt.UTC().Format(time.RFC3339))
+		return d, refuse(wire.CodeExpired, "expired at "+moment.UTC(d.ExpiresAt))
 	case d.ExpiresAt.Sub(now) > maxLife:
 		return d, refuse(wire.CodeUnsupported, "expires too far ahead to be remembered")
 	case known:

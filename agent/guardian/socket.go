@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"gururmm/internal/lockfile"
+	"gururmm/internal/moment"
 )
 
 // StatusGroup is the Unix group whose members may ask for the status, if it exists.
@@ -28,7 +29,7 @@ func (e *InUseError) Error() string {
 		who = fmt.Sprintf("process %d", e.PID)
 	}
 	if !e.Since.IsZero() {
-		who += ", since " + e.Since.Format(time.DateTime)
+		who += ", since " + moment.Local(e.Since)
 	}
 	return fmt.Sprintf("%v: %s, on the state directory %s", ErrInUse, who, filepath.Dir(e.File))
 }

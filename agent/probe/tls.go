@@ -10,6 +10,7 @@ import (
 
 	"gururmm/agent/link"
 	"gururmm/checkup"
+	"gururmm/internal/moment"
 	"gururmm/internal/neterr"
 	"gururmm/internal/pin"
 )
@@ -85,7 +86,7 @@ func (r *run) tls(ctx context.Context, p Probe, res *checkup.Result) {
 		case typ == neterr.TLSCertPin:
 			do = "Another key than the server's answers: a box on the way, or the server's certificate was replaced (then enroll with the new pin)."
 		case typ == neterr.TLSCertDate:
-			do = "Renew the server's certificate, or set this machine's clock (" + time.Now().UTC().Format(time.RFC3339) + ")."
+			do = "Renew the server's certificate, or set this machine's clock (" + moment.UTC(time.Now()) + ")."
 		case typ == neterr.TLSCertName:
 			do = "The certificate is for another name: use the name in it, or have one made for " + targetHost(a.URL) + "."
 		default:

@@ -19,6 +19,7 @@ import (
 	"gururmm/internal/atomicfile"
 	"gururmm/internal/endpoint"
 	"gururmm/internal/fault"
+	"gururmm/internal/moment"
 	"gururmm/internal/neterr"
 	"gururmm/release"
 	"gururmm/wire"
@@ -235,7 +236,7 @@ func hintFor(err error, o EnrollOptions, now time.Time) string {
 	case neterr.TLSCertName:
 		return "the certificate is for another name: use the host name in it, or give the server's key with --pin sha256/…"
 	case neterr.TLSCertDate:
-		return "the certificate is not valid at this machine's time, " + now.UTC().Format(time.RFC3339) + ": is its clock right? --pin does not need it"
+		return "the certificate is not valid at this machine's time, " + moment.Local(now) + ": is its clock right? --pin does not need it"
 	case neterr.TLSCertPin:
 		return "either the pin is not the one the server printed, or something answers in the server's place"
 	case neterr.TLSProtocolError, neterr.HTTPProtocolError:

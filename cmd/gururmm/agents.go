@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gururmm/internal/moment"
 	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
@@ -231,7 +232,7 @@ func copyRows(c operator.Copy) [][]string {
 		if c.Door == wire.ChannelLink {
 			door = "link"
 		}
-		heard = fmt.Sprintf("%s by the %s from %s, since %s", ago(&c.LastSeen), door, cmp.Or(c.Addr, "an unknown address"), c.Since.Local().Format(time.DateTime))
+		heard = fmt.Sprintf("%s by the %s from %s, since %s", ago(&c.LastSeen), door, cmp.Or(c.Addr, "an unknown address"), moment.Local(c.Since))
 	}
 	return [][]string{
 		{"machine", machineName(c)},
@@ -256,25 +257,79 @@ func listAgents(w io.Writer, agents []operator.Agent) error {
 	fmt.Fprintln(w, lines[0])
 	for i, a := range agents {
 		fmt.Fprintf(w, "%s\n  %s\n", lines[i+1], a.ID)
-		if a.Sentence != "" && a.Presence != "verified" {
-			fmt.Fprintln(w, wrap.Behind("  ", a.Verdict+": "+wrap.Plain(a.Sentence)))
+		if a.Presence != "verified" {
+			for _, said := range standing(a, time.Now()) {
+				fmt.Fprintln(w, wrap.Behind("  ", said))
+			}
 		}
 	}
 	return nil
 }
 
-func describeAgent(w io.Writer, a operator.Agent) error {
-	is := fmt.Sprintf("%s is %s.", wrap.Plain(a.Name), a.Presence)
-	if a.Sentence != "" {
-		is += fmt.Sprintf(" %s: %s", a.Verdict, wrap.Plain(a.Sentence))
+// lastSigns names the door and the class of the last sign of life.
+var lastSigns = map[string]string{
+	"text": "a text on the link", "ping": "a ping on the link",
+	"beacon": "a beacon at the second door", "poll": "a poll at the second door",
+}
+
+func aged(t *time.Time, now time.Time) string {
+	if t == nil || t.IsZero() {
+		return "never"
 	}
-	fmt.Fprintln(w, wrap.Behind("", is))
+	return moment.Aged(*t, now)
+}
+
+func seenBy(a operator.Agent, now time.Time) string {
+	said := aged(a.LastSeen, now)
+	if a.LastVia != "" {
+		said += ", " + cmp.Or(lastSigns[a.LastVia], oneLine(a.LastVia, 20))
+	}
+	return said
+}
+
+// standing tells how an endpoint is. What it said itself counts as of when it said so:
+// the "ok" of one that is gone is history.
+func standing(a operator.Agent, now time.Time) (lines []string) {
+	word := ""
+	if a.Sentence != "" {
+		word = strings.TrimPrefix(a.Verdict+": ", ": ") + wrap.Plain(a.Sentence)
+	} else if a.Verdict != "" {
+		word = a.Verdict
+	}
+	well := a.Verdict == "ok" || a.Verdict == "ok.idle"
+	if a.Presence == "offline" {
+		is := "Never heard of since it enrolled."
+		if a.LastSeen != nil {
+			is = fmt.Sprintf("Offline since %s; last seen by %s.", moment.Aged(*a.LastSeen, now), cmp.Or(lastSigns[a.LastVia], "an unknown door"))
+		}
+		if a.Stopped {
+			is += " It was stopped in order, and comes back when somebody starts it."
+		}
+		lines = append(lines, is)
+	}
+	current := a.VerdictAt == nil || a.Presence == "verified" || a.Presence == "degraded" && !well
+	switch {
+	case word == "" || a.Presence == "verified" && a.Sentence == "":
+	case current:
+		lines = append(lines, word)
+	default:
+		lines = append(lines, fmt.Sprintf("Its word as of %s: %s", moment.Aged(*a.VerdictAt, now), word))
+	}
+	return lines
+}
+
+func describeAgent(w io.Writer, a operator.Agent) error {
+	now := time.Now()
+	fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("%s is %s.", wrap.Plain(a.Name), a.Presence)))
+	for _, said := range standing(a, now) {
+		fmt.Fprintln(w, wrap.Behind("", said))
+	}
 	rows := [][]string{
 		{"id", a.ID}, {"site", wrap.Plain(a.Site)},
 		{"platform", fmt.Sprintf("%s/%s %s", a.Platform.OS, a.Platform.Arch, wrap.Plain(a.Platform.Release))},
 		{"version", wrap.Plain(a.Version)}, {"address", a.Addr},
-		{"enrolled", a.EnrolledAt.Local().Format(time.DateTime)},
-		{"text verified", ago(a.VerifiedAt)}, {"last seen", strings.TrimSpace(ago(a.LastSeen) + " by " + a.LastVia)},
+		{"enrolled", moment.Aged(a.EnrolledAt, now)},
+		{"text verified", aged(a.VerifiedAt, now)}, {"last seen", seenBy(a, now)},
 		{"commands owed", fmt.Sprint(a.Owed)},
 	}
 	if a.ClockSkew != nil {

@@ -8,10 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"gururmm/internal/moment"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
 )
@@ -90,7 +90,7 @@ func listBundles(w io.Writer, items []operator.Bundle) error {
 	for _, b := range items {
 		made, state := "-", "complete"
 		if b.MadeAt != nil {
-			made = b.MadeAt.Local().Format(time.DateTime)
+			made = moment.Local(*b.MadeAt)
 		}
 		if !b.Complete {
 			state = fmt.Sprintf("%d %% have come", 100*b.Held/max(b.Size, 1))

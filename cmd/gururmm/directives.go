@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/checkup"
+	"gururmm/internal/moment"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
 	"gururmm/wire"
@@ -173,7 +174,7 @@ func (f *operatorFlags) directed(w io.Writer, d operator.Directive) error {
 	switch {
 	case d.EndedAt == nil:
 		fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("Directive %s (%s) is %s, good until %s; see: gururmm directives %s",
-			d.ID, d.Kind, d.State, d.ExpiresAt.Local().Format(time.DateTime), quote(wrap.Plain(d.AgentName)))))
+			d.ID, d.Kind, d.State, moment.Aged(d.ExpiresAt, time.Now()), quote(wrap.Plain(d.AgentName)))))
 		return nil
 	case d.State == string(wire.DirectiveDone):
 		name, took := oneLine(d.AgentName, 24), d.EndedAt.Sub(d.CreatedAt).Seconds()

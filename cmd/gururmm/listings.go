@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gururmm/internal/moment"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
 	"gururmm/wire"
@@ -155,6 +156,7 @@ func printTrace(w io.Writer, t operator.Trace) error {
 	}
 	name := oneLine(c.AgentName, 24)
 	fmt.Fprintf(w, "\n  on %s: %s\n", name, oneLine(c.Script, wrap.Width-len("  on : ")-utf8.RuneCountInString(name)))
+	fmt.Fprintln(w, wrap.Behind("  ", "accepted "+moment.Aged(c.CreatedAt, time.Now())))
 	rows := [][]string{{"  TIME", "AFTER", "STAGE", "SEEN BY", "TRY", "DOOR"}}
 	for _, e := range t.Entries {
 		try := "-"
@@ -171,6 +173,13 @@ func printTrace(w io.Writer, t operator.Trace) error {
 		if e.Note != "" {
 			fmt.Fprintln(w, wrap.Behind("      ", wrap.Plain(e.Note)))
 		}
+	}
+	if off := time.Duration(t.AgentClockUS) * time.Microsecond; off != 0 {
+		way := "forward"
+		if off < 0 {
+			way = "back"
+		}
+		fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("Times are by the server's clock; those of the agent are by its own, set %s by %v.", way, off.Abs().Round(100*time.Microsecond))))
 	}
 	_, err := fmt.Fprintln(w, wrap.Behind("", wrap.Plain(t.Stopped)))
 	return err
@@ -267,7 +276,7 @@ func printBeacon(w io.Writer, b operator.Beacon) error {
 	if err := json.Unmarshal(b.Report, &r); err != nil {
 		return fmt.Errorf("beacon %s: %w", b.ReportID, err)
 	}
-	fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("%s %s: %s (%s)", b.ReceivedAt.Local().Format(time.DateTime), oneLine(b.AgentName, 24),
+	fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("%s %s: %s (%s)", moment.Aged(b.ReceivedAt, time.Now()), oneLine(b.AgentName, 24),
 		cmp.Or(oneLine(b.Verdict, 40), "no verdict"), oneLine(r.Cause, 20))))
 	if b.Sentence != "" {
 		fmt.Fprintln(w, wrap.Behind("  ", wrap.Plain(b.Sentence)))
@@ -322,7 +331,7 @@ func enrollTokenCommand(f *operatorFlags) *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), t)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), wrap.Behind("", fmt.Sprintf("Token %s, site %s, good for %s until %s. On the endpoint:",
-				t.ID, oneLine(t.Site, 40), plural(t.UsesLeft, "use"), t.ExpiresAt.Local().Format(time.DateTime))))
+				t.ID, oneLine(t.Site, 40), plural(t.UsesLeft, "use"), moment.Aged(t.ExpiresAt, time.Now()))))
 			fmt.Fprintf(cmd.OutOrStdout(), "\n  gururmm-agent enroll --server %s --token %s", t.URL, t.Token)
 			if t.Pin != "" {
 				fmt.Fprintf(cmd.OutOrStdout(), " --pin %s", t.Pin)
@@ -376,7 +385,7 @@ func enrollTokenCommand(f *operatorFlags) *cobra.Command {
 func listTokens(w io.Writer, items []operator.EnrollToken) error {
 	rows := [][]string{{"SITE", "USES LEFT", "EXPIRES"}}
 	for _, t := range items {
-		rows = append(rows, []string{oneLine(t.Site, 40), fmt.Sprint(t.UsesLeft), t.ExpiresAt.Local().Format(time.DateTime)})
+		rows = append(rows, []string{oneLine(t.Site, 24), fmt.Sprint(t.UsesLeft), moment.Aged(t.ExpiresAt, time.Now())})
 	}
 	lines := columns(rows)
 	fmt.Fprintln(w, lines[0])

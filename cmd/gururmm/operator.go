@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/internal/atomicfile"
+	"gururmm/internal/moment"
 	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
@@ -265,19 +266,7 @@ func ago(t *time.Time) string {
 	return span(time.Since(*t)) + " ago"
 }
 
-func span(d time.Duration) string {
-	switch {
-	case d < 0:
-		return "0s"
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
-	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
-}
+func span(d time.Duration) string { return moment.Span(d) }
 
 // oneLine makes s fit a table's cell.
 func oneLine(s string, width int) string {

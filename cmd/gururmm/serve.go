@@ -16,6 +16,7 @@ import (
 
 	"gururmm/internal/atomicfile"
 	"gururmm/internal/logsink"
+	"gururmm/internal/moment"
 	"gururmm/internal/tty"
 	"gururmm/server"
 )
@@ -112,7 +113,7 @@ func operatorTokenCommand() *cobra.Command {
 			}
 			rows := [][]string{{"NAME", "MADE", "LAST USED"}}
 			for _, t := range all {
-				rows = append(rows, []string{oneLine(t.Name, 40), t.CreatedAt.Local().Format(time.DateTime), ago(t.LastUsed)})
+				rows = append(rows, []string{oneLine(t.Name, 40), moment.Local(t.CreatedAt), ago(t.LastUsed)})
 			}
 			for _, line := range columns(rows) {
 				fmt.Fprintln(cmd.OutOrStdout(), line)

@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"gururmm/internal/moment"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
 	"gururmm/release"
@@ -141,7 +141,7 @@ func buildsCommand(f *operatorFlags) *cobra.Command {
 func listBuilds(w io.Writer, items []operator.Build) error {
 	rows := [][]string{{"VERSION", "PLATFORM", "SIZE", "BY", "PUBLISHED"}}
 	for _, b := range items {
-		rows = append(rows, []string{oneLine(b.Version, 20), b.OS + "/" + b.Arch, megabytes(b.Size), oneLine(b.PublishedBy, 12), b.PublishedAt.Local().Format(time.DateTime)})
+		rows = append(rows, []string{oneLine(b.Version, 20), b.OS + "/" + b.Arch, megabytes(b.Size), oneLine(b.PublishedBy, 12), moment.Local(b.PublishedAt)})
 	}
 	for _, line := range columns(rows) {
 		fmt.Fprintln(w, line)

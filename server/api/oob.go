@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"gururmm/internal/wrap"
 	"gururmm/oob"
 	"gururmm/operator"
 	"gururmm/server/delivery"
@@ -244,13 +245,7 @@ func (a *API) answered(r *http.Request, agent string, at time.Time, env wire.Env
 }
 
 // clip bounds text of an endpoint for a log line or an answer.
-func clip(s string) string {
-	const limit = 64
-	if len(s) > limit {
-		return s[:limit] + "…"
-	}
-	return s
-}
+func clip(s string) string { return wrap.Clip(s, 64) }
 
 func (a *API) nack(env wire.Envelope, code wire.Code) ([]wire.Envelope, error) {
 	t := wire.Type(clip(string(env.Type)))

@@ -265,6 +265,7 @@ func (a *API) trace(w http.ResponseWriter, r *http.Request, _ string) error {
 	if err != nil {
 		return err
 	}
+	delivery.Timeline(&trace, a.o.Hub.Behind(trace.Command.Agent))
 	return a.answer(w, http.StatusOK, trace)
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"gururmm/internal/moment"
 	"gururmm/operator"
 	"gururmm/server/store"
 	"gururmm/wire"
@@ -25,7 +26,7 @@ func (r *route) lapse() {
 			r.move(j, Expire, func(c *store.Command) { c.Reason = reason })
 		case j.phase == Acked && !now.Before(resultDeadline(j.c)):
 			reason := fmt.Sprintf("acknowledged at %s, but no result came within its timeout of %v and %v more",
-				j.c.AckedAt.Format(time.RFC3339), time.Duration(j.c.TimeoutMS)*time.Millisecond, resultGrace)
+				moment.UTC(*j.c.AckedAt), time.Duration(j.c.TimeoutMS)*time.Millisecond, resultGrace)
 			r.move(j, NoResult, func(c *store.Command) { c.Reason = reason })
 		}
 	}

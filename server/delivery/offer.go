@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"gururmm/internal/fault"
+	"gururmm/internal/moment"
 	"gururmm/operator"
 	"gururmm/server/store"
 	"gururmm/wire"
@@ -81,7 +82,7 @@ func (r *route) offer() {
 			r.tell(j, now, obstacle{"sign", "offered again with the agent's next sign of life"})
 		default:
 			why := why
-			why.clause = fmt.Sprintf("not offered yet: %s; it waits until %s", why.clause, j.c.ExpiresAt.Format(time.RFC3339))
+			why.clause = fmt.Sprintf("not offered yet: %s; it waits until %s", why.clause, moment.UTC(j.c.ExpiresAt))
 			r.tell(j, now, why)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"gururmm/internal/serial"
+	"gururmm/internal/wrap"
 	"gururmm/operator"
 	"gururmm/server/store"
 	"gururmm/wire"
@@ -527,19 +528,11 @@ func wake(ch chan struct{}) {
 	}
 }
 
-// maxNote bounds a note or reason in bytes; parts of them come from agents.
-const maxNote = 500
+// maxNote bounds a note or reason in bytes; parts of them come from agents. It leaves
+// room for a proof in whole sentences.
+const maxNote = 2400
 
-func cut(s string) string {
-	if len(s) <= maxNote {
-		return s
-	}
-	n := maxNote
-	for n > 0 && s[n]&0xc0 == 0x80 { // not inside a character
-		n--
-	}
-	return s[:n] + "…"
-}
+func cut(s string) string { return wrap.Clip(s, maxNote) }
 
 func linkName(id wire.LinkID) string {
 	if id == 0 {

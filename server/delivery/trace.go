@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"gururmm/internal/moment"
 	"gururmm/operator"
 	"gururmm/wire"
 )
@@ -124,7 +125,7 @@ func underWay(t operator.Trace, now time.Time) string {
 	at := func(stage wire.Stage) *operator.TraceEntry { return last(t.Entries, stage) }
 	if c.AckedAt != nil {
 		if e := at(wire.StageStarted); e != nil {
-			return fmt.Sprintf("Running at the agent since %s.", e.At.Format(time.RFC3339))
+			return fmt.Sprintf("Running at the agent since %s.", moment.UTC(e.At))
 		}
 		return fmt.Sprintf("Acknowledged %v ago by %s, no result yet.", round(now.Sub(*c.AckedAt)), doorName(c.Channel))
 	}

@@ -374,7 +374,7 @@ func (h *Hub) copies(ep *endpoint, agent string, now time.Time) (out []operator.
 	state := h.contention(ep, agent, now)
 	for _, c := range ep.copies {
 		v := operator.Copy{
-			Copy: c.who, Since: c.since, LastSeen: c.at, Door: c.door, Addr: c.addr,
+			Copy: c.who, Since: c.since.UTC(), LastSeen: c.at.UTC(), Door: c.door, Addr: c.addr,
 			Linked: h.linked(ep, c),
 		}
 		switch r := ep.other(c.who); {

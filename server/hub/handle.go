@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"gururmm/internal/fault"
+	"gururmm/internal/wrap"
 	"gururmm/server/delivery"
 	"gururmm/session"
 	"gururmm/wire"
@@ -218,13 +219,12 @@ func (h *Hub) Refused(code wire.Code) uint64 {
 func loud(n uint64) bool { return n <= 10 || bits.OnesCount64(n) == 1 }
 
 // clip bounds text of an endpoint for a log line or an answer.
-func clip(s string) string {
-	const limit = 200
-	if len(s) > limit {
-		return s[:limit] + "…"
-	}
-	return s
-}
+func clip(s string) string { return wrap.Clip(s, 200) }
+
+// maxSentence bounds what an agent says of itself, in bytes: whole sentences are its proof.
+const maxSentence = 2000
+
+func clipSentence(s string) string { return wrap.Clip(s, maxSentence) }
 
 func hash(payload []byte) string {
 	sum := sha256.Sum256(payload)

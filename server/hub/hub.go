@@ -99,6 +99,7 @@ type endpoint struct {
 	dirty      bool
 
 	beaconAt time.Time
+	stopped  bool      // its last beacon said so, and nothing came since
 	reportAt time.Time // the newest beacon's own time
 	// deliverAt is when the agent last asked for its commands by the second door; zero: it does not.
 	deliverAt time.Time
@@ -153,6 +154,7 @@ func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire
 	}
 	if refuse == nil {
 		ep.links = append(ep.links, l)
+		ep.stopped = false
 		ep.readers++
 		h.readers.Go(func() {
 			l.read()

@@ -164,7 +164,7 @@ func ending(cause error) (why, proof string) {
 	case closed.Text == "":
 		return fmt.Sprintf("the agent closed it (code %d)", closed.Code), ""
 	}
-	text := clip(closed.Text)
+	text := clipSentence(closed.Text)
 	for rest, more := text, true; more && proof == ""; {
 		said := rest
 		var part string

@@ -77,6 +77,16 @@ func (h *Hub) clockSeen(agent string, behind time.Duration) {
 	h.endpoint(agent).skew = &skew
 }
 
+// Behind is how far the agent's clock is behind the server's, as last measured; nil: unknown.
+func (h *Hub) Behind(agent string) *time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if ep := h.agents[agent]; ep != nil && ep.skew != nil {
+		return new(time.Duration(*ep.skew) * time.Millisecond)
+	}
+	return nil
+}
+
 func (ep *endpoint) judged(verdict, sentence string, at time.Time) {
 	if verdict != ep.verdict || sentence != "" {
 		ep.sentence = sentence
@@ -110,7 +120,8 @@ func (h *Hub) Reported(agent string, r oob.Report, addr string, at time.Time) {
 		return
 	}
 	ep.reportAt, ep.beaconAt = r.At, at
-	ep.judged(clip(string(r.Verdict.Code)), clip(r.Verdict.Sentence), at)
+	ep.stopped = r.Cause == oob.CauseStop
+	ep.judged(clip(string(r.Verdict.Code)), clipSentence(r.Verdict.Sentence), at)
 	ep.isolated = slices.ContainsFunc(r.Findings, func(f selfcheck.Finding) bool { return f.Code == selfcheck.FindIsolated })
 	ep.deliverAt = time.Time{}
 	if r.Snapshot.OOB.Delivering {
@@ -136,7 +147,7 @@ func (h *Hub) explain(agent string, r oob.Report) {
 	}
 	why := ""
 	if faulty(v.Code) {
-		why = clip(fmt.Sprintf("the agent says %s: %s", v.Code, v.Sentence))
+		why = clipSentence(fmt.Sprintf("the agent says %s: %s", v.Code, v.Sentence))
 		for _, step := range r.Steps {
 			if step.Verdict == v.Code && step.Kind == selfcheck.StepRestartWorker {
 				why += " Its step: " + string(step.Kind) + "."
@@ -190,7 +201,7 @@ func (l *link) reportedBy(v selfcheck.Verdict) {
 	l.logVerdict(before, after, l.conn.Facts(time.Now()).Ledger)
 	switch {
 	case proven:
-		l.hub.opts.Delivery.PeerRead(l.agent, l.generation, read, clip(fmt.Sprintf("the agent says %s: %s", v.Code, v.Sentence)))
+		l.hub.opts.Delivery.PeerRead(l.agent, l.generation, read, clipSentence(fmt.Sprintf("the agent says %s: %s", v.Code, v.Sentence)))
 	case after == "":
 		l.hub.opts.Delivery.LinkUp(l) // trusted again
 	}
@@ -320,7 +331,7 @@ func (s sight) presence(now time.Time) string {
 		return Degraded
 	case len(s.links) > 0:
 		return Connecting
-	case !s.ep.beaconAt.IsZero() && now.Sub(s.ep.beaconAt) < oobWindow:
+	case !s.ep.stopped && !s.ep.beaconAt.IsZero() && now.Sub(s.ep.beaconAt) < oobWindow:
 		return Connecting
 	}
 	return Offline
@@ -409,18 +420,18 @@ func (h *Hub) Overlay(a *operator.Agent) {
 	a.Owed, _ = h.opts.Delivery.Owed(a.ID)
 	if a.LastSeen == nil || s.ep.seenAt.After(*a.LastSeen) {
 		if at := s.ep.seenAt; !at.IsZero() {
-			a.LastSeen, a.LastVia, a.Addr = &at, s.ep.via, s.ep.addr
+			a.LastSeen, a.LastVia, a.Addr = new(at.UTC()), s.ep.via, s.ep.addr
 		}
 	}
 	if at := s.ep.verifiedAt; !at.IsZero() {
-		a.VerifiedAt = &at
+		a.VerifiedAt = new(at.UTC())
 	}
 	a.ClockSkew = s.ep.skew
 	if s.ep.verdict != "" {
-		a.Verdict, a.Sentence, a.VerdictAt = s.ep.verdict, s.ep.sentence, new(s.ep.verdictAt)
+		a.Verdict, a.Sentence, a.VerdictAt = s.ep.verdict, s.ep.sentence, new(s.ep.verdictAt.UTC())
 	}
 	if a.Presence == Verified && a.Verdict == string(selfcheck.CodeLinkConnecting) { // said before it was
-		a.Verdict, a.Sentence, a.VerdictAt = string(selfcheck.CodeOK), "", new(s.verifyAt)
+		a.Verdict, a.Sentence, a.VerdictAt = string(selfcheck.CodeOK), "", new(s.verifyAt.UTC())
 	}
 	if a.Presence == Degraded && s.verified && !s.ill() {
 		a.Sentence = fmt.Sprintf("A command is unacknowledged for %v.", now.Sub(s.unacked).Round(time.Second))
@@ -428,6 +439,7 @@ func (h *Hub) Overlay(a *operator.Agent) {
 	if a.Presence == Verified && s.ordered(now) {
 		a.Sentence = "Commands go by the link; it polls the second door on an operator's order."
 	}
+	a.Stopped = a.Presence == Offline && s.ep.stopped
 	if a.Presence == Quarantined {
 		a.Sentence = s.quarantine()
 	}

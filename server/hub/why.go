@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"gururmm/internal/moment"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
@@ -30,14 +31,16 @@ func (h *Hub) Why(agent string) (kind, clause string) {
 	switch {
 	case recent(s.ep.deliverAt):
 		return "poll", fmt.Sprintf("it has no link, and no poll by the second door for %v", ago(s.ep.deliverAt))
+	case s.ep.stopped:
+		return Offline, fmt.Sprintf("offline: it was stopped in order %v ago (%s) and comes back when somebody starts it", ago(s.ep.seenAt), moment.UTC(s.ep.seenAt))
 	case recent(s.ep.beaconAt):
 		return "beacon", fmt.Sprintf("it has no link, but reported by the second door %v ago: %s", ago(s.ep.beaconAt), s.ep.verdict)
 	case recent(s.ep.seenAt):
 		return "gone", fmt.Sprintf("it has no link; last heard of %v ago by %s", ago(s.ep.seenAt), s.ep.via)
 	case s.ep.seenAt.IsZero():
-		return Offline, fmt.Sprintf("offline: not heard of since this server started at %s", h.started.UTC().Format(time.RFC3339))
+		return Offline, fmt.Sprintf("offline: not heard of since this server started at %s", moment.UTC(h.started))
 	}
-	return Offline, fmt.Sprintf("offline since %s", s.ep.seenAt.UTC().Format(time.RFC3339))
+	return Offline, fmt.Sprintf("offline since %s, last heard of by %s", moment.UTC(s.ep.seenAt), s.ep.via)
 }
 
 // whyLink tells what is wrong with the newest link, with both ends' counts.
