@@ -238,6 +238,11 @@ func TestUpdateTakesOverAndGoesBack(t *testing.T) {
 	u := newUpdating(t, goodVersion)
 	pid := u.status().Guardian.PID
 	running := u.sleeper()
+	verify := time.Duration(testPolicy().VerifyMS) * time.Millisecond
+	u.eventually("a link older than any dial may take", func() (bool, error) {
+		age := u.status().Snapshot.Link.VerifiedAge
+		return age != nil && *age > verify, nil
+	})
 	r := u.roll(goodVersion)
 	u.eventually("the drain", func() (bool, error) {
 		st := u.status()
@@ -250,6 +255,7 @@ func TestUpdateTakesOverAndGoesBack(t *testing.T) {
 	}
 	st := u.runs(goodVersion, guardian.SourceUpdated)
 	u.kept(goodVersion, "has taken over", "ordered", "fetched", "draining", "trial", "committed", "handover", "confirmed")
+	u.noFault(verify)
 	if st.Guardian.PID != pid {
 		t.Errorf("the guardian is process %d, was %d", st.Guardian.PID, pid)
 	}
@@ -362,6 +368,31 @@ func (u *updating) kept(version, reason string, codes ...string) {
 	out, code, err := u.agent.Command(u.t.Context(), "events", "--kind", "update", "-n", "1")
 	if err != nil || code != 0 || !strings.Contains(out, "update "+codes[len(codes)-1]) {
 		u.t.Errorf("events prints (exit code %d, %v):\n%s", code, err, out)
+	}
+}
+
+// noFault checks that the exchange of the worker was told as that: no verdict and no
+// step for a link that can't be established, unless a worker has had the time for one.
+func (u *updating) noFault(verify time.Duration) {
+	u.t.Helper()
+	list, err := history.Read(u.agent.Dir, history.Filter{})
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	var ordered, started time.Time
+	for _, e := range list.Events {
+		switch {
+		case e.Kind == history.KindUpdate && e.Code == "ordered":
+			ordered = e.At
+		case e.Kind == history.KindWorker && e.Code == "started":
+			started = e.At
+		case e.Code != string(selfcheck.CodeLinkHandshake) && e.Verdict != selfcheck.CodeLinkHandshake:
+		case !ordered.IsZero() && (started.Before(ordered) || e.At.Sub(started) < verify):
+			u.t.Errorf("%s %s, %v after the order: %s", e.Kind, e.Code, e.At.Sub(ordered), e.Sentence)
+		}
+	}
+	if ordered.IsZero() {
+		u.t.Error("the history tells of no update")
 	}
 }
 

@@ -67,7 +67,7 @@ type Phase string
 
 // The phases, in order.
 const (
-	PhaseUnknown     Phase = ""
+	PhaseUnknown     Phase = ""        // not told; or no link is kept, since the worker ends
 	PhaseWaiting     Phase = "waiting" // backing off; NextDial says until when
 	PhaseDialing     Phase = "dialing"
 	PhaseAuth        Phase = "authenticating" // upgraded; auth sent

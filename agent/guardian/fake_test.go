@@ -62,7 +62,7 @@ func (c *child) live() {
 			c.mu.Unlock()
 			switch {
 			case o.Drain != nil:
-				c.exit(nil)
+				c.part()
 			case (o.Stacks || o.TraceMS > 0) && c.isFrozen():
 			case o.Stacks:
 				c.say(pipe.Fact{Stacks: "goroutine 1 [running]:\nthe.worker()"})
@@ -99,6 +99,19 @@ func (c *child) live() {
 		}
 	}
 }
+
+// part ends as a worker that was drained: its link first, then itself.
+func (c *child) part() {
+	c.mu.Lock()
+	c.snap.Link = selfcheck.LinkFacts{PhaseAge: new(time.Duration(0)), URL: c.snap.Link.URL}
+	c.mu.Unlock()
+	c.report()
+	time.Sleep(parting)
+	c.exit(nil)
+}
+
+// parting is what a drained child takes from its link's end to its own.
+const parting = 500 * time.Millisecond
 
 func (c *child) isFrozen() bool {
 	select {

@@ -605,3 +605,74 @@ func TestWorkerOnTrialIsNotRestartedByOrder(t *testing.T) {
 		}
 	})
 }
+
+// Exchanging the worker is our own doing: no fault of the link is found, told or acted on,
+// however long the old link was up, and though the new one takes a moment.
+func TestExchangeOfTheWorkerIsNoFault(t *testing.T) {
+	s := newShelf(t)
+	for _, tt := range []struct {
+		name   string
+		order  func(b *bench) wire.Envelope
+		trial  error // that the new program is started with
+		events []string
+		end    error
+	}{
+		{"update", func(b *bench) wire.Envelope { return b.order("up", s.build(b.t, "v2.0.0")) }, nil,
+			[]string{"ordered", "fetched", "draining", "trial", "committed", "handover"}, guardian.ErrHandover},
+		{"update that is rolled back", func(b *bench) wire.Envelope { return b.order("up", s.build(b.t, "v2.0.0")) }, errors.New("exec format error"),
+			[]string{"ordered", "fetched", "draining", "trial", "rolled_back"}, nil},
+		{"restart of the worker", func(b *bench) wire.Envelope {
+			return b.directive(wire.Directive{ID: "again", Kind: wire.DirectiveRestartWorker})
+		}, nil, nil, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				u := b.updatable(s, well())
+				fresh := func(version string) (guardian.Child, error) { // verified within a second
+					c, err := b.spawnAs(unverified(version))
+					started := b.child()
+					time.AfterFunc(time.Second, func() { started.be(as(version)) })
+					return c, err
+				}
+				b.cfg.Spawn = func(context.Context) (guardian.Child, error) { return fresh("v1.0.0") }
+				u.Spawn = func(string) func(context.Context) (guardian.Child, error) {
+					return func(context.Context) (guardian.Child, error) {
+						if tt.trial != nil {
+							return guardian.Child{}, tt.trial
+						}
+						return fresh("v2.0.0")
+					}
+				}
+				events := b.remember()
+				b.run()
+				pass(5 * time.Minute)
+				b.call(tt.order(b))
+				pass(10 * time.Second)
+				if tt.end == nil {
+					pass(time.Minute)
+					if err := b.end(); err != nil {
+						t.Fatal(err)
+					}
+				} else if err := b.ended(); !errors.Is(err, tt.end) {
+					t.Fatal(err)
+				}
+				if b.spawned() < 2 && tt.trial == nil {
+					t.Error("the worker was not exchanged")
+				}
+				for _, e := range events() {
+					fault := e.Kind == history.KindVerdict && (e.Severity == selfcheck.SeverityError || e.Severity == selfcheck.SeverityWarning)
+					if fault || e.Kind == history.KindStep && e.Step != selfcheck.StepRestartWorker {
+						t.Errorf("%s %s: %s", e.Kind, e.Code, e.Sentence)
+					}
+				}
+				if got, _ := updatesTold(events()); !slices.Equal(got, tt.events) {
+					t.Errorf("the history tells %q", got)
+				}
+				if slices.Contains(b.door.causes(), "verdict") {
+					t.Errorf("beacons for %q", b.door.causes())
+				}
+			})
+		})
+	}
+}

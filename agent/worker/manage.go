@@ -100,7 +100,8 @@ func (m *manager) order(o pipe.ReconnectOrder) {
 
 // run dials until ctx ends; it then closes the link and waits for it.
 func (m *manager) run(ctx context.Context) {
-	tries := 0 // since a verified link last held; sets the back-off
+	defer m.enter(selfcheck.PhaseUnknown, time.Time{}) // no link is kept any more: that is no failed one
+	tries := 0                                         // since a verified link last held; sets the back-off
 	m.setTarget(m.firstTarget())
 	for ctx.Err() == nil {
 		s, order, err := m.dial(ctx)
@@ -332,6 +333,8 @@ func (m *manager) close(s *link.Session, ordered bool) (wasVerified, held bool) 
 	wasVerified = !m.verified.IsZero()
 	held = wasVerified && now.Sub(m.verified) >= ms(m.w.policy().StableMS)
 	m.cur, m.verified = nil, time.Time{}
+	// What follows begins now: the phase that led to s is as old as s.
+	m.phase, m.since, m.dialAt = selfcheck.PhaseWaiting, now, now
 	m.previous = &wire.PreviousLink{
 		Link: s.ID(), Read: s.Conn().Facts(now).Ledger.Local.Read, Reason: err.Error(),
 	}

@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -11,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/gorilla/websocket"
 
 	"gururmm/agent/pipe"
 	"gururmm/agent/worker"
@@ -47,6 +50,50 @@ func TestReconnectOrder(t *testing.T) {
 			t.Errorf("%d links: a late order ended a link that it did not mean", n)
 		}
 	})
+}
+
+// What became of a link that was up for long is no age of the attempt that led to it:
+// an ordered end, a drop and a drain tell of no dial that takes minutes.
+func TestEndOfALinkIsNoOldAttempt(t *testing.T) {
+	for name, end := range map[string]func(r *rig, p *peer){
+		"reconnect": func(r *rig, _ *peer) { r.order(reconnect(pipe.ReconnectOrder{Reason: "link.text.lost"})) },
+		"drop":      func(_ *rig, p *peer) { p.conn.Close(websocket.CloseGoingAway, errors.New("the server restarts")) },
+		"drain": func(r *rig, _ *peer) {
+			r.order(pipe.Order{Drain: &pipe.DrainOrder{GraceMS: 1000, Reason: "update"}})
+		},
+		"guardian gone": func(r *rig, _ *peer) { r.stop(nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := newServer(t)
+				r := startRig(t, srv, nil)
+				p := r.verified(1)
+				time.Sleep(3 * time.Minute)
+				end(r, p)
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				down := 0
+				for _, l := range r.links {
+					if l.Phase == selfcheck.PhaseVerified {
+						continue
+					}
+					down++
+					if l.PhaseAge == nil || *l.PhaseAge > time.Minute {
+						t.Errorf("reported as %q for %v", l.Phase, l.PhaseAge)
+					}
+					s := selfcheck.Snapshot{Taken: time.Now(), Worker: selfcheck.WorkerFacts{Running: true}, Link: l}
+					if v := selfcheck.Judge(s, time.Now(), wire.Policy{}).Verdict; v.Severity == selfcheck.SeverityError {
+						t.Errorf("judged %s: %s", v.Code, v.Sentence)
+					}
+				}
+				if down == 0 {
+					t.Error("no report tells of the time without a link")
+				}
+			})
+		})
+	}
 }
 
 func TestAlternatives(t *testing.T) {

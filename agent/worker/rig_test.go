@@ -303,6 +303,7 @@ type rig struct {
 	mu       sync.Mutex
 	snapshot selfcheck.Snapshot
 	reports  int
+	links    []selfcheck.LinkFacts // of each report, in order
 	upstream []wire.Envelope
 	facts    []pipe.Fact // all others
 }
@@ -356,6 +357,7 @@ func (r *rig) listen(from io.Reader) {
 			r.snapshot = *f.Snapshot
 			r.snapshot.Taken = time.Now()
 			r.reports++
+			r.links = append(r.links, f.Snapshot.Link)
 		case f.Same: // as the guardian takes it
 			r.snapshot = r.snapshot.Aged(time.Since(r.snapshot.Taken))
 			r.reports++
