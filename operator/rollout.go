@@ -8,7 +8,8 @@ type RolloutPlan struct {
 	// each larger than the one before; default 1, 10, 100.
 	Rings []float64 `json:"rings,omitempty"`
 	// MaxFailures of a ring, a number ("3") or a share of it ("5%", the default):
-	// one more, and the rollout stops by itself.
+	// one more, and the rollout stops by itself. Endpoints that could not be tried are
+	// no part of it.
 	MaxFailures string `json:"max_failures,omitempty"`
 	// SoakMS is how long a ring is watched before the next; default 10 min, -1: not at all.
 	SoakMS int64 `json:"soak_ms,omitempty"`
@@ -40,6 +41,9 @@ const (
 	RollRunning = "running" // the endpoint has taken it up
 	RollDone    = "done"
 	RollFailed  = "failed"
+	// RollUntried: the order was put off too often, or never answered; nothing is
+	// known of the version there, and it does not count as a failure.
+	RollUntried = "untried"
 	RollSkipped = "skipped" // needs nothing of it: it runs the version, or a newer one
 )
 
@@ -51,12 +55,18 @@ type Rollout struct {
 	State   string      `json:"state"`
 	Reason  string      `json:"reason,omitempty"` // why it stopped
 	// Now says in a sentence what it is at, or waits for.
-	Now       string         `json:"now"`
-	Ring      int            `json:"ring"` // the one under way, from 0
-	Rings     []RolloutRing  `json:"rings,omitempty"`
-	Failures  []RolloutAgent `json:"failures,omitempty"` // in listings left out, as rings are
-	CreatedBy string         `json:"created_by"`         // token name
+	Now      string         `json:"now"`
+	Ring     int            `json:"ring"` // the one under way, from 0
+	Rings    []RolloutRing  `json:"rings,omitempty"`
+	Failures []RolloutAgent `json:"failures,omitempty"` // in listings left out, as rings are
+	// Open are those that were not ordered in vain yet, and those that could not be
+	// tried: what there is to look at beside the failures. At most MaxRolloutOpen;
+	// OpenMore counts the others.
+	Open      []RolloutAgent `json:"open,omitempty"`
+	OpenMore  int            `json:"open_more,omitempty"`
+	CreatedBy string         `json:"created_by"` // token name
 	CreatedAt time.Time      `json:"created_at"`
+	ResumedAt *time.Time     `json:"resumed_at,omitempty"` // the last time
 	EndedAt   *time.Time     `json:"ended_at,omitempty"`
 	// NoProgram are endpoints left out because the version is not published for their
 	// platform; in the answer to its creation only.
@@ -68,11 +78,13 @@ type RolloutRing struct {
 	Percent float64 `json:"percent"` // of all endpoints, with the rings before it
 	Wanted  int     `json:"wanted"`
 	Waiting int     `json:"waiting"`
-	Away    int     `json:"away"` // of those waiting: not there now, ordered when they come back
+	Away    int     `json:"away"`  // of those waiting: not there now, ordered when they come back
+	Later   int     `json:"later"` // of those waiting: they put the order off, and are ordered again
 	Ordered int     `json:"ordered"`
 	Running int     `json:"running"`
 	Done    int     `json:"done"`
 	Failed  int     `json:"failed"`
+	Untried int     `json:"untried"`
 	Skipped int     `json:"skipped"`
 }
 
@@ -86,9 +98,19 @@ type RolloutAgent struct {
 	OrderedAt *time.Time `json:"ordered_at,omitempty"`
 	EndedAt   *time.Time `json:"ended_at,omitempty"`
 	Detail    string     `json:"detail,omitempty"`
+	Away      bool       `json:"away,omitempty"` // not there now; not stored
+	// Attempts are the orders it has put off so far, NotBefore is when it gets the next.
+	Attempts  int        `json:"attempts,omitempty"`
+	NotBefore *time.Time `json:"not_before,omitempty"`
 }
 
-// ResumeRollout lets a stopped rollout go on (POST /v1/rollouts/{id}/resume).
+// MaxRolloutOpen bounds Rollout.Open.
+const MaxRolloutOpen = 100
+
+// ResumeRollout lets a stopped rollout go on (POST /v1/rollouts/{id}/resume). With
+// Retry one that is active is taken as well.
 type ResumeRollout struct {
-	Retry bool `json:"retry,omitempty"` // order those that failed once more
+	Retry bool `json:"retry,omitempty"` // order those that failed, or could not be tried, once more
+	// MaxFailures takes the place of the plan's; "": as it is.
+	MaxFailures string `json:"max_failures,omitempty"`
 }

@@ -122,12 +122,20 @@ func TestARolloutEndToEnd(t *testing.T) {
 	if s.Rings[0].Done != 1 || s.Rings[1].Failed != 2 || len(s.Failures) != 2 || s.Failures[0].Detail != "it went back" || !strings.Contains(s.Reason, "ring 2: 2 of 2 failed, 0 allowed") {
 		t.Errorf("stopped: %+v", s)
 	}
+	first := s
 	if all, err := c.Rollouts(t.Context()); err != nil || len(all) != 1 || all[0].ID != roll.ID {
 		t.Errorf("listed %+v, %v", all, err)
 	}
-	if s, err = c.ResumeRollout(t.Context(), roll.ID[:30], operator.ResumeRollout{}); err != nil || s.State != operator.RolloutActive {
+	if _, err := c.ResumeRollout(t.Context(), roll.ID[:30], operator.ResumeRollout{MaxFailures: "2"}); !isProblem(err, wire.ProblemConflict) || !strings.Contains(err.Error(), "none of its endpoints (2) runs it") {
+		t.Errorf("resumed over a ring that nobody passed: %v", err)
+	}
+	if s, err = c.ResumeRollout(t.Context(), roll.ID[:30], operator.ResumeRollout{Retry: true}); err != nil || s.State != operator.RolloutActive {
 		t.Errorf("resumed: %+v, %v", s, err)
 	}
+	for _, failed := range first.Failures {
+		delete(ordered, failed.Agent)
+	}
+	serve(2, wire.DirectiveDone, "runs v1.2.3")
 	await(t, "it ends", func() bool { return status().State == operator.RolloutDone })
 	if _, err = c.StopRollout(t.Context(), roll.ID); !isProblem(err, wire.ProblemConflict) {
 		t.Errorf("stopped after its end: %v", err)

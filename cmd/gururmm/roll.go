@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -145,18 +146,22 @@ func rolloutStatusCommand(f *operatorFlags) *cobra.Command {
 	}
 }
 
-// printRollout gives each ring a line, and each failure its reason.
+// shownEndpoints bounds the endpoints that a page names; --json has more of them.
+const shownEndpoints = 20
+
+// printRollout gives each ring a line, each endpoint that did not run it through
+// its state and the reason, and at last what can be done.
 func printRollout(w io.Writer, r operator.Rollout) error {
-	fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("Rollout %s of %s, by %s %s ago: %s", r.ID, oneLine(r.Version, 40),
-		oneLine(r.CreatedBy, 24), span(time.Since(r.CreatedAt)), wrap.Plain(r.Now))))
-	rows := [][]string{{"RING", "WANTED", "ORDERED", "RUNNING", "DONE", "FAILED", "WAITING", "AWAY", "SKIPPED"}}
+	fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("Rollout %s of %s, by %s %s ago: %s.", r.ID, oneLine(r.Version, 40),
+		oneLine(r.CreatedBy, 24), span(time.Since(r.CreatedAt)), strings.TrimRight(wrap.Plain(r.Now), "."))))
+	rows := [][]string{{"RING", "ALL", "DONE", "UNDER WAY", "WAITING", "AWAY", "FAILED", "UNTRIED", "SKIPPED"}}
 	for i, ring := range r.Rings {
 		name := fmt.Sprintf("%d (%g%%)", i+1, ring.Percent)
 		if i == r.Ring && r.State == operator.RolloutActive {
 			name += " *"
 		}
 		row := []string{name}
-		for _, n := range []int{ring.Wanted, ring.Ordered, ring.Running, ring.Done, ring.Failed, ring.Waiting - ring.Away, ring.Away, ring.Skipped} {
+		for _, n := range []int{ring.Wanted, ring.Done, ring.Ordered + ring.Running, ring.Waiting - ring.Away, ring.Away, ring.Failed, ring.Untried, ring.Skipped} {
 			row = append(row, strconv.Itoa(n))
 		}
 		rows = append(rows, row)
@@ -164,15 +169,93 @@ func printRollout(w io.Writer, r operator.Rollout) error {
 	for _, line := range columns(rows) {
 		fmt.Fprintln(w, line)
 	}
-	for _, a := range r.Failures {
-		fmt.Fprintln(w, wrap.Behind("  ", fmt.Sprintf("%s (ring %d) failed %s: %s", oneLine(a.AgentName, 24), a.Ring+1, ago(a.EndedAt), wrap.Plain(a.Detail))))
+	printParts(w, r.Failures, 0)
+	printParts(w, r.Open, r.OpenMore)
+	_, err := io.WriteString(w, nextFor(r))
+	return err
+}
+
+func printParts(w io.Writer, parts []operator.RolloutAgent, more int) {
+	for _, a := range parts[:min(len(parts), shownEndpoints)] {
+		fmt.Fprintln(w, wrap.Behind("  ", fmt.Sprintf("%s (ring %d) %s", oneLine(a.AgentName, 24), a.Ring+1, partOf(a))))
 	}
-	return nil
+	if more += len(parts) - min(len(parts), shownEndpoints); more > 0 {
+		fmt.Fprintf(w, "  and %d more\n", more)
+	}
+}
+
+// partOf says where an endpoint stands, and why.
+func partOf(a operator.RolloutAgent) string {
+	why := wrap.Plain(a.Detail)
+	switch {
+	case a.State == operator.RollFailed:
+		return fmt.Sprintf("failed %s: %s", ago(a.EndedAt), why)
+	case a.State == operator.RollUntried:
+		return fmt.Sprintf("could not be tried, given up %s: %s", ago(a.EndedAt), why)
+	case a.State == operator.RollRunning:
+		return fmt.Sprintf("has taken it up, ordered %s", ago(a.OrderedAt))
+	case a.State == operator.RollOrdered && a.Away:
+		return fmt.Sprintf("was ordered %s and is away; it may answer when it comes back", ago(a.OrderedAt))
+	case a.State == operator.RollOrdered:
+		return fmt.Sprintf("was ordered %s, and has not answered yet", ago(a.OrderedAt))
+	case a.Away:
+		return "is away; it is ordered when it comes back"
+	case a.NotBefore != nil:
+		return fmt.Sprintf("put it off (%s), is ordered again %s: %s", times(a.Attempts), in(*a.NotBefore), why)
+	}
+	return "waits for its turn"
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
+// in tells a moment to come as people do.
+func in(t time.Time) string {
+	if left := time.Until(t); left > 0 {
+		return "in " + span(left)
+	}
+	return "now"
+}
+
+// nextFor says what can be done about a rollout as it stands; each command on a line of its own.
+func nextFor(r operator.Rollout) string {
+	line := func(what, command string) string { return fmt.Sprintf("%s:\n  gururmm update %s\n", what, command) }
+	again := slices.ContainsFunc(r.Rings, func(ring operator.RolloutRing) bool { return ring.Failed+ring.Untried > 0 })
+	failed := slices.ContainsFunc(r.Rings, func(ring operator.RolloutRing) bool { return ring.Failed > 0 })
+	var out strings.Builder
+	switch r.State {
+	case operator.RolloutActive:
+		if again {
+			out.WriteString(line("To order those that failed or could not be tried once more", "resume "+r.ID+" --retry"))
+		}
+		out.WriteString(line("To stop it", "stop "+r.ID))
+	case operator.RolloutStopped:
+		if again {
+			out.WriteString(line("To go on, and order those that failed or could not be tried once more", "resume "+r.ID+" --retry"))
+		}
+		if failed {
+			out.WriteString(line("To go on with more failures allowed in a ring", "resume "+r.ID+" --max-failures N"))
+		} else if !again {
+			out.WriteString(line("To go on", "resume "+r.ID))
+		}
+	case operator.RolloutDone:
+		if again {
+			out.WriteString(line("To begin another one, for those that do not run it", "roll "+oneLine(r.Version, 40)))
+		}
+	}
+	return out.String()
 }
 
 func rolloutStopCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "stop ID", Short: "Order nothing more of a rollout; what is taken up goes on", Args: cobra.ExactArgs(1),
+		Use: "stop ID", Short: "Order nothing more of a rollout, until it is resumed", Args: cobra.ExactArgs(1),
+		Long: "Order nothing more of a rollout, until it is resumed. What was not fetched is taken\n" +
+			"back; what endpoints have taken up already goes on, and is told.",
+		SuggestFor: []string{"pause", "cancel", "abort"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {
@@ -187,7 +270,11 @@ func rolloutStopCommand(f *operatorFlags) *cobra.Command {
 func rolloutResumeCommand(f *operatorFlags) *cobra.Command {
 	var how operator.ResumeRollout
 	cmd := &cobra.Command{
-		Use: "resume ID", Short: "Let a stopped rollout go on; failures so far do not count any more", Args: cobra.ExactArgs(1),
+		Use: "resume ID", Short: "Let a stopped rollout go on", Args: cobra.ExactArgs(1),
+		Long: "Let a stopped rollout go on, if it would not stop at once for the same reason:\n" +
+			"failures so far count until their endpoints are ordered once more (--retry), or\n" +
+			"more of them are allowed (--max-failures). No ring passes of which nobody runs\n" +
+			"the version. With --retry a rollout that is active is taken, too.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {
@@ -197,7 +284,8 @@ func rolloutResumeCommand(f *operatorFlags) *cobra.Command {
 			return f.rolloutChanged(cmd.OutOrStdout(), r, err)
 		},
 	}
-	cmd.Flags().BoolVar(&how.Retry, "retry", false, "order those that failed once more")
+	cmd.Flags().BoolVar(&how.Retry, "retry", false, "order those that failed, or could not be tried, once more")
+	cmd.Flags().StringVar(&how.MaxFailures, "max-failures", "", "a ring may have so many from now on, a share or a number")
 	return cmd
 }
 

@@ -96,7 +96,7 @@ func (a *API) resumeRollout(w http.ResponseWriter, r *http.Request, by string) e
 	if err != nil {
 		return err
 	}
-	out, err := a.o.Rollouts.Resume(r.Context(), id, by, order.Retry)
+	out, err := a.o.Rollouts.Resume(r.Context(), id, by, order)
 	if err != nil {
 		return rolloutProblem(err)
 	}

@@ -30,7 +30,19 @@ const (
 	ordersAtOnce = 10
 	// named bounds the failures that a reason names.
 	named = 3
+	// maxTries bounds the orders that an endpoint puts off. With the waits between
+	// them, an endpoint that is busy has well over two hours: as long as a download
+	// of an order before may take.
+	maxTries = 6
+	// retryMin is the wait after the first, each further one is four times as long, up to retryMax.
+	retryMin, retryMax = time.Minute, time.Hour
 )
+
+// passing are the refusals that say nothing of the build: it was not even looked at.
+// Another time they may not be given.
+var passing = []wire.Code{
+	wire.CodeBusy, wire.CodeJournal, wire.CodeDraining, wire.CodeExpired, wire.CodeQuarantined, wire.CodeWrongAgent,
+}
 
 // Presence tells whether an endpoint is there.
 type Presence uint8
@@ -85,7 +97,9 @@ func Decide(now time.Time, r store.Rollout, members []Member) Decision {
 			d.Changed = append(d.Changed, next)
 			members[i].RolloutAgent = next
 		}
-		if next.State == operator.RollOrdered && unfetched(m.Order) && (m.Presence == Away || r.State != operator.RolloutActive) {
+		gaveUp := next.State == operator.RollUntried && m.State == operator.RollOrdered
+		left := next.State == operator.RollOrdered && (m.Presence == Away || r.State != operator.RolloutActive)
+		if unfetched(m.Order) && (gaveUp || left) {
 			d.Withdraw = append(d.Withdraw, m.Agent)
 		}
 	}
@@ -98,7 +112,7 @@ func Decide(now time.Time, r store.Rollout, members []Member) Decision {
 	}
 	d.Rollout = advance(now, r, members)
 	if d.Rollout.State == operator.RolloutActive {
-		d.Order = pick(d.Rollout, members)
+		d.Order = pick(now, d.Rollout, members)
 	}
 	return d
 }
@@ -114,20 +128,28 @@ func settle(now time.Time, r store.Rollout, m Member) operator.RolloutAgent {
 	}
 	switch a.State {
 	case operator.RollWaiting:
+		a.NotBefore = nil
 		if m.runs(r.Version) {
 			return end(operator.RollSkipped, now, "runs it already")
 		}
 		if newer(m.Version, r) {
 			return end(operator.RollSkipped, now, "runs "+m.Version)
 		}
+		a.NotBefore = m.NotBefore
 	case operator.RollDone:
 		if back := m.Version; r.State == operator.RolloutActive && !m.VerifiedSince.IsZero() && m.VerifiedSince.After(*a.EndedAt) && release.Compare(back, r.Version) < 0 {
 			return end(operator.RollFailed, now, "went back to "+cmp.Or(back, "a version it does not tell"))
 		}
-	case operator.RollFailed:
+	case operator.RollFailed, operator.RollUntried:
+		late := m.Order != nil && m.Order.EndedAt != nil && m.Order.EndedAt.After(*a.EndedAt)
 		switch o := m.Order; {
-		case o != nil && o.EndedAt != nil && o.State == string(wire.DirectiveDone) && o.EndedAt.After(*a.EndedAt):
+		case late && o.State == string(wire.DirectiveDone):
 			return end(operator.RollDone, *o.EndedAt, "told late: "+cmp.Or(o.Detail, "done"))
+		case a.State == operator.RollUntried && late && blamed(o):
+			return end(operator.RollFailed, *o.EndedAt, "told late: "+refusal(o))
+		case a.State == operator.RollUntried && o != nil && o.EndedAt == nil && o.State == string(wire.DirectiveAccepted):
+			a.State, a.EndedAt, a.Detail = operator.RollRunning, nil, ""
+			return a
 		case m.runs(r.Version) && m.VerifiedSince.After(*a.EndedAt) && now.Sub(m.VerifiedSince) >= trial(r):
 			return end(operator.RollDone, now, "runs it after all; at first: "+a.Detail)
 		}
@@ -155,23 +177,56 @@ func underway(now time.Time, r store.Rollout, m Member, end func(state string, a
 	}
 	late := now.Sub(since)
 	switch {
+	case o.EndedAt != nil && o.DeliveredAt == nil: // withdrawn, and the server ended before it was noted
+		a.State, a.Directive, a.OrderedAt = operator.RollWaiting, "", nil
+		return a
 	case o.EndedAt != nil && o.State == string(wire.DirectiveDone):
 		return end(operator.RollDone, *o.EndedAt, o.Detail)
+	case o.EndedAt != nil && blamed(o):
+		return end(operator.RollFailed, *o.EndedAt, refusal(o))
 	case o.EndedAt != nil:
-		return end(operator.RollFailed, *o.EndedAt, strings.TrimPrefix(string(o.Code)+": "+cmp.Or(o.Detail, "no reason given"), ": "))
+		return putOff(*o.EndedAt, a, refusal(o))
 	case m.runs(r.Version) && m.VerifiedSince.After(o.CreatedAt) && now.Sub(m.VerifiedSince) >= trial(r):
 		return end(operator.RollDone, now, "told by its verified link")
+	case o.State == operator.DirectiveExpired && o.AcceptedAt == nil:
+		return putOff(now, a, "the order expired before it was answered")
 	case o.State == operator.DirectiveExpired:
 		return end(operator.RollFailed, now, "never told an outcome")
 	case o.AcceptedAt != nil && late >= goneWithin && m.Presence == Away && now.Sub(m.Heard) >= goneWithin:
 		return end(operator.RollFailed, now, fmt.Sprintf("took it up, and nothing was heard of it for %v", goneWithin))
 	case o.AcceptedAt != nil && late >= answerWithin:
 		return end(operator.RollFailed, now, fmt.Sprintf("took it up and told no outcome for %v", answerWithin))
-	case o.AcceptedAt == nil && o.DeliveredAt != nil && late >= fetchWithin+goneWithin:
-		return end(operator.RollFailed, now, fmt.Sprintf("was handed the order and did not answer for %v", fetchWithin+goneWithin))
+	case o.AcceptedAt == nil && o.DeliveredAt != nil && late >= fetchWithin+goneWithin && m.Presence == Present:
+		return end(operator.RollUntried, now, fmt.Sprintf("was handed the order and did not answer for %v", fetchWithin+goneWithin))
 	case unfetched(o) && late >= fetchWithin && m.Presence == Present:
-		return end(operator.RollFailed, now, fmt.Sprintf("is there and did not come for the order for %v: its second door is shut", fetchWithin))
+		return end(operator.RollUntried, now, fmt.Sprintf("is there and did not come for the order for %v: its second door is shut", fetchWithin))
 	}
+	return a
+}
+
+// blamed reports whether an order that ended without success says something of the
+// build: its trial failed, or it does not fit the endpoint.
+func blamed(o *operator.Directive) bool {
+	return o.State == string(wire.DirectiveFailed) && !slices.Contains(passing, o.Code)
+}
+
+// refusal is what an endpoint gave as its reason.
+func refusal(o *operator.Directive) string {
+	return strings.TrimPrefix(string(o.Code)+": "+cmp.Or(o.Detail, "no reason given"), ": ")
+}
+
+// putOff has an endpoint wait for another try, unless it had enough of them.
+func putOff(at time.Time, a operator.RolloutAgent, why string) operator.RolloutAgent {
+	a.Attempts++
+	a.Detail = why
+	if a.Attempts >= maxTries {
+		a.State, a.EndedAt = operator.RollUntried, &at
+		a.Detail += fmt.Sprintf(" (ordered %d times)", a.Attempts)
+		return a
+	}
+	wait := min(retryMin<<(2*(a.Attempts-1)), retryMax)
+	again := at.Add(wait)
+	a.State, a.Directive, a.OrderedAt, a.NotBefore = operator.RollWaiting, "", nil, &again
 	return a
 }
 
@@ -183,39 +238,31 @@ func trial(r store.Rollout) time.Duration {
 // tooMany says why the rollout must stop; empty: it need not.
 func tooMany(r store.Rollout, members []Member) string {
 	for ring := range r.Ring + 1 {
-		var failed []Member
-		wanted, done, open := 0, 0, 0
+		var failed, untried []Member
 		for _, m := range members {
-			if m.Ring != ring || m.State == operator.RollSkipped {
-				continue
-			}
-			wanted++
 			switch {
-			case m.State == operator.RollFailed && counts(r, m):
+			case m.Ring != ring:
+			case m.State == operator.RollFailed:
 				failed = append(failed, m)
-			case m.State == operator.RollFailed: // forgiven by an operator
-			case m.State == operator.RollDone:
-				done++
-			default:
-				open++
+			case m.State == operator.RollUntried:
+				untried = append(untried, m)
 			}
 		}
-		limit, err := allowed(r.Plan.MaxFailures, wanted)
+		c := count(ring, members)
+		limit, err := allowed(r.Plan.MaxFailures, c.tried())
 		switch {
 		case err != nil:
 			return err.Error()
 		case len(failed) > limit:
-			return fmt.Sprintf("ring %d: %d of %d failed, %d allowed: %s", ring+1, len(failed), wanted, limit, reasons(failed))
-		case len(failed) > 0 && done == 0 && open == 0:
-			return fmt.Sprintf("ring %d: none of its %d endpoints runs it: %s", ring+1, wanted, reasons(failed))
+			return fmt.Sprintf("ring %d: %d of %d failed, %d allowed: %s", ring+1, len(failed), c.tried(), limit, reasons(failed))
+		case c.done > 0 || c.waiting+c.ordered+c.running > 0 || c.idle():
+		case len(failed) > 0:
+			return fmt.Sprintf("ring %d: none of its endpoints (%d) runs it: %s", ring+1, c.wanted-c.skipped, reasons(append(failed, untried...)))
+		default:
+			return fmt.Sprintf("ring %d: none of its endpoints (%d) could be tried: %s", ring+1, c.wanted-c.skipped, reasons(untried))
 		}
 	}
 	return ""
-}
-
-// counts reports whether a failure is of after the last time an operator let it go on.
-func counts(r store.Rollout, m Member) bool {
-	return r.ResumedAt == nil || m.EndedAt == nil || m.EndedAt.After(*r.ResumedAt)
 }
 
 // reasons names the first failures.
@@ -230,8 +277,9 @@ func reasons(failed []Member) string {
 	return strings.Join(parts, "; ")
 }
 
-// census counts a ring.
-type census struct{ wanted, waiting, away, ordered, running, done, failed, skipped int }
+// census counts a ring. away are of those waiting, gone of those ordered that left
+// before they answered, later of those waiting that put their order off.
+type census struct{ wanted, waiting, away, later, ordered, gone, running, done, failed, untried, skipped int }
 
 func count(ring int, members []Member) (c census) {
 	for _, m := range members {
@@ -241,17 +289,25 @@ func count(ring int, members []Member) (c census) {
 		c.wanted++
 		switch m.State {
 		case operator.RollWaiting:
-			if c.waiting++; m.Presence == Away {
+			c.waiting++
+			switch {
+			case m.Presence == Away:
 				c.away++
+			case m.NotBefore != nil:
+				c.later++
 			}
 		case operator.RollOrdered:
-			c.ordered++
+			if c.ordered++; m.Presence == Away {
+				c.gone++
+			}
 		case operator.RollRunning:
 			c.running++
 		case operator.RollDone:
 			c.done++
 		case operator.RollFailed:
 			c.failed++
+		case operator.RollUntried:
+			c.untried++
 		case operator.RollSkipped:
 			c.skipped++
 		}
@@ -262,16 +318,33 @@ func count(ring int, members []Member) (c census) {
 // idle: nobody of the ring needs it.
 func (c census) idle() bool { return c.wanted == c.skipped }
 
-// through: nobody is under way, and somebody runs it, or nobody needs it.
-func (c census) through() bool {
-	return c.ordered+c.running == 0 && c.waiting == c.away && (c.done > 0 || c.idle() || c.failed > 0 && c.waiting == 0)
+// tried are those that the limit of failures is a share of.
+func (c census) tried() int { return c.wanted - c.skipped - c.untried }
+
+// settled: nobody who is there has an outcome to come.
+func (c census) settled() bool { return c.waiting == c.away && c.ordered == c.gone && c.running == 0 }
+
+// wants is how many must run it for the ring to be through: those that are able to,
+// less the failures that are allowed of so many, and one at least.
+func (c census) wants(limit string) int {
+	able := c.tried() - c.away - c.gone
+	fail, err := allowed(limit, able)
+	if err != nil {
+		fail = 0 // the plan was checked
+	}
+	return max(1, able-fail)
+}
+
+// through: nobody needs it, or enough run it and nobody who is there is under way.
+func (c census) through(limit string) bool {
+	return c.idle() || c.settled() && c.done >= c.wants(limit)
 }
 
 // advance moves on to the next ring, once this one is through and was watched.
 func advance(now time.Time, r store.Rollout, members []Member) store.Rollout {
 	for {
 		c := count(r.Ring, members)
-		if !c.through() {
+		if !c.through(r.Plan.MaxFailures) {
 			return r
 		}
 		if r.SoakSince == nil {
@@ -294,10 +367,10 @@ func advance(now time.Time, r store.Rollout, members []Member) store.Rollout {
 }
 
 // pick chooses whom to order now.
-func pick(r store.Rollout, members []Member) (ids []string) {
+func pick(now time.Time, r store.Rollout, members []Member) (ids []string) {
 	free := r.Plan.Parallel
 	for _, m := range members {
-		if m.State == operator.RollOrdered || m.State == operator.RollRunning {
+		if m.State == operator.RollOrdered && m.Presence != Away || m.State == operator.RollRunning {
 			free--
 		}
 	}
@@ -306,7 +379,8 @@ func pick(r store.Rollout, members []Member) (ids []string) {
 			if len(ids) >= min(free, ordersAtOnce) {
 				return ids
 			}
-			if m.Ring == ring && m.State == operator.RollWaiting && m.Presence == Present {
+			due := m.NotBefore == nil || !now.Before(*m.NotBefore)
+			if m.Ring == ring && m.State == operator.RollWaiting && m.Presence == Present && due {
 				ids = append(ids, m.Agent)
 			}
 		}
@@ -320,27 +394,54 @@ func say(now time.Time, r store.Rollout, members []Member) string {
 	case operator.RolloutStopped:
 		return "stopped: " + r.Reason
 	case operator.RolloutDone:
-		return "done"
+		return "done" + undone(members)
 	}
 	c := count(r.Ring, members)
 	where := fmt.Sprintf("ring %d of %d: ", r.Ring+1, len(r.Plan.Rings))
 	switch {
-	case !c.through() && c.away > 0 && c.away == c.wanted-c.skipped:
+	case c.through(r.Plan.MaxFailures):
+	case c.settled() && c.done == 0 && c.failed == 0:
 		return where + "none of its endpoints is there; it waits for one"
-	case !c.through():
-		return where + fmt.Sprintf("%d of %d done, %d under way, %d waiting", c.done+c.skipped, c.wanted, c.ordered+c.running, c.waiting)
+	case c.settled():
+		return where + fmt.Sprintf("%d done, %d failed: too few of those that are there; it waits for those that are away (%d)", c.done, c.failed, c.away+c.gone)
+	default:
+		said := fmt.Sprintf("%d of %d done, %d under way, %d waiting", c.done, c.wanted-c.skipped, c.ordered+c.running, c.waiting)
+		if c.later > 0 {
+			said += fmt.Sprintf(", of them %d put off", c.later)
+		}
+		return where + said
+	}
+	watched := time.Duration(r.Plan.SoakMS) * time.Millisecond
+	switch {
+	case r.SoakSince != nil && !c.idle() && now.Sub(*r.SoakSince) < watched:
+		return where + fmt.Sprintf("through; watched for another %v", r.SoakSince.Add(watched).Sub(now).Round(time.Second))
 	case r.Ring == len(r.Plan.Rings)-1 && left(members) > 0:
-		return fmt.Sprintf("all rings are through; %d endpoints are away and are ordered when they come back", left(members))
-	case r.SoakSince != nil:
-		left := r.SoakSince.Add(time.Duration(r.Plan.SoakMS) * time.Millisecond).Sub(now)
-		return where + fmt.Sprintf("through; watched for another %v", max(0, left).Round(time.Second))
+		return fmt.Sprintf("all rings are through; it waits for those that are away (%d)", left(members))
+	case c.idle():
+		return where + "no endpoint of it needs this version"
 	}
 	return where + "through"
 }
 
+// undone says of a rollout that is done what it did not do.
+func undone(members []Member) (said string) {
+	n := map[string]int{}
+	for _, m := range members {
+		n[m.State]++
+	}
+	if n[operator.RollFailed] > 0 {
+		said += fmt.Sprintf("; %d failed", n[operator.RollFailed])
+	}
+	if n[operator.RollUntried] > 0 {
+		said += fmt.Sprintf("; %d could not be tried", n[operator.RollUntried])
+	}
+	return said
+}
+
+// left are those that have an outcome to come.
 func left(members []Member) (n int) {
 	for _, m := range members {
-		if m.State == operator.RollWaiting {
+		if m.State == operator.RollWaiting || m.State == operator.RollOrdered || m.State == operator.RollRunning {
 			n++
 		}
 	}

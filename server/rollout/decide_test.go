@@ -59,6 +59,7 @@ func delivered(d *operator.Directive) {
 	d.State, d.DeliveredAt = operator.DirectiveDelivered, &d.CreatedAt
 }
 func accepted(d *operator.Directive) {
+	d.DeliveredAt = &d.CreatedAt
 	d.State, d.AcceptedAt = string(wire.DirectiveAccepted), &d.CreatedAt
 }
 
@@ -67,6 +68,24 @@ func told(state wire.DirectiveState, ago time.Duration) func(*operator.Directive
 		accepted(d)
 		d.State, d.EndedAt, d.Code, d.Detail = string(state), at(-ago), wire.CodeUnsupported, "as told"
 	}
+}
+
+// refused with a code, so long ago.
+func refused(code wire.Code, ago time.Duration) func(*operator.Directive) {
+	return func(d *operator.Directive) {
+		told(wire.DirectiveFailed, ago)(d)
+		d.Code = code
+	}
+}
+
+func expired(d *operator.Directive) { d.State = operator.DirectiveExpired }
+
+// tried: it has put off so many orders before.
+func tried(n int) func(*Member) { return func(m *Member) { m.Attempts = n } }
+
+// later: it put its order off, until then.
+func later(wait time.Duration) func(*Member) {
+	return func(m *Member) { m.Attempts, m.NotBefore, m.Detail = 1, at(wait), "busy: now" }
 }
 
 // ended: its part ended so long ago.
@@ -91,10 +110,23 @@ func TestWhatBecomesOfAnEndpoint(t *testing.T) {
 		{"it runs a newer one", member(0, holds("v1.3.0", time.Second)), operator.RollSkipped, "v1.3.0"},
 		{"its order was never stored", member(0, ordered(time.Minute), func(m *Member) { m.Order = nil }), operator.RollWaiting, ""},
 		{"it does not come, yet", member(0, ordered(fetchWithin-time.Second)), operator.RollOrdered, ""},
-		{"it is there and does not come", member(0, ordered(fetchWithin)), operator.RollFailed, "second door is shut"},
+		{"it is there and does not come", member(0, ordered(fetchWithin)), operator.RollUntried, "second door is shut"},
 		{"it went away before it came", member(0, ordered(fetchWithin), away), operator.RollOrdered, ""}, // withdrawn
 		{"it was handed the order", member(0, ordered(fetchWithin, delivered)), operator.RollOrdered, ""},
-		{"it was handed the order and is silent", member(0, ordered(fetchWithin+goneWithin, delivered)), operator.RollFailed, "did not answer"},
+		{"it was handed the order and is silent", member(0, ordered(fetchWithin+goneWithin, delivered)), operator.RollUntried, "did not answer"},
+		{"it was handed the order and went away", member(0, ordered(fetchWithin+goneWithin, delivered), away), operator.RollOrdered, ""},
+		{"the order expired while it was away", member(0, ordered(orderLife, delivered, expired), away), operator.RollWaiting, "expired before"},
+		{"its order was taken back, and that not noted", member(0, ordered(time.Minute, func(d *operator.Directive) {
+			d.State, d.EndedAt, d.Detail = string(wire.DirectiveFailed), at(0), "withdrawn"
+		})), operator.RollWaiting, ""},
+		{"it is busy", member(0, ordered(time.Minute, refused(wire.CodeBusy, 0))), operator.RollWaiting, "busy: as told"},
+		{"its disk is full", member(0, ordered(time.Minute, refused(wire.CodeJournal, 0))), operator.RollWaiting, "journal: as told"},
+		{"the order came too late", member(0, ordered(time.Minute, refused(wire.CodeExpired, 0))), operator.RollWaiting, "expired: as told"},
+		{"it is busy, once too often", member(0, tried(maxTries-1), ordered(time.Minute, refused(wire.CodeBusy, 0))), operator.RollUntried, "busy: as told (ordered 6 times)"},
+		{"its trial failed after it was busy", member(0, tried(maxTries-1), ordered(time.Minute, refused("", 0))), operator.RollFailed, "as told"},
+		{"it is of another platform", member(0, ordered(time.Minute, refused(wire.CodeUnsupported, 0))), operator.RollFailed, "unsupported: as told"},
+		{"it does not trust the signature", member(0, ordered(time.Minute, refused(wire.CodeBadSignature, 0))), operator.RollFailed, "bad_signature: as told"},
+		{"it refuses by a code of another day", member(0, ordered(time.Minute, refused("odd", 0))), operator.RollFailed, "odd: as told"},
 		{"it took it up", member(0, ordered(answerWithin-time.Second, accepted)), operator.RollRunning, ""},
 		{"it took it up and tells nothing", member(0, ordered(answerWithin, accepted)), operator.RollFailed, "told no outcome"},
 		{"it took it up and is off for a while", member(0, ordered(goneWithin, accepted), away, heard(goneWithin-time.Second)), operator.RollRunning, ""},
@@ -115,6 +147,11 @@ func TestWhatBecomesOfAnEndpoint(t *testing.T) {
 			m.State = operator.RollFailed
 		}), operator.RollDone, "late"},
 		{"failed, and it runs it after all", member(0, ended(operator.RollFailed, time.Hour), holds(version, 30*time.Minute)), operator.RollDone, "after all"},
+		{"not tried, and taken up late", member(0, ordered(time.Hour, accepted), ended(operator.RollUntried, time.Minute)), operator.RollRunning, ""},
+		{"not tried, and failed late", member(0, ordered(time.Hour, told(wire.DirectiveFailed, time.Second)), ended(operator.RollUntried, time.Minute)), operator.RollFailed, "told late: unsupported"},
+		{"not tried, and done late", member(0, ordered(time.Hour, told(wire.DirectiveDone, time.Second)), ended(operator.RollUntried, time.Minute)), operator.RollDone, "told late"},
+		{"not tried, and busy late", member(0, ordered(time.Hour, refused(wire.CodeBusy, time.Second)), ended(operator.RollUntried, time.Minute)), operator.RollUntried, "before"},
+		{"not tried, and it runs it after all", member(0, ended(operator.RollUntried, time.Hour), holds(version, 30*time.Minute)), operator.RollDone, "after all"},
 		{"failed, and it tried it before", member(0, ended(operator.RollFailed, time.Minute), holds(version, 30*time.Minute)), operator.RollFailed, "before"},
 	} {
 		r := store.Rollout{Version: version, State: operator.RolloutActive, Plan: plan(t, operator.RolloutPlan{})}
@@ -122,15 +159,18 @@ func TestWhatBecomesOfAnEndpoint(t *testing.T) {
 		if got.State != c.state || !strings.Contains(got.Detail, c.detail) {
 			t.Errorf("%s: %s %q, want %s %q", c.name, got.State, got.Detail, c.state, c.detail)
 		}
-		if over := got.State == operator.RollDone || got.State == operator.RollFailed || got.State == operator.RollSkipped; over != (got.EndedAt != nil) {
+		if over := got.State == operator.RollDone || got.State == operator.RollFailed || got.State == operator.RollSkipped || got.State == operator.RollUntried; over != (got.EndedAt != nil) {
 			t.Errorf("%s: %s ended at %v", c.name, got.State, got.EndedAt)
+		}
+		if off := got.State == operator.RollWaiting && got.Detail != ""; off != (got.NotBefore != nil) || off && (got.Directive != "" || got.Attempts != c.m.Attempts+1) {
+			t.Errorf("%s: %+v", c.name, got)
 		}
 	}
 }
 
 func TestWhatARolloutDoesNext(t *testing.T) {
 	done, failed := ended(operator.RollDone, time.Minute), ended(operator.RollFailed, time.Minute)
-	skipped := ended(operator.RollSkipped, time.Hour)
+	skipped, untried := ended(operator.RollSkipped, time.Hour), ended(operator.RollUntried, time.Minute)
 	soaked := func(r *store.Rollout) { r.SoakSince = at(-defaultSoak) }
 	last := func(r *store.Rollout) { r.Ring = 1 }
 	for _, c := range []struct {
@@ -154,23 +194,35 @@ func TestWhatARolloutDoesNext(t *testing.T) {
 		{name: "one that comes back is ordered", change: []func(*store.Rollout){last}, members: []Member{member(0), member(1, done)}, ring: 1, order: 1},
 		{name: "a ring that needs nothing is passed", members: []Member{member(0, skipped), member(1)}, ring: 1, order: 1},
 		{name: "an empty ring is passed", members: []Member{member(1)}, ring: 1, order: 1},
+		{name: "an empty last ring is not watched", change: []func(*store.Rollout){soaked}, members: []Member{member(0, done)}, state: operator.RolloutDone, ring: 1, says: "done"},
+		{name: "rings that need nothing are not watched", members: []Member{member(0, skipped), member(1, skipped)}, state: operator.RolloutDone, ring: 1, says: "done"},
+		{name: "done, but not all", change: []func(*store.Rollout){last, soaked}, members: []Member{member(1, done), member(1, untried), member(0, skipped)}, state: operator.RolloutDone, ring: 1, says: "done; 1 could not be tried"},
 		{name: "one failure is too many", members: []Member{member(0, failed), member(0, done), member(1)}, state: operator.RolloutStopped, reason: "ring 1: 1 of 2 failed, 0 allowed: host: before"},
 		{name: "so many are allowed", change: []func(*store.Rollout){soaked, func(r *store.Rollout) { r.Plan.MaxFailures = "1" }},
 			members: []Member{member(0, failed), member(0, done), member(1)}, ring: 1, order: 1},
+		{name: "one that put it off holds up its ring", change: []func(*store.Rollout){soaked}, members: []Member{member(0, done), member(0, later(time.Second)), member(1)}, says: "1 of 2 done, 0 under way, 1 waiting, of them 1 put off"},
+		{name: "one that put it off is ordered again", members: []Member{member(0, done), member(0, later(0))}, order: 1},
+		{name: "one that could not be tried is no failure", change: []func(*store.Rollout){soaked}, members: []Member{member(0, done), member(0, untried), member(1)}, ring: 1, order: 1},
+		{name: "none could be tried", members: []Member{member(0, untried), member(1)}, state: operator.RolloutStopped, reason: "none of its endpoints (1) could be tried: host: before"},
+		{name: "one failed, the others could not be tried", change: []func(*store.Rollout){func(r *store.Rollout) { r.Plan.MaxFailures = "50%" }},
+			members: []Member{member(0, failed), member(0, untried), member(0, untried)}, state: operator.RolloutStopped, reason: "1 of 1 failed, 0 allowed"},
+		{name: "one that left with its order holds up no ring", change: []func(*store.Rollout){soaked}, members: []Member{member(0, done), member(0, ordered(time.Hour, delivered), away), member(1)}, ring: 1, order: 1},
+		{name: "too few of those that are there", change: []func(*store.Rollout){soaked, func(r *store.Rollout) { r.Plan.MaxFailures = "25%" }},
+			members: []Member{member(0, failed), member(0, done), member(0, away), member(0, away), member(1)}, says: "1 done, 1 failed: too few of those that are there; it waits for those that are away (2)"},
 		{name: "allowed, but none runs it", change: []func(*store.Rollout){func(r *store.Rollout) { r.Plan.MaxFailures = "50%" }},
 			members: []Member{member(0, failed), member(1)}, state: operator.RolloutStopped, reason: "1 of 1 failed"},
 		{name: "none runs it", change: []func(*store.Rollout){func(r *store.Rollout) { r.Plan.MaxFailures = "3" }},
-			members: []Member{member(0, failed), member(1)}, state: operator.RolloutStopped, reason: "none of its 1 endpoints runs it"},
+			members: []Member{member(0, failed), member(1)}, state: operator.RolloutStopped, reason: "none of its endpoints (1) runs it"},
 		{name: "a late failure of an earlier ring", change: []func(*store.Rollout){last}, members: []Member{member(0, failed), member(0, done), member(1)},
 			state: operator.RolloutStopped, ring: 1, reason: "ring 1: 1 of 2"},
-		{name: "what an operator let go on does not count", change: []func(*store.Rollout){soaked, func(r *store.Rollout) { r.ResumedAt = at(-time.Second) }},
-			members: []Member{member(0, failed), member(1)}, ring: 1, order: 1},
+		{name: "resumed, nobody runs it", change: []func(*store.Rollout){soaked, func(r *store.Rollout) { r.ResumedAt, r.Plan.MaxFailures = at(-time.Second), "100%" }},
+			members: []Member{member(0, failed), member(1)}, state: operator.RolloutStopped, reason: "none of its endpoints (1) runs it"},
 		{name: "stopped, it orders nobody, and takes back", change: []func(*store.Rollout){func(r *store.Rollout) { r.State, r.Reason = operator.RolloutStopped, "by me" }},
 			members: []Member{member(0), member(0, ordered(time.Minute)), member(0, ordered(time.Minute, delivered))}, state: operator.RolloutStopped, withdraw: 1, reason: "by me", says: "stopped: by me"},
 		{name: "takes back from who went away", members: []Member{member(0, ordered(time.Minute), away)}, withdraw: 1},
 		{name: "the last ring is watched too", change: []func(*store.Rollout){last}, members: []Member{member(1, done)}, ring: 1, says: "watched"},
 		{name: "done", change: []func(*store.Rollout){last, soaked}, members: []Member{member(0, skipped), member(1, done)}, state: operator.RolloutDone, ring: 1, says: "done"},
-		{name: "not done while one is away", change: []func(*store.Rollout){last, soaked}, members: []Member{member(1, done), member(0, away)}, ring: 1, says: "1 endpoints are away"},
+		{name: "not done while one is away", change: []func(*store.Rollout){last, soaked}, members: []Member{member(1, done), member(0, away)}, ring: 1, says: "those that are away (1)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := store.Rollout{Version: version, State: operator.RolloutActive, Plan: plan(t, operator.RolloutPlan{Rings: []float64{10, 100}})}
@@ -257,10 +309,11 @@ func TestRingsAreStableAndTakeWhoIsThereFirst(t *testing.T) {
 // endpoint is one of a simulated fleet.
 type endpoint struct {
 	m       Member
-	fate    string // good, refuses, silent, deaf, back
+	fate    string // good, refuses, silent, deaf, busy for some orders, full for ever
 	flaps   bool   // goes away and comes back
 	orders  int
 	taken   int // orders withdrawn
+	refused int // orders put off
 	runs    bool
 	untilIn time.Time // away until then
 }
@@ -306,7 +359,12 @@ func (f *fleet) act() {
 			if e.fate == "refuses" {
 				next.State, next.Detail = string(wire.DirectiveFailed), "it does"
 			}
-			e.runs = e.fate == "good"
+			if e.fate == "full" || e.fate == "busy" && e.refused < 3 {
+				next.State, next.Code, next.Detail = string(wire.DirectiveFailed), wire.CodeBusy, "now"
+				e.refused++
+			} else {
+				e.runs = e.fate == "good" || e.fate == "busy"
+			}
 		}
 		e.m.Order = &next
 	}
@@ -337,7 +395,7 @@ func (f *fleet) step() {
 	}
 	for ring := range f.r.Ring + 1 {
 		c := count(ring, after)
-		limit, _ := allowed(f.r.Plan.MaxFailures, c.wanted-c.skipped)
+		limit, _ := allowed(f.r.Plan.MaxFailures, c.wanted-c.skipped-c.untried)
 		if f.r.State != operator.RolloutStopped && c.failed > limit {
 			f.t.Fatalf("goes on with %d failures in ring %d, %d allowed", c.failed, ring+1, limit)
 		}
@@ -348,6 +406,10 @@ func (f *fleet) step() {
 			f.t.Fatalf("takes back an order that is %s", e.m.Order.State)
 		}
 		e.taken++
+		if e.m.State == operator.RollUntried {
+			e.m.Order = nil
+			continue
+		}
 		e.m.State, e.m.Directive, e.m.OrderedAt, e.m.Order = operator.RollWaiting, "", nil, nil
 	}
 	for _, id := range d.Order {
@@ -355,11 +417,14 @@ func (f *fleet) step() {
 		if e.m.Ring > f.r.Ring || e.m.Presence != Present || e.m.State != operator.RollWaiting || f.r.State != operator.RolloutActive {
 			f.t.Fatalf("orders %+v in ring %d of a rollout that is %s", e.m, f.r.Ring+1, f.r.State)
 		}
-		if e.orders++; e.orders > e.taken+1 {
+		if e.orders++; e.orders > e.taken+e.refused+1 || e.orders-e.taken > maxTries {
 			f.t.Fatalf("orders one %d times", e.orders)
 		}
+		if e.m.NotBefore != nil && f.now.Before(*e.m.NotBefore) {
+			f.t.Fatalf("orders one that put it off until %v", e.m.NotBefore)
+		}
 		now := f.now
-		e.m.State, e.m.Directive, e.m.OrderedAt = operator.RollOrdered, wire.NewID(), &now
+		e.m.State, e.m.Directive, e.m.OrderedAt, e.m.NotBefore = operator.RollOrdered, wire.NewID(), &now, nil
 		e.m.Order = &operator.Directive{ID: e.m.Directive, State: operator.DirectiveWaiting, CreatedAt: now, ExpiresAt: now.Add(orderLife)}
 	}
 	under := 0
@@ -395,6 +460,9 @@ func TestNoFleetBreaksTheRules(t *testing.T) {
 				e := &endpoint{m: m, fate: "good", flaps: f.rnd.IntN(3) == 0}
 				if f.rnd.IntN(20) < bad {
 					e.fate = []string{"refuses", "silent", "deaf"}[f.rnd.IntN(3)]
+				}
+				if f.rnd.IntN(10) == 0 {
+					e.fate = []string{"busy", "full"}[f.rnd.IntN(2)]
 				}
 				f.all = append(f.all, e)
 			}

@@ -7,7 +7,10 @@
 //     with it; that an order was handed over says nothing;
 //   - nothing is ordered of an endpoint that is not there: it is ordered when it
 //     comes back, and holds up no ring;
-//   - a ring is through only if at least one of its endpoints runs the version;
+//   - only what says something of the version counts against it: an endpoint that is
+//     busy or out of reach is ordered again, some times, and then left as untried;
+//   - a ring is through only if so many of its endpoints run the version as its plan
+//     wants, one at least, or if none of them needs it; a resumed one is no other;
 //   - each step is stored before its effect, so that a restart of the server goes on
 //     where it was; one goroutine owns all of it.
 package rollout

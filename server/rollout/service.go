@@ -33,14 +33,17 @@ type Orders interface {
 	AskDirective(ctx context.Context, id string) (operator.Directive, error)
 }
 
-// Options of a Service. All are needed but Now.
+// Options of a Service. All are needed but Now and Later.
 type Options struct {
 	Store  store.Store
 	Orders Orders
 	// Fact tells what is known of an endpoint now, but for its order. Must not block.
 	Fact func(agent string) Fact
-	Now  func() time.Time // default time.Now
-	Log  *slog.Logger
+	// Later reports whether an error of Orders.Order is about this endpoint at this
+	// moment alone: then it is put off.
+	Later func(error) bool
+	Now   func() time.Time // default time.Now
+	Log   *slog.Logger
 }
 
 // Service runs rollouts. All methods are safe for concurrent use.
@@ -62,6 +65,9 @@ type roll struct {
 func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Later == nil {
+		o.Later = func(error) bool { return false }
 	}
 	return &Service{o: o, work: make(chan func(context.Context)), quit: make(chan struct{}), open: map[string]*roll{}}
 }
@@ -152,7 +158,8 @@ func (s *Service) facts(ctx context.Context, r *roll) ([]Member, error) {
 	for i, a := range r.members {
 		out[i] = Member{a, s.o.Fact(a.Agent)}
 		under := a.State == operator.RollOrdered || a.State == operator.RollRunning
-		if a.Directive == "" || !under && (a.State != operator.RollFailed || s.tick%lateTicks != 0) {
+		late := (a.State == operator.RollFailed || a.State == operator.RollUntried) && s.tick%lateTicks == 0
+		if a.Directive == "" || !under && !late {
 			continue
 		}
 		d, err := s.o.Orders.AskDirective(ctx, a.Directive)
@@ -193,7 +200,7 @@ func (s *Service) carryOut(ctx context.Context, r *roll, d Decision) error {
 		if refused != "" {
 			a.State, a.EndedAt, a.Detail = operator.RollFailed, &now, refused
 		} else {
-			a.State, a.Directive, a.OrderedAt = operator.RollOrdered, order.ID, &now
+			a.State, a.Directive, a.OrderedAt, a.NotBefore, a.Detail = operator.RollOrdered, order.ID, &now, nil, ""
 			orders = append(orders, order)
 		}
 		changed = append(changed, a)
@@ -201,12 +208,26 @@ func (s *Service) carryOut(ctx context.Context, r *roll, d Decision) error {
 	if err := s.save(ctx, r, d.Rollout, changed); err != nil {
 		return err
 	}
-	for _, order := range orders { // one that fails is found missing, and ordered again
-		if _, err := s.o.Orders.Order(ctx, order, r.CreatedBy); err != nil {
-			return fmt.Errorf("order %s: %w", order.Agent, err)
+	return errors.Join(s.give(ctx, r, orders), s.withdraw(ctx, r, d.Withdraw))
+}
+
+// give hands orders over. One that fails is found missing, and given again; one
+// that the endpoint has no room for is put off.
+func (s *Service) give(ctx context.Context, r *roll, orders []wire.Directive) error {
+	var off []operator.RolloutAgent
+	var errs []error
+	for _, order := range orders {
+		_, err := s.o.Orders.Order(ctx, order, r.CreatedBy)
+		switch {
+		case err == nil:
+		case s.o.Later(err):
+			i := slices.IndexFunc(r.members, func(m operator.RolloutAgent) bool { return m.Agent == order.Agent })
+			off = append(off, putOff(s.now(), r.members[i], err.Error()))
+		default:
+			errs = append(errs, fmt.Errorf("order %s: %w", order.Agent, err))
 		}
 	}
-	return s.withdraw(ctx, r, d.Withdraw)
+	return errors.Join(append(errs, s.save(ctx, r, r.Rollout, off))...)
 }
 
 func (s *Service) now() time.Time { return s.o.Now().UTC().Truncate(time.Microsecond) }
@@ -232,7 +253,7 @@ func (s *Service) save(ctx context.Context, r *roll, next store.Rollout, changed
 // same compares what changes of a rollout; times that did not change are not copied.
 func same(a, b store.Rollout) bool {
 	return a.State == b.State && a.Reason == b.Reason && a.Ring == b.Ring &&
-		a.SoakSince == b.SoakSince && a.ResumedAt == b.ResumedAt && a.EndedAt == b.EndedAt
+		a.SoakSince == b.SoakSince && a.ResumedAt == b.ResumedAt && a.EndedAt == b.EndedAt && a.Plan.MaxFailures == b.Plan.MaxFailures
 }
 
 // tell logs what an operator would want to find later.
@@ -242,6 +263,12 @@ func (s *Service) tell(before, after store.Rollout, changed []operator.RolloutAg
 		switch a.State {
 		case operator.RollFailed:
 			log.Warn("update failed", "agent", a.Agent, "name", a.AgentName, "ring", a.Ring+1, "detail", a.Detail)
+		case operator.RollUntried:
+			log.Warn("update could not be tried", "agent", a.Agent, "name", a.AgentName, "ring", a.Ring+1, "detail", a.Detail)
+		case operator.RollWaiting:
+			if a.NotBefore != nil {
+				log.Info("update is put off", "agent", a.Agent, "name", a.AgentName, "until", *a.NotBefore, "attempts", a.Attempts, "detail", a.Detail)
+			}
 		case operator.RollDone:
 			log.Info("update done", "agent", a.Agent, "name", a.AgentName, "ring", a.Ring+1, "detail", a.Detail)
 		}
@@ -293,7 +320,7 @@ func (s *Service) withdraw(ctx context.Context, r *roll, agents []string) error 
 		case errors.Is(err, store.ErrConflict): // fetched just now
 		case err != nil:
 			return errors.Join(err, s.save(ctx, r, r.Rollout, changed))
-		default:
+		case a.State == operator.RollOrdered:
 			a.State, a.Directive, a.OrderedAt = operator.RollWaiting, "", nil
 			changed = append(changed, a)
 		}
@@ -352,6 +379,7 @@ func (s *Service) plan(ctx context.Context, n operator.NewRollout, by string) (*
 	}}
 	var wanted []Member
 	var missing []string
+	newerNow := 0 // that run a newer version
 	for _, a := range agents {
 		if len(n.Agents) > 0 && !slices.Contains(n.Agents, a.ID) || n.Site != "" && a.Site != n.Site {
 			continue
@@ -362,6 +390,9 @@ func (s *Service) plan(ctx context.Context, n operator.NewRollout, by string) (*
 		}
 		m := Member{operator.RolloutAgent{Agent: a.ID, AgentName: a.Name, State: operator.RollWaiting}, s.o.Fact(a.ID)}
 		if v := cmp.Or(m.Version, a.Version); v == n.Version || newer(v, r.Rollout) {
+			if v != n.Version {
+				newerNow++
+			}
 			m.State, m.EndedAt, m.Detail, m.Ring = operator.RollSkipped, &r.CreatedAt, "runs "+v, len(complete.Rings)-1
 			r.members = append(r.members, m.RolloutAgent)
 			continue
@@ -369,8 +400,10 @@ func (s *Service) plan(ctx context.Context, n operator.NewRollout, by string) (*
 		wanted = append(wanted, m)
 	}
 	switch {
+	case len(wanted) == 0 && newerNow > 0:
+		return bad("all of these endpoints (%d) run %s or newer; to bring those that are newer (%d) back to it: --allow-downgrade", len(r.members), n.Version, newerNow)
 	case len(wanted) == 0 && len(r.members) > 0:
-		return bad("all %d endpoints run %s or newer; --allow-downgrade to go back", len(r.members), n.Version)
+		return bad("all of these endpoints (%d) run %s already", len(r.members), n.Version)
 	case len(wanted) == 0 && len(missing) > 0:
 		return bad("%s is published for no platform of these endpoints: %s", n.Version, missing[0])
 	case len(wanted) == 0:
@@ -418,22 +451,35 @@ func (s *Service) Stop(ctx context.Context, id, by string) (operator.Rollout, er
 	})
 }
 
-// Resume lets a stopped rollout go on; failures so far do not count any more. retry:
-// endpoints that failed are ordered again.
-func (s *Service) Resume(ctx context.Context, id, by string, retry bool) (operator.Rollout, error) {
+// Resume lets a stopped rollout go on, if it would not stop at once for the same
+// reason: endpoints that failed must be ordered again (how.Retry), or more of them
+// be allowed (how.MaxFailures). What is to be retried may be of one that is active.
+func (s *Service) Resume(ctx context.Context, id, by string, how operator.ResumeRollout) (operator.Rollout, error) {
 	return s.change(ctx, id, func(r *roll, next *store.Rollout) (changed []operator.RolloutAgent, err error) {
-		if r.State != operator.RolloutStopped {
+		if r.State != operator.RolloutStopped && !(r.State == operator.RolloutActive && how.Retry) {
 			return nil, fmt.Errorf("%w: the rollout is %s", ErrState, r.State)
+		}
+		if how.MaxFailures != "" {
+			if _, err := allowed(how.MaxFailures, 1); err != nil {
+				return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+			}
+			next.Plan.MaxFailures = how.MaxFailures
 		}
 		now := s.now()
 		next.State, next.Reason, next.EndedAt, next.ResumedAt, next.SoakSince = operator.RolloutActive, "", nil, &now, nil
-		for _, m := range r.members {
-			if retry && m.State == operator.RollFailed {
-				m.State, m.Directive, m.OrderedAt, m.EndedAt, m.Detail = operator.RollWaiting, "", nil, nil, ""
+		members := make([]Member, len(r.members))
+		for i, m := range r.members {
+			if how.Retry && (m.State == operator.RollFailed || m.State == operator.RollUntried) {
+				m.State, m.Directive, m.OrderedAt, m.EndedAt, m.NotBefore, m.Attempts, m.Detail = operator.RollWaiting, "", nil, nil, nil, 0, ""
 				changed = append(changed, m)
 			}
+			members[i] = Member{m, s.o.Fact(m.Agent)}
 		}
-		s.o.Log.Info("rollout resumed", "rollout", id, "by", by, "retried", len(changed))
+		if why := tooMany(*next, members); why != "" {
+			return nil, fmt.Errorf("%w: it would stop at once: %s; order them once more (--retry), or allow more failures (--max-failures); "+
+				"no ring passes of which nobody runs the version", ErrState, why)
+		}
+		s.o.Log.Info("rollout resumed", "rollout", id, "by", by, "retried", len(changed), "max_failures", next.Plan.MaxFailures)
 		return changed, s.alone(r)
 	})
 }
@@ -497,7 +543,7 @@ func (s *Service) Rollouts(ctx context.Context, limit int) (out []operator.Rollo
 			if err != nil {
 				return err
 			}
-			shown.Rings, shown.Failures = nil, nil
+			shown.Rings, shown.Failures, shown.Open, shown.OpenMore = nil, nil, nil, 0
 			out = append(out, shown)
 		}
 		return err
@@ -526,18 +572,25 @@ func (s *Service) shown(ctx context.Context, r *roll) (operator.Rollout, error) 
 	}
 	out := operator.Rollout{
 		ID: r.ID, Version: r.Version, Plan: r.Plan, State: r.State, Reason: r.Reason, Ring: r.Ring,
-		CreatedBy: r.CreatedBy, CreatedAt: r.CreatedAt, EndedAt: r.EndedAt, Now: say(s.now(), r.Rollout, members),
+		CreatedBy: r.CreatedBy, CreatedAt: r.CreatedAt, ResumedAt: r.ResumedAt, EndedAt: r.EndedAt, Now: say(s.now(), r.Rollout, members),
 	}
 	for ring, percent := range r.Plan.Rings {
 		c := count(ring, members)
 		out.Rings = append(out.Rings, operator.RolloutRing{
-			Percent: percent, Wanted: c.wanted, Waiting: c.waiting, Away: c.away, Ordered: c.ordered,
-			Running: c.running, Done: c.done, Failed: c.failed, Skipped: c.skipped,
+			Percent: percent, Wanted: c.wanted, Waiting: c.waiting, Away: c.away, Later: c.later, Ordered: c.ordered,
+			Running: c.running, Done: c.done, Failed: c.failed, Untried: c.untried, Skipped: c.skipped,
 		})
 	}
-	for _, a := range r.members {
-		if a.State == operator.RollFailed {
+	for _, m := range members {
+		a := m.RolloutAgent
+		switch a.Away = m.Presence == Away; {
+		case a.State == operator.RollFailed:
 			out.Failures = append(out.Failures, a)
+		case a.State == operator.RollDone, a.State == operator.RollSkipped, a.State == operator.RollWaiting && a.Ring > r.Ring:
+		case len(out.Open) == operator.MaxRolloutOpen:
+			out.OpenMore++
+		default:
+			out.Open = append(out.Open, a)
 		}
 	}
 	return out, ctx.Err()

@@ -247,7 +247,7 @@ func TestARingThatFailsStopsAndIsResumed(t *testing.T) {
 		r.stop()
 		r.start()
 		pass()
-		if _, err := r.Resume(t.Context(), id, "ops", true); err != nil {
+		if _, err := r.Resume(t.Context(), id, "ops", operator.ResumeRollout{Retry: true}); err != nil {
 			t.Fatal(err)
 		}
 		pass()
@@ -260,15 +260,209 @@ func TestARingThatFailsStopsAndIsResumed(t *testing.T) {
 		if s := r.status(id); s.State != operator.RolloutStopped || !strings.Contains(s.Reason, "still") {
 			t.Fatalf("%+v", s)
 		}
-		if _, err := r.Resume(t.Context(), id, "ops", false); err != nil {
+		for _, how := range []operator.ResumeRollout{{}, {MaxFailures: "100%"}} { // nobody runs it
+			if _, err := r.Resume(t.Context(), id, "ops", how); !errors.Is(err, ErrState) || !strings.Contains(err.Error(), "--retry") {
+				t.Errorf("without it: %v", err)
+			}
+		}
+		if _, err := r.Resume(t.Context(), id, "ops", operator.ResumeRollout{MaxFailures: "-1"}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("a limit that can't be meant: %v", err)
+		}
+		if s := r.status(id); s.State != operator.RolloutStopped || s.Ring != 0 || s.Plan.MaxFailures != "5%" {
+			t.Errorf("refused, it changed all the same: %+v", s)
+		}
+	})
+}
+
+// More failures may be allowed than before, and those count on; the limit is kept
+// across a restart.
+func TestAResumedRolloutKeepsToItsLimit(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, r *rig) {
+		id := r.roll(func(n *operator.NewRollout) { n.Rings = []float64{75, 100} }).ID
+		pass()
+		open := r.waiting()
+		r.tell(open[0], wire.DirectiveFailed, "broken")
+		r.tell(open[1], wire.DirectiveAccepted, "") // not withdrawn any more
+		r.tell(open[2], wire.DirectiveAccepted, "")
+		pass()
+		if s := r.status(id); s.State != operator.RolloutStopped || !strings.HasPrefix(s.Reason, "ring 1: 1 of 3 failed, 0 allowed: host-") {
+			t.Fatalf("%+v", s)
+		}
+		if _, err := r.Resume(t.Context(), id, "ops", operator.ResumeRollout{}); !errors.Is(err, ErrState) {
+			t.Errorf("as it was: %v", err)
+		}
+		if s, err := r.Resume(t.Context(), id, "ops", operator.ResumeRollout{MaxFailures: "1"}); err != nil || s.State != operator.RolloutActive || s.ResumedAt == nil {
+			t.Fatalf("%+v, %v", s, err)
+		}
+		if _, err := r.Resume(t.Context(), id, "ops", operator.ResumeRollout{}); !errors.Is(err, ErrState) {
+			t.Errorf("resumed twice: %v", err)
+		}
+		r.stop()
+		r.start()
+		r.tell(open[1], wire.DirectiveDone, "runs")
+		pass()
+		if s := r.status(id); s.Ring != 0 || s.Plan.MaxFailures != "1" {
+			t.Errorf("before all have told: %+v", s)
+		}
+		r.tell(open[2], wire.DirectiveDone, "runs")
+		pass()
+		if s := r.status(id); s.State != operator.RolloutActive || s.Ring != 1 || s.Rings[0].Failed != 1 || s.Rings[1].Ordered != 1 {
+			t.Errorf("with one failure allowed: %+v", s)
+		}
+	})
+}
+
+// An endpoint that is busy is no failure of the version: it is ordered again, later
+// each time, across a restart too, and at last it is left alone.
+func TestWhoIsBusyIsOrderedAgainAndNotBlamed(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, r *rig) {
+		id := r.roll(func(n *operator.NewRollout) { n.Rings = []float64{50, 100} }).ID
+		pass()
+		refuse := func(d operator.Directive) {
+			t.Helper()
+			_, err := r.st.AnswerDirective(t.Context(), d.Agent, store.DirectiveAnswer{ID: d.ID, State: wire.DirectiveFailed, Code: wire.CodeBusy, At: time.Now(), Detail: "an update is under way"})
+			r.must(err)
+		}
+		var waits []time.Duration
+		for try := range maxTries {
+			open := r.waiting()
+			if len(open) != 1 {
+				t.Fatalf("try %d: ordered %+v", try, open)
+			}
+			refuse(open[0])
+			pass()
+			if s := r.status(id); try < maxTries-1 {
+				if s.State != operator.RolloutActive || s.Rings[0].Later != 1 || len(s.Open) != 1 || s.Open[0].Attempts != try+1 || s.Open[0].Detail != "busy: an update is under way" {
+					t.Fatalf("try %d: %+v", try, s)
+				}
+				waits = append(waits, time.Until(*s.Open[0].NotBefore).Round(time.Minute))
+				r.stop()
+				r.start()
+				time.Sleep(time.Until(*s.Open[0].NotBefore) - time.Second)
+				if early := r.waiting(); len(early) != 0 {
+					t.Fatalf("ordered too early: %+v", early)
+				}
+				pass()
+			}
+		}
+		if want := []time.Duration{time.Minute, 4 * time.Minute, 16 * time.Minute, time.Hour, time.Hour}; !slices.Equal(waits, want) {
+			t.Errorf("it waited %v", waits)
+		}
+		s := r.status(id)
+		if s.State != operator.RolloutStopped || s.Rings[0].Untried != 1 || s.Rings[0].Failed != 0 || len(s.Failures) != 0 || !strings.Contains(s.Reason, "could be tried: host-") || !strings.Contains(s.Reason, "an update is under way") {
+			t.Fatalf("%+v", s)
+		}
+		if _, err := r.Resume(t.Context(), id, "ops", operator.ResumeRollout{Retry: true}); err != nil {
 			t.Fatal(err)
 		}
 		pass()
-		if s := r.status(id); s.State != operator.RolloutActive || s.Ring != 1 || s.Rings[0].Failed != 1 || s.Rings[1].Ordered != 2 {
-			t.Errorf("without it: %+v", s)
+		r.tell(r.waiting()[0], wire.DirectiveDone, "runs")
+		pass()
+		if s := r.status(id); s.Ring != 1 || s.Rings[0].Done != 1 || s.Rings[1].Ordered != 1 {
+			t.Errorf("in the end: %+v", s)
 		}
-		if _, err := r.Resume(t.Context(), id, "ops", false); !errors.Is(err, ErrState) {
-			t.Errorf("resumed twice: %v", err)
+	})
+}
+
+// The next ring goes on without one that could not be tried, and that one is
+// ordered again when an operator says so, while the rollout is active.
+func TestOneThatIsNotTriedIsRetriedByHand(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, r *rig) {
+		id := r.roll(func(n *operator.NewRollout) { n.Rings = []float64{60, 100} }).ID
+		pass()
+		open := r.waiting()
+		r.tell(open[0], wire.DirectiveDone, "runs")
+		time.Sleep(fetchWithin + time.Minute) // the other is there, and does not come
+		synctest.Wait()
+		s := r.status(id)
+		if s.Ring != 1 || s.Rings[0].Untried != 1 || s.Rings[1].Ordered != 1 || len(s.Open) != 2 || !strings.Contains(s.Open[0].Detail, "second door is shut") {
+			t.Fatalf("%+v", s)
+		}
+		if left := r.waiting(); len(left) != 1 || left[0].Agent == open[1].Agent {
+			t.Errorf("its order was not taken back: %+v", left)
+		}
+		if s, err := r.Resume(t.Context(), id, "ops", operator.ResumeRollout{Retry: true}); err != nil || s.Rings[0].Waiting != 1 {
+			t.Fatalf("%+v, %v", s, err)
+		}
+		pass()
+		if s := r.status(id); s.Rings[0].Ordered != 1 || len(r.waiting()) != 2 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// Two rollouts of different endpoints go on side by side; each stops for itself.
+func TestTwoRolloutsAtOnce(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, r *rig) {
+		whole := func(version string, agents []string) string {
+			return r.roll(func(n *operator.NewRollout) { n.Version, n.Agents, n.Rings = version, agents, []float64{50, 100} }).ID
+		}
+		one, two := whole("v1.2.3", r.agents[:2]), whole("v1.3.0", r.agents[2:])
+		answer := func(state wire.DirectiveState, of string) {
+			t.Helper()
+			pass()
+			for _, d := range r.waiting() {
+				if d.Version != of {
+					continue
+				}
+				if slices.Contains(r.agents[:2], d.Agent) != (of == "v1.2.3") {
+					t.Errorf("%s ordered of %s", of, d.Agent)
+				}
+				r.tell(d, state, "told")
+			}
+		}
+		answer(wire.DirectiveFailed, "v1.3.0")
+		answer(wire.DirectiveDone, "v1.2.3")
+		r.stop() // both are taken up again
+		r.start()
+		answer(wire.DirectiveDone, "v1.2.3")
+		pass()
+		if a, b := r.status(one), r.status(two); a.State != operator.RolloutDone || a.Rings[1].Done != 1 || b.State != operator.RolloutStopped || b.Ring != 0 || b.Rings[1].Waiting != 1 {
+			t.Errorf("one %+v, two %+v", a, b)
+		}
+		if _, err := r.Resume(t.Context(), two, "ops", operator.ResumeRollout{Retry: true}); err != nil {
+			t.Errorf("the first is over: %v", err)
+		}
+	})
+}
+
+// What an operator may get wrong, or mean otherwise, has a plain outcome.
+func TestWhoIsPartOfARollout(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, r *rig) {
+		r.publish("v0.9.0")
+		newer, same := r.agents[0], r.agents[1]
+		r.know(newer, Fact{Presence: Present, Version: "v2.0.0", VerifiedSince: time.Now()})
+		r.know(same, Fact{Presence: Present, Version: "v1.2.3", VerifiedSince: time.Now()})
+		wants := func(name string, change func(*operator.NewRollout), wanted, skipped int) {
+			t.Helper()
+			s := r.roll(change)
+			n := operator.RolloutRing{}
+			for _, ring := range s.Rings {
+				n.Wanted += ring.Wanted
+				n.Skipped += ring.Skipped
+			}
+			if n.Wanted != wanted || n.Skipped != skipped {
+				t.Errorf("%s: %+v", name, s.Rings)
+			}
+			if _, err := r.Stop(t.Context(), s.ID, "ops"); err != nil {
+				t.Error(err)
+			}
+			pass()
+		}
+		wants("an endpoint that runs it and a newer one are skipped", nil, 3, 2)
+		wants("one that runs it is skipped", func(n *operator.NewRollout) { n.AllowDowngrade = true }, 3, 1)
+		wants("a downgrade of all", func(n *operator.NewRollout) { n.Version, n.AllowDowngrade = "v0.9.0", true }, 3, 0)
+		for _, c := range []struct {
+			name, says string
+			agents     []string
+		}{
+			{"all run it", "all of these endpoints (1) run v1.2.3 already", []string{same}},
+			{"all are newer", "--allow-downgrade", []string{newer}},
+			{"all run it or are newer", "all of these endpoints (2) run v1.2.3 or newer; to bring those that are newer (1)", []string{newer, same}},
+		} {
+			if _, err := r.Create(t.Context(), operator.NewRollout{Version: "v1.2.3", Agents: c.agents}, "ops"); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%s: %v", c.name, err)
+			}
 		}
 	})
 }
@@ -365,7 +559,7 @@ func TestRolloutsThatCanNotBeMeantAreRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		third := r.roll(func(n *operator.NewRollout) { n.Version, n.Agents = "v1.3.0", r.agents[:1] })
-		if _, err := r.Resume(t.Context(), first.ID, "ops", false); !errors.Is(err, ErrOverlap) || !strings.Contains(err.Error(), third.ID) {
+		if _, err := r.Resume(t.Context(), first.ID, "ops", operator.ResumeRollout{}); !errors.Is(err, ErrOverlap) || !strings.Contains(err.Error(), third.ID) {
 			t.Errorf("resumed over another: %v", err)
 		}
 		if _, err := r.Rollout(t.Context(), "nothing"); !errors.Is(err, store.ErrNotFound) {

@@ -11,10 +11,11 @@ import (
 )
 
 func saveRolloutAgent(tx *txn, id string, a operator.RolloutAgent) error {
-	_, err := tx.Exec(`INSERT INTO rollout_agents (rollout, agent, ring, state, directive, ordered_at, ended_at, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+	_, err := tx.Exec(`INSERT INTO rollout_agents (rollout, agent, ring, state, directive, ordered_at, ended_at, detail, attempts, not_before)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (rollout, agent) DO UPDATE SET state = excluded.state, directive = excluded.directive, ordered_at = excluded.ordered_at,
-		ended_at = excluded.ended_at, detail = excluded.detail`,
-		id, a.Agent, a.Ring, a.State, a.Directive, microsPtr(a.OrderedAt), microsPtr(a.EndedAt), a.Detail)
+		ended_at = excluded.ended_at, detail = excluded.detail, attempts = excluded.attempts, not_before = excluded.not_before`,
+		id, a.Agent, a.Ring, a.State, a.Directive, microsPtr(a.OrderedAt), microsPtr(a.EndedAt), a.Detail, a.Attempts, microsPtr(a.NotBefore))
 	if orphan(err) {
 		return ErrNotFound
 	}
@@ -42,9 +43,13 @@ func (d *database) CreateRollout(ctx context.Context, r Rollout, members []opera
 }
 
 func (d *database) SaveRollout(ctx context.Context, r Rollout, changed ...operator.RolloutAgent) error {
+	plan, err := json.Marshal(r.Plan)
+	if err != nil {
+		return err
+	}
 	return d.group.do(ctx, func(tx *txn) error {
-		err := one(tx.Exec(`UPDATE rollouts SET state = ?, reason = ?, ring = ?, soak_since = ?, resumed_at = ?, ended_at = ? WHERE id = ?`,
-			r.State, r.Reason, r.Ring, microsPtr(r.SoakSince), microsPtr(r.ResumedAt), microsPtr(r.EndedAt), r.ID))
+		err := one(tx.Exec(`UPDATE rollouts SET plan = ?, state = ?, reason = ?, ring = ?, soak_since = ?, resumed_at = ?, ended_at = ? WHERE id = ?`,
+			string(plan), r.State, r.Reason, r.Ring, microsPtr(r.SoakSince), microsPtr(r.ResumedAt), microsPtr(r.EndedAt), r.ID))
 		for _, a := range changed {
 			if err == nil {
 				err = saveRolloutAgent(tx, r.ID, a)
@@ -91,11 +96,11 @@ func (d *database) FindRollouts(ctx context.Context, ref string) ([]string, erro
 
 func (d *database) RolloutAgents(ctx context.Context, id string) ([]operator.RolloutAgent, error) {
 	return list(ctx, d, func(r row) (a operator.RolloutAgent, err error) {
-		var ordered, ended sql.NullInt64
-		err = r.Scan(&a.Agent, &a.AgentName, &a.Ring, &a.State, &a.Directive, &ordered, &ended, &a.Detail)
-		a.OrderedAt, a.EndedAt = timePtr(ordered), timePtr(ended)
+		var ordered, ended, before sql.NullInt64
+		err = r.Scan(&a.Agent, &a.AgentName, &a.Ring, &a.State, &a.Directive, &ordered, &ended, &a.Detail, &a.Attempts, &before)
+		a.OrderedAt, a.EndedAt, a.NotBefore = timePtr(ordered), timePtr(ended), timePtr(before)
 		return a, err
-	}, `SELECT m.agent, a.name, m.ring, m.state, m.directive, m.ordered_at, m.ended_at, m.detail
+	}, `SELECT m.agent, a.name, m.ring, m.state, m.directive, m.ordered_at, m.ended_at, m.detail, m.attempts, m.not_before
 		FROM rollout_agents m JOIN agents a ON a.id = m.agent WHERE m.rollout = ? ORDER BY m.ring, lower(a.name), m.agent`, id)
 }
 

@@ -301,7 +301,7 @@ type Rollout struct {
 	Reason    string
 	Ring      int
 	SoakSince *time.Time // the ring is through since then
-	ResumedAt *time.Time // failures up to then do not count
+	ResumedAt *time.Time // the last time
 	CreatedBy string
 	CreatedAt time.Time
 	EndedAt   *time.Time

@@ -809,7 +809,8 @@ func rollouts(t *testing.T, r *rig) {
 
 	now := epoch.UTC().Add(time.Minute)
 	one.State, one.Reason, one.Ring, one.SoakSince, one.ResumedAt, one.EndedAt = operator.RolloutDone, "why", 1, &now, &now, &now
-	changed := operator.RolloutAgent{Agent: a.ID, State: operator.RollFailed, Directive: "d", OrderedAt: &now, EndedAt: &now, Detail: "broke"}
+	changed := operator.RolloutAgent{Agent: a.ID, State: operator.RollFailed, Directive: "d", OrderedAt: &now, EndedAt: &now, Detail: "broke", Attempts: 2, NotBefore: &now}
+	one.Plan.MaxFailures = "3"
 	must(t, r.SaveRollout(t.Context(), one, changed))
 	want(t, r.SaveRollout(t.Context(), store.Rollout{ID: "nothing"}), store.ErrNotFound)
 	got, err := r.Rollout(t.Context(), "r1")
@@ -821,7 +822,7 @@ func rollouts(t *testing.T, r *rig) {
 	list, err := r.RolloutAgents(t.Context(), "r1")
 	must(t, err)
 	if len(list) != 2 || list[0].AgentName != "a" || list[0].State != operator.RollFailed || list[0].Directive != "d" || !list[0].OrderedAt.Equal(now) ||
-		!list[0].EndedAt.Equal(now) || list[0].Detail != "broke" || list[1].AgentName != "b" || list[1].Ring != 1 || list[1].OrderedAt != nil {
+		!list[0].EndedAt.Equal(now) || list[0].Detail != "broke" || list[0].Attempts != 2 || !list[0].NotBefore.Equal(now) || list[1].NotBefore != nil || list[1].AgentName != "b" || list[1].Ring != 1 || list[1].OrderedAt != nil {
 		t.Fatalf("members %+v", list)
 	}
 	all, err := r.Rollouts(t.Context(), 0)
