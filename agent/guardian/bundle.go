@@ -3,6 +3,7 @@ package guardian
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +23,8 @@ type Bundles interface {
 const (
 	// bundleAfter lets stacks and ledgers come in that a fresh verdict has asked for.
 	bundleAfter = 5 * time.Second
-	// bundleGap spaces bundles of the same verdict; bundlesADay bounds all of them:
+	// bundleGap spaces bundles of the same verdict; bundlesADay bounds all of them,
+	// one for several verdicts counted once:
 	// a verdict that flaps must not fill a disk, or a line that is paid by the byte.
 	bundleGap   = time.Hour
 	bundlesADay = 8
@@ -30,7 +32,8 @@ const (
 	bundleLimit = 3 * time.Minute
 )
 
-// bundleMade is a bundle that was begun by itself.
+// bundleMade is a verdict for which a bundle was begun by itself; one for several
+// verdicts has several of these, all of the same time.
 type bundleMade struct {
 	At   time.Time      `json:"at"`
 	Code selfcheck.Code `json:"code"`
@@ -38,9 +41,9 @@ type bundleMade struct {
 
 // bundleState is what the loop knows of bundles made by themselves.
 type bundleState struct {
-	settled selfcheck.Code // last verdict that settled
-	code    selfcheck.Code // what the next is for
-	due     time.Time      // zero: none is
+	settled selfcheck.Code   // last verdict that settled
+	codes   []selfcheck.Code // what the next is for, in the order of their settling
+	due     time.Time        // zero: none is
 	making  bool
 	made    []bundleMade // of the last day; outlives this process
 }
@@ -64,7 +67,10 @@ func (g *Guardian) wantBundle(v selfcheck.Verdict, now time.Time) {
 	if v.Severity != selfcheck.SeverityError || strings.HasPrefix(string(v.Code), "oob.") || !g.mayBundle(v.Code, now) {
 		return
 	}
-	if b.code = v.Code; b.due.IsZero() {
+	if !slices.Contains(b.codes, v.Code) {
+		b.codes = append(b.codes, v.Code)
+	}
+	if b.due.IsZero() {
 		b.due = now.Add(bundleAfter)
 	}
 }
@@ -75,53 +81,67 @@ func (g *Guardian) mayBundle(code selfcheck.Code, now time.Time) bool {
 		return false
 	}
 	var kept []bundleMade
+	begun := map[time.Time]bool{}
 	recent := false
 	for _, m := range g.bundle.made {
 		age := now.Sub(m.At).Abs() // a clock set back must not block it for long
 		if age < 24*time.Hour {
-			kept = append(kept, m)
+			kept, begun[m.At.UTC()] = append(kept, m), true
 			recent = recent || m.Code == code && age < bundleGap
 		}
 	}
 	g.bundle.made = kept
-	return !recent && len(kept) < bundlesADay
+	return !recent && len(begun) < bundlesADay
 }
 
-// bundleDue makes the bundle whose time has come.
+// bundleDue makes the bundle whose time has come: one for all verdicts that settled
+// meanwhile, each of which spends its own budget.
 func (g *Guardian) bundleDue(now time.Time) {
 	b := &g.bundle
 	if b.due.IsZero() || now.Before(b.due) || b.making || g.stopping {
 		return
 	}
-	b.due = time.Time{}
-	code := b.code
-	if !g.mayBundle(code, now) {
+	codes := slices.DeleteFunc(b.codes, func(code selfcheck.Code) bool { return !g.mayBundle(code, now) })
+	b.due, b.codes = time.Time{}, nil
+	if len(codes) == 0 {
 		return
 	}
 	b.making = true
-	b.made = append(b.made, bundleMade{now.Round(0).UTC(), code})
+	for _, code := range codes {
+		b.made = append(b.made, bundleMade{now.Round(0).UTC(), code})
+	}
 	g.memory.dirty, g.memory.urgent = true, true
+	why := bundleReason(codes)
 	g.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(g.helpers, bundleLimit)
 		defer cancel()
-		detail, err := g.cfg.Bundles.Make(ctx, "verdict "+string(code))
+		detail, err := g.cfg.Bundles.Make(ctx, why)
 		select {
-		case g.steps <- func() { g.bundleEnded(code, detail, err) }:
+		case g.steps <- func() { g.bundleEnded(why, detail, err) }:
 		case <-g.helpers.Done():
 		}
 	})
 }
 
+// bundleReason names the verdicts that a bundle is for, in the order of their settling.
+func bundleReason(codes []selfcheck.Code) string {
+	names := make([]string, len(codes))
+	for i, code := range codes {
+		names[i] = string(code)
+	}
+	return "verdict " + strings.Join(names, ", then ")
+}
+
 // bundleEnded notes what came of a bundle.
-func (g *Guardian) bundleEnded(code selfcheck.Code, detail string, err error) {
+func (g *Guardian) bundleEnded(why, detail string, err error) {
 	g.bundle.making = false
 	e := history.Event{Kind: history.KindGuardian, Code: "bundle", Detail: detail,
-		Sentence: fmt.Sprintf("A support bundle was made by itself, for the verdict %s.", code)}
+		Sentence: fmt.Sprintf("A support bundle was made by itself, for the %s.", why)}
 	if err != nil {
-		g.log.Error("no support bundle could be made", "verdict", code, "error", err)
-		e.Sentence, e.Detail = fmt.Sprintf("No support bundle could be made for the verdict %s.", code), err.Error()
+		g.log.Error("no support bundle could be made", "why", why, "error", err)
+		e.Sentence, e.Detail = fmt.Sprintf("No support bundle could be made for the %s.", why), err.Error()
 	} else {
-		g.log.Info("support bundle made", "verdict", code, "detail", detail)
+		g.log.Info("support bundle made", "why", why, "detail", detail)
 	}
 	g.note(e)
 }

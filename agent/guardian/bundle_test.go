@@ -138,6 +138,84 @@ func TestABundleIsMadeByItselfOnAnError(t *testing.T) {
 	})
 }
 
+// Two errors that settle before the bundle is begun make one, which says both; each has
+// spent its own budget, and the day's is spent once.
+func TestOneBundleForTwoVerdicts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		bundles := &bundler{takes: 2 * time.Second}
+		b.cfg.Bundles = bundles
+		status := b.status()
+		b.run()
+		pass(10 * time.Second)
+		stalled := func(loop string) selfcheck.Snapshot {
+			s := well()
+			s.Loops = map[string]selfcheck.LoopFacts{loop: {Pending: new(time.Minute)}}
+			return s
+		}
+		// both shows one error, and another one as soon as the first one is recorded.
+		both := func(first, second string) {
+			b.start = stalled(first)
+			b.child().be(b.start)
+			for range 600 {
+				if v := status().Verdict; v.Code == selfcheck.Code("agent.stalled."+first) && !v.Suspected {
+					break
+				}
+				pass(100 * time.Millisecond)
+			}
+			b.start = stalled(second)
+			b.child().be(b.start)
+			pass(15 * time.Second)
+			b.start = well()
+			b.child().be(well())
+			pass(3 * time.Minute)
+		}
+		both("reader", "writer")
+		if n := bundles.made(); len(n) != 1 || n[0] != "verdict agent.stalled.reader, then agent.stalled.writer" {
+			t.Fatalf("made %q", n)
+		}
+		var made []struct {
+			At   time.Time
+			Code selfcheck.Code
+		}
+		if err := json.Unmarshal(b.stateFile()["bundles"], &made); err != nil || len(made) != 2 || made[0].At != made[1].At {
+			t.Errorf("recorded: %+v, %v", made, err)
+		}
+		both("writer", "dispatcher")
+		if n := bundles.made(); len(n) != 2 || n[1] != "verdict agent.stalled.dispatcher" {
+			t.Fatalf("one of two within its hour: %q", n)
+		}
+		both("reader", "writer")
+		if n := bundles.made(); len(n) != 2 {
+			t.Fatalf("both within their hour: %q", n)
+		}
+		b.end()
+		m := b.stateFile()
+		var entries []string // seven bundles of two verdicts each
+		for i := range 7 {
+			at := time.Now().Add(-time.Duration(2*i+2) * time.Hour).UTC().Format(time.RFC3339)
+			entries = append(entries, fmt.Sprintf(`{"at":%q,"code":"agent.stalled.reader"},{"at":%q,"code":"agent.stalled.writer"}`, at, at))
+		}
+		m["bundles"] = json.RawMessage("[" + strings.Join(entries, ",") + "]")
+		raw, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(b.cfg.StateFile, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.cfg.Status = nil
+		b.run()
+		pass(10 * time.Second)
+		ill(b, "reader")
+		ill(b, "dispatcher")
+		if n := bundles.made(); len(n) != 3 {
+			t.Errorf("after seven in a day: %q", n[2:])
+		}
+		b.end()
+	})
+}
+
 func TestNoBundleIsMadeWhereNoneIsWanted(t *testing.T) {
 	for name, change := range map[string]func(b *bench){
 		"the policy says so":  func(b *bench) { b.cfg.Policy.NoBundles = true },
