@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -29,18 +30,13 @@ type BundleOrder struct {
 	NoDoctor bool
 }
 
-// MakeBundle gathers a support bundle and writes it, 0600. It works with what
-// there is: a guardian that does not run, a worker that is frozen or a
-// configuration that is refused costs only what they would have told.
+// MakeBundle gathers a support bundle and writes it, 0600: whole and read back, or
+// not at all. It works with what there is: a guardian that does not run, a worker that
+// is frozen or a configuration that is refused costs only what they would have told.
 func MakeBundle(ctx context.Context, o Options, order BundleOrder) (file string, m bundle.Manifest, err error) {
-	dir, _, err := stateDir(o.StateDir)
+	dir, err := bundleState(o)
 	if err != nil {
 		return "", m, err
-	}
-	if _, err := os.ReadDir(dir); errors.Is(err, fs.ErrNotExist) {
-		return "", m, fmt.Errorf("there is no agent's state in %s (another one? --state-dir)", dir)
-	} else if err != nil {
-		return "", m, fmt.Errorf("the state directory can't be read (root can): %w", err)
 	}
 	if file = order.File; file == "" {
 		host, err := os.Hostname()
@@ -55,14 +51,68 @@ func MakeBundle(ctx context.Context, o Options, order BundleOrder) (file string,
 		return "", m, fmt.Errorf("%s is there already, and is left as it is: choose another name with --output", file)
 	}
 	if err != nil {
-		return "", m, fmt.Errorf("bundle: %w", err)
+		return "", m, fmt.Errorf("%w: no file can be made there; choose another place with --output", err)
 	}
-	defer func() {
-		out.Close()
-		if err != nil {
-			os.Remove(file)
-		}
-	}()
+	m, err = writeBundle(ctx, o, order, dir, out)
+	if err = errors.Join(err, out.Close()); err == nil {
+		err = checkBundle(file)
+	}
+	if err != nil { // a cut one must not pass for a bundle
+		return "", m, errors.Join(err, os.Remove(file))
+	}
+	return file, m, nil
+}
+
+// writeBundle fills file.
+func writeBundle(ctx context.Context, o Options, order BundleOrder, dir string, file *os.File) (bundle.Manifest, error) {
+	packed, m, err := packBundle(ctx, o, order, dir)
+	if err != nil {
+		return m, err
+	}
+	if _, err = file.Write(packed); err == nil {
+		err = file.Sync()
+	}
+	if err == nil {
+		err = atomicfile.SyncDir(filepath.Dir(file.Name()))
+	}
+	if err != nil {
+		return m, fmt.Errorf("the bundle of %d bytes is not written: %w; nothing of it is left: free space, or choose another place with --output", len(packed), err)
+	}
+	return m, nil
+}
+
+// StreamBundle gathers a support bundle and writes it to w.
+func StreamBundle(ctx context.Context, o Options, order BundleOrder, w io.Writer) (m bundle.Manifest, bytes int, err error) {
+	dir, err := bundleState(o)
+	if err != nil {
+		return m, 0, err
+	}
+	packed, m, err := packBundle(ctx, o, order, dir)
+	if err != nil {
+		return m, 0, err
+	}
+	if _, err := w.Write(packed); err != nil {
+		return m, 0, fmt.Errorf("the bundle of %d bytes is not written: %w", len(packed), err)
+	}
+	return m, len(packed), nil
+}
+
+// bundleState is the state directory that a bundle is made of.
+func bundleState(o Options) (string, error) {
+	dir, _, err := stateDir(o.StateDir)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.ReadDir(dir); errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("there is no agent's state in %s (another one? --state-dir)", dir)
+	} else if err != nil {
+		return "", fmt.Errorf("the state directory can't be read (root can): %w", err)
+	}
+	return dir, nil
+}
+
+// packBundle gathers what order says.
+func packBundle(ctx context.Context, o Options, order BundleOrder, dir string) ([]byte, bundle.Manifest, error) {
 	options := bundle.Options{ID: order.ID, Reason: order.Reason, StateDir: dir, Version: version.Version}
 	if socket, err := FindSocket(o); err == nil {
 		options.Guardian = guardian.NewClient(socket)
@@ -78,20 +128,7 @@ func MakeBundle(ctx context.Context, o Options, order BundleOrder) (file string,
 	if !order.NoDoctor {
 		options.Doctor = visit
 	}
-	packed, m, err := bundle.Make(ctx, options)
-	if err != nil {
-		return "", m, err
-	}
-	if _, err = out.Write(packed); err == nil {
-		err = out.Sync()
-	}
-	if err != nil {
-		return "", m, fmt.Errorf("write the bundle: %w", err)
-	}
-	if err = atomicfile.SyncDir(filepath.Dir(file)); err != nil {
-		return "", m, fmt.Errorf("write the bundle: %w", err)
-	}
-	return file, m, checkBundle(file)
+	return bundle.Make(ctx, options)
 }
 
 // checkBundle reads back what was written: a bundle that can't be read is none.

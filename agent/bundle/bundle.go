@@ -33,7 +33,7 @@ import (
 )
 
 // Format is the version of a bundle's form: names, manifest, encodings.
-const Format = 1
+const Format = 2
 
 // Bounds. A member's is of its bytes as they are, the whole's as compressed.
 const (
@@ -49,8 +49,12 @@ const (
 	TraceLength = time.Second
 )
 
-// ManifestName is the first member.
-const ManifestName = "manifest.json"
+// The first two members. SumsName has the hashes of all others, that of the manifest
+// too, as sha256sum(1) checks them.
+const (
+	ManifestName = "manifest.json"
+	SumsName     = "SHA256SUMS"
+)
 
 // Guardian is the running one, as its socket answers; [guardian.Client] is the real one.
 type Guardian interface {
@@ -287,7 +291,9 @@ func (m *maker) pack(man *Manifest) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("manifest: %w", err)
 		}
-		packed, err := packAll(append([]part{{Member: Member{Name: ManifestName}, data: append(raw, '\n')}}, m.parts...), man.Created)
+		raw = append(raw, '\n')
+		first := []part{{Member: Member{Name: ManifestName}, data: raw}, {Member: Member{Name: SumsName}, data: man.sums(raw)}}
+		packed, err := packAll(append(first, m.parts...), man.Created)
 		if err != nil {
 			return nil, err
 		}

@@ -14,7 +14,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -255,6 +257,13 @@ func TestAnAlteredBundleIsFoundOut(t *testing.T) {
 		"a missing one is there": func(name string, data []byte) (string, []byte, bool) {
 			return strings.Replace(name, "frames", "doctor", 1), data, true
 		},
+		"its sums are others": func(name string, data []byte) (string, []byte, bool) {
+			if name == bundle.SumsName {
+				data[0] ^= 1
+			}
+			return name, data, true
+		},
+		"its sums are gone":       func(name string, data []byte) (string, []byte, bool) { return name, data, name != bundle.SumsName },
 		"there is nothing at all": func(name string, data []byte) (string, []byte, bool) { return name, data, false },
 	} {
 		if _, _, err := bundle.Read(bytes.NewReader(repack(t, packed, f))); err == nil {
@@ -266,6 +275,38 @@ func TestAnAlteredBundleIsFoundOut(t *testing.T) {
 	}
 	if _, _, err := bundle.Read(bytes.NewReader(repack(t, packed, func(name string, data []byte) (string, []byte, bool) { return name, data, true }))); err != nil {
 		t.Errorf("repacked as it was: %v", err)
+	}
+}
+
+// What is unpacked can be checked without a program of ours.
+func TestTheSumsAreThoseOfTheSystemsTool(t *testing.T) {
+	tool, err := exec.LookPath("sha256sum")
+	if err != nil {
+		if runtime.GOOS == "linux" {
+			t.Fatal(err)
+		}
+		t.Skip("this system has no sha256sum") // coreutils, which CI has
+	}
+	dir, state := t.TempDir(), t.TempDir()
+	write(t, state, "log/agent.log", "a line\n")
+	_, _, packed := made(t, bundle.Options{StateDir: state, Guardian: well()})
+	repack(t, packed, func(name string, data []byte) (string, []byte, bool) {
+		write(t, dir, name, string(data))
+		return name, data, true
+	})
+	check := func() (string, error) {
+		cmd := exec.CommandContext(t.Context(), tool, "--strict", "-c", bundle.SumsName)
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	out, err := check()
+	if err != nil || !strings.Contains(out, "manifest.json: OK") || !strings.Contains(out, "log/agent.log: OK") {
+		t.Errorf("%v: %s", err, out)
+	}
+	write(t, dir, "status.json", "{}")
+	if out, err := check(); err == nil || !strings.Contains(out, "status.json: FAILED") {
+		t.Errorf("after a change: %v, %s", err, out)
 	}
 }
 

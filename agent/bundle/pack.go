@@ -70,6 +70,7 @@ func Read(r io.Reader) (Manifest, map[string][]byte, error) {
 	}
 	t := tar.NewReader(io.LimitReader(z, maxUnpacked))
 	members := map[string][]byte{}
+	var sums []byte
 	for {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
@@ -92,11 +93,27 @@ func Read(r io.Reader) (Manifest, map[string][]byte, error) {
 			if man.Format != Format {
 				return man, nil, fmt.Errorf("bundle: its format is %d, this program reads %d", man.Format, Format)
 			}
+			sums = man.sums(data)
 			continue
 		}
 		members[h.Name] = data
 	}
+	if man.Format != 0 && !bytes.Equal(members[SumsName], sums) {
+		return man, nil, fmt.Errorf("bundle: %s does not agree with the manifest", SumsName)
+	}
+	delete(members, SumsName)
 	return man, members, man.verify(members)
+}
+
+// sums are the lines by which sha256sum -c checks what was unpacked; manifest is its bytes.
+func (man Manifest) sums(manifest []byte) []byte {
+	out := fmt.Appendf(nil, "%x  %s\n", sha256.Sum256(manifest), ManifestName)
+	for _, m := range man.Members {
+		if m.Missing == "" {
+			out = fmt.Appendf(out, "%s  %s\n", m.SHA256, m.Name)
+		}
+	}
+	return out
 }
 
 func (man Manifest) verify(members map[string][]byte) error {

@@ -84,6 +84,8 @@ type ProcessStatus struct {
 
 // Frames is what GET /frames answers.
 type Frames struct {
+	// At is what the frames' ages count back from.
+	At     time.Time               `json:"at"`
 	Frames []selfcheck.FrameHeader `json:"frames"`
 	// Stale: the worker did not answer; these are from its last report.
 	Stale bool `json:"stale,omitempty"`
@@ -121,9 +123,10 @@ func (g *Guardian) askFrames(q ask, now time.Time) {
 
 // answerFrames serves those who wait for frames; nil: the worker gave none.
 func (g *Guardian) answerFrames(frames []selfcheck.FrameHeader) {
-	a := Frames{Frames: frames}
+	now := time.Now()
+	a := Frames{At: now.UTC(), Frames: frames}
 	if frames == nil {
-		a = Frames{Frames: g.picture(time.Now()).Link.Recent, Stale: true}
+		a.Frames, a.Stale = g.picture(now).Link.Recent, true
 	}
 	for _, q := range g.framesFor {
 		q.reply <- a
@@ -205,7 +208,7 @@ func Handler(state func(context.Context) (Status, error), frames func(context.Co
 	})
 	mux.HandleFunc("GET /frames", func(w http.ResponseWriter, r *http.Request) {
 		if frames == nil {
-			answerJSON(w, Frames{Stale: true}, nil)
+			answerJSON(w, Frames{At: time.Now().UTC(), Stale: true}, nil)
 			return
 		}
 		f, err := frames(r.Context())

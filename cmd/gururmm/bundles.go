@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"gururmm/internal/moment"
+	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
 )
@@ -24,8 +26,14 @@ func bundlesCommand(f *operatorFlags) *cobra.Command {
 		Long: "List, fetch and remove the support bundles of an endpoint. To have one made:\n\n" +
 			"  gururmm direct AGENT send_bundle\n\n" +
 			"A bundle that is fetched is checked against the hash that the endpoint announced,\n" +
-			"and never takes the place of a file.",
-		Args: cobra.ExactArgs(1),
+			"and never takes the place of a file. Unpacked, sha256sum -c SHA256SUMS checks each\n" +
+			"member of it.",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("name one endpoint, and the bundle by a flag: gururmm bundles AGENT [--download ID | --delete ID]; got %q", args)
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if file != "" && download == "" {
 				return errors.New("--output is for --download ID")
@@ -52,11 +60,14 @@ func bundlesCommand(f *operatorFlags) *cobra.Command {
 				if file == "" {
 					file = b.ID + ".tar.gz"
 				}
+				if file == "-" {
+					return explain(f.streamBundle(cmd, client, b))
+				}
 				if err := fetchBundle(cmd, client, b, file); err != nil {
 					return explain(err)
 				}
 				return f.done(cmd.OutOrStdout(), map[string]any{"file": file, "bundle": b},
-					fmt.Sprintf("Fetched bundle %s (%s) to %s; its hash is right.", b.ID, megabytes(b.Size), file))
+					fmt.Sprintf("Fetched bundle %s (%s) to %s; its hash is right.", b.ID, sizeOf(b.Size), file))
 			}
 			if f.json {
 				return printJSON(cmd.OutOrStdout(), operator.List[operator.Bundle]{Items: items})
@@ -69,7 +80,7 @@ func bundlesCommand(f *operatorFlags) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&download, "download", "", "fetch the bundle of this id")
-	cmd.Flags().StringVarP(&file, "output", "o", "", "file to write it to (default ID.tar.gz)")
+	cmd.Flags().StringVarP(&file, "output", "o", "", "file to write it to, - for standard output (default ID.tar.gz)")
 	cmd.Flags().StringVar(&remove, "delete", "", "remove the bundle of this id from the server")
 	cmd.MarkFlagsMutuallyExclusive("download", "delete")
 	return cmd
@@ -95,7 +106,7 @@ func listBundles(w io.Writer, items []operator.Bundle) error {
 		if !b.Complete {
 			state = fmt.Sprintf("%d %% have come", 100*b.Held/max(b.Size, 1))
 		}
-		rows = append(rows, []string{made, megabytes(b.Size), state})
+		rows = append(rows, []string{made, sizeOf(b.Size), state})
 	}
 	lines := columns(rows)
 	fmt.Fprintln(w, lines[0])
@@ -106,6 +117,14 @@ func listBundles(w io.Writer, items []operator.Bundle) error {
 		}
 	}
 	return nil
+}
+
+// sizeOf tells a size as people do: most bundles are small.
+func sizeOf(n int64) string {
+	if n < 1e6 {
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	}
+	return megabytes(n)
 }
 
 // pickBundle gives the one that ref names, by id or an id's unique beginning.
@@ -137,14 +156,17 @@ func fetchBundle(cmd *cobra.Command, client *operator.Client, b operator.Bundle,
 	}
 	part, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.part") // 0600
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: no file can be made there; choose another place with --output", err)
 	}
 	defer os.Remove(part.Name())
 	err = client.Bundle(cmd.Context(), b, part)
 	if err == nil {
 		err = part.Sync()
 	}
-	if err = errors.Join(err, part.Close()); err != nil {
+	if err = errors.Join(err, part.Close()); errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("%w; nothing of it is left: free space, or choose another place with --output", err)
+	}
+	if err != nil {
 		return err
 	}
 	err = os.Link(part.Name(), path) // fails where a file has come meanwhile, as a rename would not
@@ -158,4 +180,17 @@ func fetchBundle(cmd *cobra.Command, client *operator.Client, b operator.Bundle,
 		err = os.Rename(part.Name(), path)
 	}
 	return err
+}
+
+// streamBundle writes a bundle to standard output. It is checked only when all of it
+// has gone out: the exit code tells.
+func (f *operatorFlags) streamBundle(cmd *cobra.Command, client *operator.Client, b operator.Bundle) error {
+	if f.json {
+		return errors.New("--json says in words what --output - writes: leave one out")
+	}
+	out := cmd.OutOrStdout()
+	if file, ok := out.(*os.File); ok && tty.Is(file) {
+		return errors.New("a bundle is no text for a terminal: send it to a file or a pipe, or give --output FILE")
+	}
+	return client.Bundle(cmd.Context(), b, out)
 }

@@ -62,6 +62,12 @@ func TestABundleIsFetchedWholeAndNeverOverAFile(t *testing.T) {
 	if raw, _ := os.ReadFile(file); string(raw) != "mine" {
 		t.Errorf("the file was replaced by %q", raw)
 	}
+	if out, errs, code := typed(t, env, "bundles", "vm", "--download", b.ID, "-o", "-"); code != 0 || out != "bytes" {
+		t.Errorf("to standard output: exit %d, %q, %q", code, out, errs)
+	}
+	if _, errs, code := typed(t, env, "bundles", "vm", "--download", b.ID, "-o", filepath.Join(dir, "nowhere", "b")); code != 1 || !strings.Contains(errs, "another place") {
+		t.Errorf("no such folder: exit %d, %q", code, errs)
+	}
 	for _, given := range []string{"bytez", "byte", "bytes and more"} {
 		env, b := shelf(t, "bytes", given)
 		if _, errs, code := typed(t, env, "bundles", "vm", "--download", b.ID, "-o", filepath.Join(dir, "other")); code != 1 || !strings.Contains(errs, "fetch it again") {
@@ -83,6 +89,7 @@ func TestBundlesAreListedRemovedAndNamedByTheirOrder(t *testing.T) {
 		"bundles vm --download nothing":                 "no bundle",
 		"bundles vm --download x --delete y":            "none of the others can be",
 		"bundles vm -o file":                            "--output is for --download",
+		"bundles get vm":                                "gururmm bundles AGENT [--download ID",
 		"bundles vm --delete " + b.ID + " --json":       `"removed"`,
 		"bundles vm --download " + b.ID[:3] + " --json": "no bundle",
 	} {
