@@ -268,6 +268,53 @@ func TestResolveNeverTouchesWhoMayBeKept(t *testing.T) {
 	})
 }
 
+// One that is to leave and does not come (its second door is shut) is called a few
+// times, ever more rarely, not for as long as its link lives; another word of the
+// operator calls it anew.
+func TestALeavingMachineIsNotCalledForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer n.stop()
+		id := n.enroll("alpha")
+		kept, other := machineCopy("i1", "b1", "f1"), machineCopy("i2", "b2", "f2")
+		for range 2 {
+			n.pollAs(id, kept, 0)
+			n.pollAs(id, other, 0)
+		}
+		resolve := func() {
+			operate[operator.Resolution](n, "POST", "/v1/agents/"+id.Agent+"/resolve", operator.NewResolution{Keep: "i1"})
+		}
+		resolve()
+		m := n.link(id, presence("i2", "b2", "f2")).awaitVerified()
+		calls := func(d time.Duration) (times []time.Duration) {
+			began, over := time.Now(), time.After(d)
+			for {
+				select {
+				case <-m.called:
+					times = append(times, time.Since(began))
+				case err := <-m.ended:
+					t.Fatalf("its link ended: %v", err)
+				case <-over:
+					return times
+				}
+			}
+		}
+		got := calls(6 * time.Hour)
+		if len(got) < 4 || len(got) > 10 || got[0] > 10*time.Second {
+			t.Errorf("called %v after it was verified, want at once, then a few times", got)
+		}
+		for i := 2; i < len(got); i++ {
+			if before, after := got[i-1]-got[i-2], got[i]-got[i-1]; after < before-10*time.Second {
+				t.Errorf("calls at %v: the %d. comes sooner than the one before", got, i+1)
+			}
+		}
+		resolve()
+		if again := calls(time.Minute); len(again) == 0 {
+			t.Error("the operator's word did not call it anew")
+		}
+	})
+}
+
 // The worker of a guardian that was killed ends its jobs, its link still open, while
 // the next guardian calls already: one machine all the same.
 func TestOrphanedWorkerIsNoSecondMachine(t *testing.T) {

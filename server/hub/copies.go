@@ -31,6 +31,11 @@ const (
 	alternateFor = 24 * time.Hour
 	// reenrollEvery spaces the orders to take a new identity: each carries a fresh token.
 	reenrollEvery = 30 * time.Second
+	// maxCalls bounds the calls to one that does not come for that order, each after
+	// twice the time of the one before, at most callsApart: then its own beacons
+	// bring it, as long as its second door lets it.
+	maxCalls   = 8
+	callsApart = 15 * time.Minute
 )
 
 // sighting is one copy of an identity as this process has heard it.
@@ -45,6 +50,8 @@ type sighting struct {
 	asked       time.Time // its poll was ended to see whether it comes back; zero: it was not
 	left        bool      // it was asked, and did not answer
 	ordered     time.Time // to take a new identity; zero: never
+	calls       int       // by its link, to come for that order
+	callAt      time.Time // not before
 }
 
 // Standing is what the hub says of a copy that calls by the second door.
@@ -353,6 +360,9 @@ func (h *Hub) Resolved(agent string, all []store.Resolution) {
 	ep := h.endpoint(agent)
 	ep.resolved = all
 	ep.alternated = time.Time{}
+	for _, c := range ep.copies {
+		c.calls, c.callAt = 0, time.Time{}
+	}
 	j := h.judgeIdentity(agent, ep)
 	var others []*link
 	for _, l := range ep.links {
@@ -412,7 +422,8 @@ func (h *Hub) copies(ep *endpoint, agent string, now time.Time) (out []operator.
 }
 
 // remind asks agents with a link that are to take a new identity to call for the
-// order: their link is well, so they would not call by themselves for long.
+// order: their link is well, so they would not call by themselves for long. One that
+// does not come, or can't carry it out, is not called for ever: see maxCalls.
 func (h *Hub) remind(now time.Time) {
 	var links []*link
 	h.mu.Lock()
@@ -422,13 +433,18 @@ func (h *Hub) remind(now time.Time) {
 		}
 		for _, c := range ep.copies {
 			r := ep.other(c.who)
-			if r == nil || r.DoneAt != nil || now.Sub(c.ordered) < reenrollEvery {
+			if r == nil || r.DoneAt != nil || now.Sub(c.ordered) < reenrollEvery || c.calls >= maxCalls || now.Before(c.callAt) {
 				continue
 			}
+			called := len(links)
 			for _, l := range ep.links {
 				if who, authed := l.presence(); authed && who.Instance == c.who.Instance && l.verified() {
 					links = append(links, l)
 				}
+			}
+			if len(links) > called {
+				c.callAt = now.Add(min(reenrollEvery<<c.calls, callsApart))
+				c.calls++
 			}
 		}
 	}
