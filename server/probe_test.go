@@ -20,6 +20,18 @@ import (
 // probe opens a probe link, and gives the HTTP status where it is refused.
 func (n *node) probe(id identity) (*session.Conn, int) {
 	n.t.Helper()
+	ws, link, status := n.probeRaw(id)
+	if ws == nil {
+		return nil, status
+	}
+	conn := session.New(ws, session.Options{Link: link})
+	n.t.Cleanup(func() { conn.Close(websocket.CloseNormalClosure, errors.New("test is over")) })
+	return conn, status
+}
+
+// probeRaw upgrades it, and does nothing more.
+func (n *node) probeRaw(id identity) (*websocket.Conn, wire.LinkID, int) {
+	n.t.Helper()
 	dialer := websocket.Dialer{
 		NetDialContext: n.dial, Subprotocols: []string{wire.Subprotocol},
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
@@ -30,15 +42,13 @@ func (n *node) probe(id identity) (*session.Conn, int) {
 		if res == nil {
 			n.t.Fatal(err)
 		}
-		return nil, res.StatusCode
+		return nil, 0, res.StatusCode
 	}
 	link, ok := wire.ParseLinkID(res.Header.Get(wire.HeaderLinkID))
 	if !ok || res.Header.Get(wire.HeaderTime) == "" {
 		n.t.Fatalf("the upgrade's headers lack link or time: %v", res.Header)
 	}
-	conn := session.New(ws, session.Options{Link: link})
-	n.t.Cleanup(func() { conn.Close(websocket.CloseNormalClosure, errors.New("test is over")) })
-	return conn, http.StatusSwitchingProtocols
+	return ws, link, http.StatusSwitchingProtocols
 }
 
 func sendText(t *testing.T, c *session.Conn, typ wire.Type, payload any) {
@@ -124,6 +134,23 @@ func TestProbeLinksAreBounded(t *testing.T) {
 	await(t, "there is room again", func() bool {
 		_, status := n.probe(id)
 		return status == http.StatusSwitchingProtocols
+	})
+
+	// A text that is too large is not even read: it would be more than it is counted for.
+	fat, _, _ := n.probeRaw(n.enroll("delta"))
+	defer fat.Close()
+	w, err := fat.NextWriter(websocket.TextMessage)
+	sent := 0
+	for chunk := make([]byte, 64<<10); err == nil && sent < 16<<20; sent += len(chunk) {
+		_ = fat.SetWriteDeadline(time.Now().Add(5 * time.Second))
+		_, err = w.Write(chunk)
+	}
+	if err == nil {
+		t.Errorf("a text of %d MiB was read to its end", sent>>20)
+	}
+	await(t, "the probe link that sends too much is ended", func() bool {
+		open, _ := n.hub.Probes()
+		return open == 3
 	})
 
 	// What is asked for beyond 16 MiB is not sent.

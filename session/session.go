@@ -52,6 +52,9 @@ type Options struct {
 	Link         wire.LinkID
 	WriteTimeout time.Duration // default DefaultWriteTimeout
 	MaxQueue     int           // bytes, default DefaultMaxQueue
+	// MaxRead bounds one incoming message in bytes; a larger one ends the link.
+	// Default: 16 MiB, of which what exceeds [wire.MaxMessage] is thrown away.
+	MaxRead int64
 	// Owed gives the commands owed to the peer, for pings; nil: 0. Must not block.
 	Owed func() uint32
 	// Changed is called after new evidence (a ledger, pong or text) was taken in,
@@ -103,6 +106,9 @@ func New(ws *websocket.Conn, opts Options) *Conn {
 	if opts.MaxQueue == 0 {
 		opts.MaxQueue = DefaultMaxQueue
 	}
+	if opts.MaxRead == 0 {
+		opts.MaxRead = maxDiscard
+	}
 	now := time.Now()
 	c := &Conn{
 		ws: ws, opts: opts,
@@ -110,7 +116,7 @@ func New(ws *websocket.Conn, opts Options) *Conn {
 		inbound: now, reading: now,
 		done: make(chan struct{}),
 	}
-	ws.SetReadLimit(maxDiscard)
+	ws.SetReadLimit(opts.MaxRead)
 	ws.SetPingHandler(c.onPing)
 	ws.SetPongHandler(c.onPong)
 	return c

@@ -54,7 +54,7 @@ func (r *run) refusal(err error, res *checkup.Result) {
 	case refused.Problem.Code == wire.ProblemQuarantined:
 		broke(res, err, "An operator has quarantined this endpoint; only they can lift it.")
 	case refused.Problem.Code == wire.ProblemRateLimited:
-		broke(res, err, "Another doctor of this endpoint is at work: try again in a minute.")
+		broke(res, err, "Other doctors are at work, of this endpoint or of many at once: try again in a minute.")
 	case refused.Problem.Code == wire.ProblemDraining:
 		broke(res, err, "The server is going down or coming up: try again in a minute.")
 	default:

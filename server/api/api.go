@@ -72,6 +72,8 @@ type API struct {
 	requests, bodies, probes, downloads, parts shares
 	// taking holds one for each part of a bundle that is held in memory.
 	taking chan struct{}
+	// looking holds one for each probe link.
+	looking chan struct{}
 
 	drained  chan struct{} // closed: finish up
 	draining sync.Once
@@ -83,6 +85,7 @@ func New(o Options) *API {
 		o: o, log: o.Log,
 		replays: newReplays(), enrolls: newLimiter(enrollBurst, enrollEvery),
 		taking:  make(chan struct{}, maxParts),
+		looking: make(chan struct{}, maxLooks),
 		polls:   polls{held: map[string]*heldPoll{}},
 		drained: make(chan struct{}),
 	}

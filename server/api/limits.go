@@ -84,6 +84,10 @@ const (
 	maxPartsEach = 2
 	// maxParts bounds those of all agents: they are held in memory, 32 MiB together.
 	maxParts = 64
+	// maxLooks bounds the probe links of all agents: each may hold a text of 1 MiB that
+	// it reads and answers of 1 MiB that wait, twice that while they are taken apart
+	// and put together.
+	maxLooks = 128
 )
 
 // errTooMany tells one agent that it asks for too much at once; others don't notice.

@@ -42,6 +42,21 @@ const maxProbes = 2
 // probes tells whether a request only looks at the path; see [wire.HeaderProbe].
 func probes(r *http.Request) bool { return r.Header.Get(wire.HeaderProbe) == "1" }
 
+// look takes a place for a probe link of agent; release gives it back, once.
+func (a *API) look(agent string) (release func(), ok bool) {
+	mine, ok := a.probes.take(agent, maxProbes)
+	if !ok {
+		return nil, false
+	}
+	select {
+	case a.looking <- struct{}{}:
+		return sync.OnceFunc(func() { <-a.looking; mine() }), true
+	default:
+		mine()
+		return nil, false
+	}
+}
+
 // link upgrades an authenticated request and hands the connection to the hub,
 // whose reader runs on when this handler, with all it holds, has returned.
 func (a *API) link(w http.ResponseWriter, r *http.Request, agent store.Agent) error {
@@ -59,7 +74,7 @@ func (a *API) link(w http.ResponseWriter, r *http.Request, agent store.Agent) er
 	probe, done := probes(r), func() {}
 	if probe {
 		var ok bool
-		if done, ok = a.probes.take(agent.ID, maxProbes); !ok {
+		if done, ok = a.look(agent.ID); !ok {
 			return errTooMany
 		}
 	}

@@ -31,7 +31,8 @@ var (
 // no link, gets no command, and no presence comes of it. It returns at once;
 // done is called when the link is gone.
 func (h *Hub) Probe(ws *websocket.Conn, agent string, id wire.LinkID, addr string, done func()) {
-	conn := session.New(ws, session.Options{Link: id, MaxQueue: lookQueue})
+	// One that is too large is not read to its end: it would cost more than it is counted for.
+	conn := session.New(ws, session.Options{Link: id, MaxQueue: lookQueue, MaxRead: wire.MaxMessage})
 	h.mu.Lock()
 	refuse := h.draining
 	if refuse == nil {
@@ -96,9 +97,6 @@ func answerLook(m session.Message) (reply wire.Envelope, spent int) {
 		return nack, len(m.Text) + len(nack.Payload)
 	}
 	switch {
-	case m.TooLarge:
-		nack, n := refuse(wire.Envelope{}, wire.CodeTooLarge, "at most 1 MiB a message")
-		return nack, n + wire.MaxMessage // at the least
 	case m.Binary:
 		return refuse(wire.Envelope{}, wire.CodeUnparseable, "binary message; only text is spoken here")
 	}
