@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 )
 
@@ -33,17 +34,87 @@ func DefaultDir() (string, error) {
 }
 
 func makeParent(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := exposedAbove(dir, os.Geteuid()); err != nil {
 		return err
 	}
+	return os.MkdirAll(dir, 0o755)
+}
+
+// maxLinks bounds the symbolic links that are followed on the way to a directory.
+const maxLinks = 40
+
+// exposedAbove says which directory on the way to dir, itself included, lets anybody
+// but root and the account uid put another one in the place of what is below it; nil:
+// none does. So does sshd(8) with StrictModes. What does not exist yet lets nobody.
+func exposedAbove(dir string, uid int) error {
+	at, rest, links := "/", strings.Split(dir, "/"), 0
+	for {
+		if err := exposedDir(at, uid); err != nil {
+			return err
+		}
+		for len(rest) > 0 && (rest[0] == "" || rest[0] == ".") {
+			rest = rest[1:]
+		}
+		if len(rest) == 0 {
+			return nil
+		}
+		next := filepath.Join(at, rest[0])
+		rest = rest[1:]
+		fi, err := os.Lstat(next)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case fi.Mode()&os.ModeSymlink == 0:
+			at = next
+			continue
+		}
+		if links++; links > maxLinks {
+			return fmt.Errorf("%w: %s leads through too many symbolic links", ErrNotPrivate, dir)
+		}
+		// In a sticky directory a link may be anybody's, who could lead it elsewhere.
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != 0 && int(st.Uid) != uid {
+			return foreign(next, int(st.Uid))
+		}
+		to, err := os.Readlink(next)
+		if err != nil {
+			return err
+		}
+		if filepath.IsAbs(to) {
+			at = "/"
+		}
+		rest = append(strings.Split(to, "/"), rest...)
+	}
+}
+
+func exposedDir(dir string, uid int) error {
 	fi, err := os.Stat(dir)
 	if err != nil {
 		return err
 	}
-	if fi.Mode().Perm()&0o002 != 0 && fi.Mode()&os.ModeSticky == 0 {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	if int(st.Uid) != 0 && int(st.Uid) != uid {
+		return foreign(dir, int(st.Uid))
+	}
+	if fi.Mode()&os.ModeSticky != 0 { // only the owner of what is in it may rename that
+		return nil
+	}
+	switch perm := fi.Mode().Perm(); {
+	case perm&0o002 != 0:
 		return fmt.Errorf("%w: everybody may rename what is in %s; take that right away (chmod o-w) or name another directory", ErrNotPrivate, dir)
+	case perm&0o020 != 0 && st.Gid != 0 && (int(st.Uid) != uid || int(st.Gid) != uid): // an account's own group has its number
+		return fmt.Errorf("%w: the group %d may rename what is in %s; take that right away (chmod g-w) or name another directory", ErrNotPrivate, st.Gid, dir)
 	}
 	return nil
+}
+
+func foreign(path string, owner int) error {
+	return fmt.Errorf("%w: %s belongs to uid %d, who could put another directory in the place of this one; name one whose parents belong to root or to the agent's account",
+		ErrNotPrivate, path, owner)
 }
 
 func makePrivate(dir string) error { return os.Mkdir(dir, 0o700) }
@@ -103,5 +174,9 @@ func exposedTo(dir string, fi os.FileInfo) error {
 	if perm := fi.Mode().Perm(); perm&0o077 != 0 {
 		return fmt.Errorf("%w: %s has mode %#o, others may enter it", ErrNotPrivate, dir, perm)
 	}
-	return nil
+	account := os.Geteuid() // a doctor may be root's, and the agent's account another
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		account = int(st.Uid)
+	}
+	return exposedAbove(filepath.Dir(dir), account)
 }

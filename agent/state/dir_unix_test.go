@@ -72,6 +72,126 @@ func TestOpenRefusesWhatIsNotItsOwn(t *testing.T) {
 	}
 }
 
+// Whoever owns a directory above, or may write to it, could put another one in the
+// place of the state directory.
+func TestOpenRefusesAWayThatOthersHold(t *testing.T) {
+	mine := os.Geteuid()
+	for name, tt := range map[string]struct {
+		above func(base string) (dir, named string) // named: what the error must name; "": it is accepted
+		root  bool
+	}{
+		"open to all, two levels above": {above: func(base string) (string, string) {
+			return mode(t, base, "a", 0o777) + "/b/state", base + "/a"
+		}},
+		"open to all and sticky, as /tmp": {above: func(base string) (string, string) {
+			return mode(t, base, "a", 0o777|os.ModeSticky) + "/b/state", ""
+		}},
+		"a group's": {root: true, above: func(base string) (string, string) {
+			dir := mode(t, base, "a", 0o775)
+			owner(t, dir, mine, 4242)
+			return dir + "/b/state", base + "/a"
+		}},
+		"an account's own group's": {above: func(base string) (string, string) {
+			dir := mode(t, base, "a", 0o775)
+			fi, err := os.Stat(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if gid := int(fi.Sys().(*syscall.Stat_t).Gid); gid != mine && gid != 0 { // it may have other members
+				return dir + "/b/state", base + "/a"
+			}
+			return dir + "/b/state", ""
+		}},
+		"somebody else's": {root: true, above: func(base string) (string, string) {
+			dir := mode(t, base, "a", 0o755)
+			owner(t, dir, 12345, -1)
+			return dir + "/b/state", base + "/a"
+		}},
+		"a link of one's own": {above: func(base string) (string, string) {
+			return link(t, mode(t, base, "a", 0o755), base+"/link") + "/b/state", ""
+		}},
+		"a link that leads through somebody else's": {root: true, above: func(base string) (string, string) {
+			dir := mode(t, base, "a", 0o755)
+			inner := mode(t, dir, "inner", 0o755)
+			owner(t, dir, 12345, -1)
+			return link(t, inner, base+"/link") + "/state", base + "/a"
+		}},
+		"somebody else's link in a sticky directory": {root: true, above: func(base string) (string, string) {
+			open, dir := mode(t, base, "open", 0o777|os.ModeSticky), mode(t, base, "a", 0o755)
+			at := link(t, dir, open+"/link")
+			if err := os.Lchown(at, 12345, -1); err != nil {
+				t.Fatal(err)
+			}
+			return at + "/state", at
+		}},
+		"links in a circle": {above: func(base string) (string, string) {
+			return link(t, base+"/link", base+"/link") + "/state", base + "/link"
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if tt.root && mine != 0 {
+				t.Skip("only root can give a directory away")
+			}
+			base, err := filepath.EvalSymlinks(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir, named := tt.above(base)
+			_, err = state.Open(dir)
+			if named == "" && err != nil {
+				t.Errorf("%s: %v", dir, err)
+			}
+			if named != "" && (!errors.Is(err, state.ErrNotPrivate) || !strings.Contains(err.Error(), named)) {
+				t.Errorf("%s: %v, want it refused because of %s", dir, err, named)
+			}
+			if _, err := os.Lstat(filepath.Dir(dir)); named != "" && strings.HasSuffix(dir, "/b/state") && !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("something was made in it: %v", err)
+			}
+		})
+	}
+}
+
+// A doctor tells of it where it has come to be so since.
+func TestLookTellsOfAWayThatOthersHold(t *testing.T) {
+	base := t.TempDir()
+	dir := filepath.Join(base, "above", "state")
+	if _, err := state.Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, exposed, err := state.Look(dir); exposed != nil || err != nil {
+		t.Fatalf("%v, %v", exposed, err)
+	}
+	mode(t, base, "above", 0o777)
+	if _, exposed, err := state.Look(dir); !errors.Is(exposed, state.ErrNotPrivate) || !strings.Contains(exposed.Error(), "above") || err != nil {
+		t.Errorf("%v, %v", exposed, err)
+	}
+}
+
+// mode makes the directory name in base, if need be, with mode m.
+func mode(t *testing.T, base, name string, m os.FileMode) string {
+	t.Helper()
+	dir := filepath.Join(base, name)
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, m)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func owner(t *testing.T, path string, uid, gid int) {
+	t.Helper()
+	if err := os.Chown(path, uid, gid); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func link(t *testing.T, to, at string) string {
+	t.Helper()
+	if err := os.Symlink(to, at); err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
 func TestOpenLeavesADirectoryInOtherUseAsItIs(t *testing.T) {
 	for name, tt := range map[string]struct {
 		mode  os.FileMode
