@@ -275,6 +275,13 @@ func ago(d *time.Duration) string {
 	return short(*d)
 }
 
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
 func (p *page) endpoint(s guardian.Status) {
 	o := s.Snapshot.OOB
 	door := "not configured"
@@ -284,10 +291,12 @@ func (p *page) endpoint(s guardian.Status) {
 			door = "answered " + short(*o.LastOK) + " ago"
 		}
 		if o.Failures > 0 && o.Failure != nil {
-			door += fmt.Sprintf("; failed %d times since: %s %s", o.Failures, o.Failure.Type, o.Failure.Detail)
+			door += fmt.Sprintf("; failed %s since: %s: %s", times(o.Failures), o.Failure.Type, o.Failure.Detail)
 		}
 		if o.Delivering {
-			if o.Failures > 0 {
+			if s.Verdict.Code == selfcheck.CodeAgentRemoved {
+				// said already: no commands by any door
+			} else if o.Failures > 0 {
 				door += "; commands would come this way: the link is not trusted"
 			} else {
 				door += "; commands go this way now"

@@ -7,6 +7,7 @@ import (
 
 	"gururmm/internal/neterr"
 	"gururmm/selfcheck"
+	"gururmm/wire"
 )
 
 // Errors to branch on.
@@ -38,7 +39,11 @@ func (e *DoorError) Unwrap() error { return e.Err }
 
 // NetworkError gives e as a fact for a snapshot.
 func (e *DoorError) NetworkError() *selfcheck.NetworkError {
-	return &selfcheck.NetworkError{Phase: e.Phase, Type: e.Type, Detail: e.Err.Error(), Status: e.Status}
+	n := &selfcheck.NetworkError{Phase: e.Phase, Type: e.Type, Detail: e.Err.Error(), Status: e.Status}
+	if p, ok := errors.AsType[wire.Problem](e.Err); ok {
+		n.Code = p.Code
+	}
+	return n
 }
 
 // allFailed holds a *DoorError for each door tried, in the order of trying.

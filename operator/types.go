@@ -16,7 +16,7 @@ type Agent struct {
 	Version    string        `json:"version"`
 	EnrolledAt time.Time     `json:"enrolled_at"`
 
-	// Presence is verified, degraded, out-of-band, connecting, silent, offline, quarantined or duplicate.
+	// Presence is verified, degraded, out-of-band, connecting, silent, offline, quarantined, duplicate or removed.
 	Presence string `json:"presence"`
 	Verdict  string `json:"verdict,omitempty"` // code, agent's last word
 	Sentence string `json:"sentence,omitempty"`
@@ -35,7 +35,10 @@ type Agent struct {
 	Addr       string          `json:"addr,omitempty"`
 	// Copies are the machines that hold the identity, where that is not one alone.
 	Copies []Copy `json:"copies,omitempty"`
-	Was    string `json:"was,omitempty"` // the agent whose copy it was before it took this identity
+	// RemovedAt is when an operator removed it, RemovedBy which one; absent: it is there.
+	RemovedAt *time.Time `json:"removed_at,omitempty"`
+	RemovedBy string     `json:"removed_by,omitempty"`
+	Was       string     `json:"was,omitempty"` // the agent whose copy it was before it took this identity
 }
 
 // NewCommand asks for a command (POST /v1/agents/{id or name}/commands).

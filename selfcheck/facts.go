@@ -122,6 +122,8 @@ type NetworkError struct {
 	Type   string `json:"type"`
 	Detail string `json:"detail,omitempty"`
 	Status int    `json:"status,omitempty"` // of HTTP, if it got that far
+	// Code is that of the server's problem document, if its answer was one.
+	Code string `json:"code,omitempty"`
 }
 
 // LoopFacts tell of one long-lived loop and its token.

@@ -280,7 +280,34 @@ var judgeCases = []judgeCase{
 		owe(s, 12, 1)
 		view(s, 0.1, wire.LinkView{Written: 17, Read: 9, Queued: 1})
 	}},
-	{name: "perhaps unwritten", want: CodeRouteUnwritten, suspected: true, change: func(s *Snapshot) { view(s, 0.1, wire.LinkView{Written: 17, Read: 9, Queued: 1}) }},
+	{name: "a text on its way at the moment of the view", want: CodeOK, change: func(s *Snapshot) { view(s, 0.1, wire.LinkView{Written: 17, Read: 9, Queued: 1}) }},
+	{name: "unwritten, but nothing is owed by a newer word", want: CodeOK, change: func(s *Snapshot) {
+		view(s, 4, wire.LinkView{Written: 17, Read: 9, Queued: 1})
+		s.Link.Ledger.PeerAge = sec(3)
+	}},
+	{name: "unwritten, and a newer word has more written", want: CodeLinkTextLost, change: func(s *Snapshot) {
+		owe(s, 12, 1)
+		view(s, 4, wire.LinkView{Written: 17, Read: 9, Queued: 1})
+		lose(s, 1, 2)
+	}},
+	{name: "unwritten, a newer word still owes", want: CodeRouteUnwritten, masks: []Code{CodeRouteStale}, change: func(s *Snapshot) {
+		owe(s, 12, 1)
+		view(s, 4, wire.LinkView{Written: 17, Read: 9, Queued: 1})
+	}},
+	{name: "unwritten a long time ago", want: CodeOK, change: func(s *Snapshot) {
+		view(s, 90, wire.LinkView{Written: 17, Read: 9, Queued: 1})
+		s.Link.Ledger.PeerAge = sec(100)
+	}},
+	{name: "removed, by the link", from: dialing, want: CodeAgentRemoved, change: func(s *Snapshot) {
+		s.Link.Failure, s.Link.Attempts = &NetworkError{Type: "http.error", Status: 401, Code: wire.ProblemRemoved}, 1
+		s.OOB.Configured, s.OOB.Failures, s.OOB.Failure = true, 3, &NetworkError{Type: "http.error", Status: 401, Code: wire.ProblemRemoved}
+	}},
+	{name: "removed, by the second door", from: dialing, want: CodeAgentRemoved, change: func(s *Snapshot) {
+		s.OOB.Configured, s.OOB.Failures, s.OOB.Failure = true, 1, &NetworkError{Type: "http.error", Status: 401, Code: wire.ProblemRemoved}
+	}},
+	{name: "removed, says a door, but the link is verified", want: CodeOK, change: func(s *Snapshot) {
+		s.OOB.Configured, s.OOB.Failures, s.OOB.Failure = true, 1, &NetworkError{Type: "http.error", Status: 401, Code: wire.ProblemRemoved}
+	}},
 	{name: "written since the view", want: CodeOK, change: func(s *Snapshot) { view(s, 30, wire.LinkView{Written: 16, Read: 9, Queued: 1}) }},
 	{name: "duplicate, by the server's word", want: CodeRouteDuplicate, masks: []Code{CodeRouteStale}, change: func(s *Snapshot) {
 		owe(s, 12, 1)
@@ -516,7 +543,7 @@ func TestRulesAreComplete(t *testing.T) {
 		CodeLinkTextDelayed, CodeLinkTextAltered, CodeLinkStuckFragment, CodeLinkTextSilent, CodeLinkUplinkLost,
 		CodeLinkPingForeign, CodeLinkFlapping, CodeRouteStale, CodeRouteDuplicate, CodeRouteUnwritten, CodeAgentDecode,
 		CodeAgentRejected, CodeAgentStalled + ".reader", CodeAgentExecutorFull, CodeAgentHung, CodeAgentCrashloop,
-		CodeOOBUnreachable, CodeOOBRejected, FindClockSkew, FindPingsRewritten, FindSuspendResumed, FindRefused, FindJournal, FindQuarantined, FindDiskFull} {
+		CodeOOBUnreachable, CodeOOBRejected, CodeAgentRemoved, FindClockSkew, FindPingsRewritten, FindSuspendResumed, FindRefused, FindJournal, FindQuarantined, FindDiskFull} {
 		title, severity, action := Describe(c)
 		if title == "" || severity == SeverityUnknown || action == "" {
 			t.Errorf("Describe(%s) = %q, %q, %q", c, title, severity, action)

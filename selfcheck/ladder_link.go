@@ -53,6 +53,9 @@ func (t *turn) track(well bool) {
 
 // down reports whether there has been no verified link for longer than a link needs.
 func (t *turn) down() bool {
+	if t.v.Code == CodeAgentRemoved { // it is let in nowhere: no other way is better
+		return false
+	}
 	since := t.link.downSince
 	return !since.IsZero() && t.due(since.Add(downGrace))
 }

@@ -102,6 +102,12 @@ var rules = []rule{
 		action: "Find the copy (a cloned disk, most often) by the machines the server names, and enroll it anew.",
 	},
 	{
+		code: CodeAgentRemoved, severity: SeverityError, remedy: remedyNone,
+		title: "The server has removed this agent", look: lookRemoved,
+		masks:  []Code{"link", "route", "oob"}, // it is let in nowhere, on purpose
+		action: "Enroll it again (gururmm-agent enroll --force …), or take it off this machine (gururmm-agent uninstall).",
+	},
+	{
 		code: CodeLinkTextAltered, severity: SeverityError, remedy: remedyLink,
 		title: "Text is changed on the way", look: lookAltered,
 		masks:  []Code{CodeAgentDecode, CodeAgentRejected, CodeLinkTextLost, CodeLinkTextDelayed},

@@ -199,6 +199,23 @@ func lookExecutorFull(f *facts, r *rule) *hit {
 // refused reports whether the door answered, and would not have us.
 func refused(e *NetworkError) bool { return e != nil && (e.Status == 401 || e.Status == 403) }
 
+// lookRemoved goes by the server's own word, in the answer to a request that this agent
+// had signed; by either door.
+func lookRemoved(f *facts, r *rule) *hit {
+	for _, said := range []struct {
+		fact string
+		err  *NetworkError
+	}{{"link.failure", f.Link.Failure}, {"oob.failure", f.OOB.Failure}} {
+		if f.Link.Phase != PhaseVerified && said.err != nil && said.err.Code == wire.ProblemRemoved {
+			return &hit{
+				sentence: "This agent was removed from the server; enroll it again to bring it back.",
+				evidence: []Evidence{{Fact: said.fact, Seen: said.err.String(), Expected: "none"}},
+			}
+		}
+	}
+	return nil
+}
+
 // doorFails reports whether the second door fails while the link is well; when
 // the link is ill that is the verdict, and the door's failure stands in the facts.
 func doorFails(f *facts) bool {

@@ -435,25 +435,33 @@ func lookDuplicate(f *facts, r *rule) *hit {
 	return h
 }
 
+// lookUnwritten asks whether the server's writer stands still. A text that waits at the
+// moment of the view says nothing yet: each one does, for an instant. So it must still not
+// have come when it was due, and whatever the server has said since outweighs the view.
 func lookUnwritten(f *facts, r *rule) *hit {
 	link := f.seenLink()
 	taken, known := f.viewAge()
 	read := f.Link.Ledger.Local.Read
-	if link == nil || !known || link.Queued == 0 || !f.opened() {
+	if link == nil || !known || taken > viewFresh || link.Queued == 0 || !f.opened() {
 		return nil
 	}
+	if l := &f.Link.Ledger; l.Peer != nil {
+		if said, ok := f.age(l.PeerAge); ok && said < taken && (l.Peer.Written > link.Written || l.Owed == 0) {
+			return nil
+		}
+	}
+	if !f.ripe(taken, f.grace(r.grace, gapRoundTrips)) {
+		return nil
+	}
+	f.within(viewFresh - taken)
 	// Had the queue moved since, more would have been read than was written then.
 	if read > link.Written || f.Link.In.PartialFrame != nil {
 		return nil
 	}
-	h := &hit{
+	return &hit{
 		sentence: fmt.Sprintf("The server held %s for this link %s ago, with %d written, and nothing has come since.", count(link.Queued, "message"), span(taken), link.Written),
 		evidence: append([]Evidence{{Fact: "oob.view.links.queued", Seen: number(link.Queued), Expected: "0"}}, f.counts()...),
 	}
-	if !f.ripe(taken, f.grace(r.grace, gapRoundTrips)) {
-		h.suspected = true
-	}
-	return h
 }
 
 func lookStale(f *facts, r *rule) *hit {

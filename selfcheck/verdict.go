@@ -36,6 +36,7 @@ const (
 	CodeAgentExecutorFull Code = "agent.executor_full"
 	CodeAgentHung         Code = "agent.hung"
 	CodeAgentCrashloop    Code = "agent.crashloop"
+	CodeAgentRemoved      Code = "agent.removed"
 
 	CodeOOBUnreachable Code = "oob.unreachable"
 	CodeOOBRejected    Code = "oob.rejected"

@@ -45,7 +45,7 @@ func (p Problem) Error() string {
 	if p.Detail == "" {
 		return p.Title
 	}
-	return p.Title + ": " + p.Detail
+	return p.Detail // a whole sentence; the title only says the status once more
 }
 
 // Problem codes that endpoints and tools branch on.
@@ -60,6 +60,7 @@ const (
 	ProblemAmbiguous    = "ambiguous" // 409: a name or the beginning of an id fits several
 	ProblemDraining     = "draining"  // 503
 	ProblemRateLimited  = "rate_limited"
+	ProblemRemoved      = "removed"     // 401 to the agent, 410 to an operator: an operator removed the agent
 	ProblemQuarantined  = "quarantined" // 403 to the agent, 409 to an operator
 	ProblemDiskFull     = "disk_full"   // 507: nothing was stored; repeat once there is space
 	ProblemInternal     = "internal"

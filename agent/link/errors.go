@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/gorilla/websocket"
 
 	"gururmm/internal/neterr"
+	"gururmm/internal/wrap"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
@@ -77,10 +77,9 @@ func Describe(err error) *selfcheck.NetworkError {
 		return nil
 	}
 	d := &selfcheck.NetworkError{Detail: err.Error()}
-	if len(d.Detail) > maxDetail {
-		d.Detail = strings.ToValidUTF8(d.Detail[:maxDetail], "")
-	}
+	d.Detail = wrap.Clip(d.Detail, maxDetail)
 	if r, ok := errors.AsType[*Refused](err); ok {
+		d.Code = r.Problem.Code
 		d.Type, d.Status = neterr.WSUpgradeRefused, r.Status
 		if r.Status >= 400 {
 			d.Type = neterr.HTTPError

@@ -68,6 +68,8 @@ func (r *run) shut(err error, res *checkup.Result) {
 	res.Phase, res.Type = e.Phase, e.Type
 	p, ours := errors.AsType[wire.Problem](err)
 	switch {
+	case ours && p.Code == wire.ProblemRemoved:
+		res.Do = adviseRemoved
 	case errors.Is(err, oob.ErrRejected) && ours:
 		res.Do = adviseRefused
 	case ours && p.Code == wire.ProblemQuarantined:

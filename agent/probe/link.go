@@ -14,6 +14,9 @@ import (
 	"gururmm/wire"
 )
 
+// adviseRemoved says what to do where the server itself says that it removed this agent.
+const adviseRemoved = "An operator has removed this agent from the server. To bring it back: gururmm-agent enroll --force; else: gururmm-agent uninstall."
+
 // adviseRefused says what to do about a refused identity.
 const adviseRefused = "The server does not know this endpoint's identity: was it deleted there, or is this a copy of an old state? Enroll it anew with --force."
 
@@ -49,6 +52,8 @@ func (r *run) refusal(err error, res *checkup.Result) {
 	case refused.Status == http.StatusUnauthorized && r.subject.Token == nil:
 		pass(res, "401 in our server's own words: the way is open, only an identity is missing")
 		res.Figures = map[string]any{"status": refused.Status, "code": refused.Problem.Code}
+	case refused.Problem.Code == wire.ProblemRemoved:
+		broke(res, err, adviseRemoved)
 	case refused.Status == http.StatusUnauthorized:
 		broke(res, err, adviseRefused)
 	case refused.Problem.Code == wire.ProblemQuarantined:

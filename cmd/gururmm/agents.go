@@ -21,6 +21,7 @@ import (
 )
 
 func agentsCommand(f *operatorFlags) *cobra.Command {
+	var removed bool
 	cmd := &cobra.Command{
 		Use:   "agents [AGENT]",
 		Short: "List the endpoints and how they are, or tell all of one",
@@ -33,12 +34,20 @@ func agentsCommand(f *operatorFlags) *cobra.Command {
 			if len(args) == 1 {
 				return showAgent(cmd, f, client, args[0])
 			}
-			agents, err := client.Agents(cmd.Context())
+			ask := client.Agents
+			if removed {
+				ask = client.RemovedAgents
+			}
+			agents, err := ask(cmd.Context())
 			if err != nil {
 				return explain(err)
 			}
 			if f.json {
 				return printJSON(cmd.OutOrStdout(), operator.List[operator.Agent]{Items: agents})
+			}
+			if len(agents) == 0 && removed {
+				fmt.Fprintln(cmd.OutOrStdout(), "No endpoint was removed, or all of those were purged.")
+				return nil
 			}
 			if len(agents) == 0 {
 				fmt.Fprintln(cmd.OutOrStdout(), "No endpoint is enrolled yet: gururmm enroll-token create")
@@ -50,6 +59,7 @@ func agentsCommand(f *operatorFlags) *cobra.Command {
 			return listAgents(cmd.OutOrStdout(), agents)
 		},
 	}
+	cmd.Flags().BoolVar(&removed, "removed", false, "list those that were removed, and not purged")
 	cmd.AddCommand(&cobra.Command{
 		Use:   "show AGENT",
 		Short: "Tell all of one endpoint, and which machines hold its identity",
@@ -61,7 +71,7 @@ func agentsCommand(f *operatorFlags) *cobra.Command {
 			}
 			return showAgent(cmd, f, client, args[0])
 		},
-	}, resolveCommand(f), quarantineCommand(f))
+	}, resolveCommand(f), quarantineCommand(f), removeCommand(f))
 	return cmd
 }
 
@@ -171,13 +181,102 @@ func quarantineCommand(f *operatorFlags) *cobra.Command {
 	return cmd
 }
 
-// confirmResolve shows a person what would happen, and asks.
-func confirmResolve(cmd *cobra.Command, a operator.Agent, keep string) (bool, error) {
+// removeCommand retires an endpoint.
+func removeCommand(f *operatorFlags) *cobra.Command {
+	var purge, yes bool
+	cmd := &cobra.Command{
+		Use:   "remove AGENT [--purge] [--yes]",
+		Short: "Retire an endpoint: it is let in no more, at once and for good",
+		Long: "Retire an endpoint: it is let in no more, at once and for good. Its link\n" +
+			"ends, and what it had not finished ends as cancelled or interrupted. What it ran\n" +
+			"and said is kept (`gururmm agents --removed`, `gururmm commands --agent ID`);\n" +
+			"--purge deletes it, now or later.\n\n" +
+			"The program stays on the endpoint. At its next call it is told that it was\n" +
+			"removed; its status says so, and it asks again every few minutes. To bring it\n" +
+			"back: gururmm-agent enroll --force; it is a new agent then.",
+		Example: "  gururmm agents remove old-laptop\n  gururmm agents remove 01a20b84 --purge --yes",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			if !yes {
+				a, err := client.Agent(cmd.Context(), args[0])
+				if err != nil {
+					return explain(err)
+				}
+				ok, err := confirmRemove(cmd, a, purge)
+				if err != nil || !ok {
+					return cmp.Or(err, errors.New("nothing was changed"))
+				}
+			}
+			r, err := client.RemoveAgent(cmd.Context(), args[0], purge)
+			if err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), r)
+			}
+			return tellRemoval(cmd.OutOrStdout(), r)
+		},
+	}
+	cmd.Flags().BoolVar(&purge, "purge", false, "delete what it ran and said, too")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+func tellRemoval(w io.Writer, r operator.Removal) error {
+	said := fmt.Sprintf("%s (%s) was removed by %s at %s.", oneLine(r.Name, 40), r.Agent, oneLine(r.RemovedBy, 24), moment.Aged(r.RemovedAt, time.Now()))
+	if r.Ended > 0 {
+		said += fmt.Sprintf(" %s had not ended, and have now.", plural(r.Ended, "command"))
+		if r.Ended == 1 {
+			said = strings.TrimSuffix(said, "have now.") + "has now."
+		}
+	}
+	if r.Purged {
+		said += " What it ran and said is deleted."
+	} else {
+		said += " What it ran and said is kept; see: gururmm commands --agent " + r.Agent
+	}
+	_, err := fmt.Fprintln(w, wrap.Behind("", said))
+	return err
+}
+
+// confirmRemove tells a person what would go, and asks.
+func confirmRemove(cmd *cobra.Command, a operator.Agent, purge bool) (bool, error) {
+	said := fmt.Sprintf("%s (%s) is %s, last seen %s. It is removed for good: to come back it must enroll again.",
+		oneLine(a.Name, 40), a.ID, a.Presence, seenBy(a, time.Now()))
+	if a.Owed > 0 {
+		said += fmt.Sprintf(" %s that wait for it are given up.", plural(a.Owed, "command"))
+	}
+	if purge {
+		said += " All that it ran and said is deleted."
+	}
+	return confirm(cmd, wrap.Behind("", said))
+}
+
+// confirm shows a person what would happen, and asks; without one there it fails.
+func confirm(cmd *cobra.Command, lines ...string) (bool, error) {
 	in, ok := cmd.InOrStdin().(*os.File)
 	if !ok || !tty.Is(in) {
 		return false, errors.New("nobody is there to ask: give --yes to go ahead")
 	}
 	out := cmd.ErrOrStderr()
+	for _, l := range lines {
+		fmt.Fprintln(out, l)
+	}
+	fmt.Fprint(out, "Go ahead? [y/N] ")
+	line, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	return slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(line))), nil
+}
+
+// confirmResolve shows a person what would happen, and asks.
+func confirmResolve(cmd *cobra.Command, a operator.Agent, keep string) (bool, error) {
+	var lines []string
 	for _, c := range a.Copies {
 		does := "takes a new identity"
 		switch {
@@ -186,14 +285,9 @@ func confirmResolve(cmd *cobra.Command, a operator.Agent, keep string) (bool, er
 		case c.Standing == "gone", c.Standing == "left":
 			continue
 		}
-		fmt.Fprintln(out, wrap.Behind("  ", machineName(c)+" "+does+"."))
+		lines = append(lines, wrap.Behind("  ", machineName(c)+" "+does+"."))
 	}
-	fmt.Fprint(out, "Go ahead? [y/N] ")
-	line, err := bufio.NewReader(in).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, err
-	}
-	return slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(line))), nil
+	return confirm(cmd, lines...)
 }
 
 // machineName names one of several machines.
@@ -337,7 +431,11 @@ func describeAgent(w io.Writer, a operator.Agent) error {
 		if skew < 0 {
 			skew, which = -skew, "ahead of"
 		}
-		rows = append(rows, []string{"clock", fmt.Sprintf("the endpoint's is %v %s the server's", skew, which)})
+		said := fmt.Sprintf("the endpoint's is %v %s the server's", skew, which)
+		if skew < 50*time.Millisecond { // no more than the way there and back
+			said = "the endpoint's agrees with the server's"
+		}
+		rows = append(rows, []string{"clock", said})
 	}
 	if a.Was != "" {
 		rows = append(rows, []string{"was", "a copy of agent " + a.Was})
@@ -354,6 +452,9 @@ func describeAgent(w io.Writer, a operator.Agent) error {
 			l.State, span(time.Duration(l.AgeMS)*time.Millisecond), l.Written, peer, l.Read, l.Queued, l.Verdict)})
 	}
 	for _, r := range rows {
+		if r[1] == "" || a.RemovedAt != nil && (r[0] == "text verified" || r[0] == "commands owed") {
+			continue
+		}
 		fmt.Fprintln(w, wrap.Behind(fmt.Sprintf("%-15s", r[0]), r[1]))
 	}
 	return nil

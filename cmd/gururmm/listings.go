@@ -148,6 +148,9 @@ func traceCommand(f *operatorFlags) *cobra.Command {
 	}
 }
 
+// tellClock: an agent's times that were moved by less were stamped a moment late, no more.
+const tellClock = 50 * time.Millisecond
+
 func printTrace(w io.Writer, t operator.Trace) error {
 	c := t.Command
 	fmt.Fprintf(w, "command %s: %s", c.ID, c.State)
@@ -174,7 +177,7 @@ func printTrace(w io.Writer, t operator.Trace) error {
 			fmt.Fprintln(w, wrap.Behind("      ", wrap.Plain(e.Note)))
 		}
 	}
-	if off := time.Duration(t.AgentClockUS) * time.Microsecond; off != 0 {
+	if off := time.Duration(t.AgentClockUS) * time.Microsecond; off.Abs() >= tellClock {
 		way := "forward"
 		if off < 0 {
 			way = "back"

@@ -111,6 +111,7 @@ func (a *API) Main() http.Handler {
 	a.agent(mux, "GET /v1/link", a.link)
 	a.operator(mux, "GET /v1/agents", a.listAgents)
 	a.operator(mux, "GET /v1/agents/{agent}", a.getAgent)
+	a.operator(mux, "DELETE /v1/agents/{agent}", a.removeAgent)
 	a.operator(mux, "POST /v1/agents/{agent}/commands", a.submit)
 	a.operator(mux, "POST /v1/agents/{agent}/resolve", a.resolve)
 	a.operator(mux, "POST /v1/agents/{agent}/directives", a.direct)

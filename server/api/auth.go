@@ -123,6 +123,10 @@ func (a *API) claims(r *http.Request, now time.Time) (store.Agent, agentClaims, 
 	case replaysFull:
 		return agent, claims, problem(http.StatusServiceUnavailable, wire.ProblemRateLimited, "too many requests are remembered; come back in a few seconds")
 	}
+	if agent.RemovedAt != nil {
+		a.log.Info("a removed agent calls", "agent", agent.ID, "addr", a.clientAddr(r))
+		return agent, claims, errRemoved
+	}
 	return agent, claims, nil
 }
 

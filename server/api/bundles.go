@@ -182,7 +182,7 @@ func parseContentRange(s string) (c contentRange, ok bool) {
 }
 
 func (a *API) listBundles(w http.ResponseWriter, r *http.Request, _ string) error {
-	s, err := a.find(r, r.PathValue("agent"))
+	s, err := a.past(r, r.PathValue("agent"))
 	if err != nil {
 		return err
 	}
@@ -195,7 +195,7 @@ func (a *API) listBundles(w http.ResponseWriter, r *http.Request, _ string) erro
 
 // bundle gives the agent and the id of its bundle that the request names.
 func (a *API) bundle(r *http.Request) (agent, id string, err error) {
-	s, err := a.find(r, r.PathValue("agent"))
+	s, err := a.past(r, r.PathValue("agent"))
 	if err != nil {
 		return "", "", err
 	}

@@ -80,6 +80,9 @@ func (a *API) beacon(w http.ResponseWriter, r *http.Request, agent store.Agent) 
 // take gives what is to be handed to who calls. Where several machines hold the
 // identity that is nothing (sole is false), or the order to take another one.
 func (a *API) take(r *http.Request, agent store.Agent, commands bool) (envs []wire.Envelope, done delivery.Done, sole bool, err error) {
+	if a.o.Hub.Removed(agent.ID) {
+		return nil, nil, false, errRemoved
+	}
 	standing := a.o.Hub.Standing(agent.ID, caller(r))
 	if !standing.Deliver {
 		if standing.Reenroll != nil {

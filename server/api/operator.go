@@ -32,13 +32,17 @@ func (a *API) find(r *http.Request, ref string) (store.Agent, error) {
 	case err != nil:
 		return store.Agent{}, err
 	case len(found) == 0:
-		return store.Agent{}, unknown("agent", ref)
-	case len(found) > 1:
-		ids := make([]string, len(found))
-		for i, f := range found {
-			ids[i] = f.ID
+		// Of machines with one identity only one gives it its name; the others' lead there too.
+		switch others := a.o.Hub.Named(ref); len(others) {
+		case 0:
+			return store.Agent{}, a.gone(r, ref)
+		case 1:
+			return a.o.Store.Agent(r.Context(), others[0])
+		default:
+			return store.Agent{}, ambiguous("agents", ref, others)
 		}
-		return store.Agent{}, ambiguous("agents", ref, ids)
+	case len(found) > 1:
+		return store.Agent{}, ambiguous("agents", ref, agentIDs(found))
 	}
 	return found[0], nil
 }
@@ -69,11 +73,14 @@ func unknown(kind, ref string) error {
 
 // ambiguous names some of those that ref fits, so that one can be picked.
 func ambiguous(kind, ref string, ids []string) error {
-	more := ""
-	if len(ids) >= store.MaxFound {
-		ids, more = ids[:store.MaxFound-1], ", …"
+	n, more := strconv.Itoa(len(ids)), ""
+	if len(ids) == 2 {
+		n = "two"
 	}
-	return problem(http.StatusConflict, wire.ProblemAmbiguous, fmt.Sprintf("%q fits several %s: %s%s", ref, kind, strings.Join(ids, ", "), more))
+	if len(ids) >= store.MaxFound {
+		n, ids, more = "several", ids[:store.MaxFound-1], ", …"
+	}
+	return problem(http.StatusConflict, wire.ProblemAmbiguous, fmt.Sprintf("%q are %s %s: %s%s", ref, n, kind, strings.Join(ids, ", "), more))
 }
 
 // seen is an agent as stored with what is live put over it.
@@ -90,6 +97,9 @@ func (a *API) seen(s store.Agent) operator.Agent {
 }
 
 func (a *API) listAgents(w http.ResponseWriter, r *http.Request, _ string) error {
+	if r.URL.Query().Get("removed") == "true" {
+		return a.listRemoved(w, r)
+	}
 	agents, err := a.o.Store.Agents(r.Context())
 	if err != nil {
 		return err
@@ -102,9 +112,12 @@ func (a *API) listAgents(w http.ResponseWriter, r *http.Request, _ string) error
 }
 
 func (a *API) getAgent(w http.ResponseWriter, r *http.Request, _ string) error {
-	s, err := a.find(r, r.PathValue("agent"))
+	s, err := a.past(r, r.PathValue("agent"))
 	if err != nil {
 		return err
+	}
+	if s.RemovedAt != nil {
+		return a.answer(w, http.StatusOK, removed(s))
 	}
 	out := a.seen(s)
 	if out.Verdict == "" { // nothing heard since this process started: its last recorded word
@@ -161,7 +174,7 @@ func (a *API) direct(w http.ResponseWriter, r *http.Request, by string) error {
 }
 
 func (a *API) listDirectives(w http.ResponseWriter, r *http.Request, _ string) error {
-	s, err := a.find(r, r.PathValue("agent"))
+	s, err := a.past(r, r.PathValue("agent"))
 	if err != nil {
 		return err
 	}
@@ -207,7 +220,7 @@ func (a *API) agentFilter(r *http.Request) (string, error) {
 	if ref == "" {
 		return "", nil
 	}
-	s, err := a.find(r, ref)
+	s, err := a.past(r, ref)
 	return s.ID, err
 }
 

@@ -45,6 +45,8 @@ func asProblem(err error) (p wire.Problem, known bool) {
 		err = problem(http.StatusTooManyRequests, wire.ProblemRateLimited, err.Error())
 	case errors.Is(err, delivery.ErrKeyUsed):
 		err = problem(http.StatusConflict, wire.ProblemConflict, err.Error())
+	case errors.Is(err, delivery.ErrRemoved):
+		err = problem(http.StatusGone, wire.ProblemRemoved, err.Error())
 	case errors.Is(err, delivery.ErrQuarantined):
 		err = problem(http.StatusConflict, wire.ProblemQuarantined, err.Error())
 	case errors.Is(err, store.ErrFull):

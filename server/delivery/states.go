@@ -47,6 +47,7 @@ const (
 	Refuse   Event = "refuse"    // the agent will never take it
 	TooLate  Event = "too_late"  // the agent found it expired
 	Cancel   Event = "cancel"    // an operator wants its end
+	Retire   Event = "retire"    // the agent was removed
 	NoResult Event = "no_result" // acknowledged, and silence since
 	Complete Event = "complete"  // results:
 	Fail     Event = "fail"
@@ -63,6 +64,7 @@ var table = map[Phase]map[Event]Phase{
 		Exhaust: Phase(wire.StateUndeliverable),
 		Expire:  Phase(wire.StateExpired),
 		Cancel:  Phase(wire.StateCancelled),
+		Retire:  Phase(wire.StateCancelled),
 		// From an attempt whose claim was given back too early:
 		Ack:      Acked,
 		Refuse:   Phase(wire.StateUndeliverable),
@@ -78,7 +80,8 @@ var table = map[Phase]map[Event]Phase{
 		Ack:      Acked,
 		Refuse:   Phase(wire.StateUndeliverable),
 		TooLate:  Phase(wire.StateExpired),
-		Cancel:   Claimed, // asked of the agent; carried out here if the claim is released
+		Retire:   Phase(wire.StateInterrupted), // whether it was read is not known
+		Cancel:   Claimed,                      // asked of the agent; carried out here if the claim is released
 		Complete: Phase(wire.StateCompleted),
 		Fail:     Phase(wire.StateFailed),
 		Stop:     Phase(wire.StateCancelled),
@@ -87,6 +90,7 @@ var table = map[Phase]map[Event]Phase{
 	},
 	Acked: {
 		Cancel:   Acked, // asked of the agent
+		Retire:   Phase(wire.StateInterrupted),
 		NoResult: Phase(wire.StateInterrupted),
 		Complete: Phase(wire.StateCompleted),
 		Fail:     Phase(wire.StateFailed),

@@ -8,7 +8,7 @@ import (
 
 var allPhases = []Phase{Pending, Claimed, Acked, "completed", "failed", "cancelled", "expired", "interrupted", "undeliverable"}
 
-var allEvents = []Event{Claim, Release, Exhaust, Expire, Ack, Refuse, TooLate, Cancel, NoResult, Complete, Fail, Stop, Break, Lapse}
+var allEvents = []Event{Claim, Release, Exhaust, Expire, Ack, Refuse, TooLate, Cancel, Retire, NoResult, Complete, Fail, Stop, Break, Lapse}
 
 // The whole table, written out once more by hand: a change must be made twice.
 func TestEveryMove(t *testing.T) {
@@ -22,6 +22,7 @@ func TestEveryMove(t *testing.T) {
 		Refuse:   {"undeliverable", "undeliverable", no},
 		TooLate:  {"expired", "expired", no},
 		Cancel:   {"cancelled", Claimed, Acked},
+		Retire:   {"cancelled", "interrupted", "interrupted"},
 		NoResult: {no, no, "interrupted"},
 		Complete: {"completed", "completed", "completed"},
 		Fail:     {"failed", "failed", "failed"},

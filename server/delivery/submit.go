@@ -35,6 +35,9 @@ func (s *Service) Submit(ctx context.Context, agentID string, c operator.NewComm
 	if err != nil {
 		return operator.Command{}, err
 	}
+	if agent.RemovedAt != nil {
+		return operator.Command{}, ErrRemoved
+	}
 	if agent.Quarantined {
 		return operator.Command{}, ErrQuarantined
 	}

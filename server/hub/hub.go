@@ -40,6 +40,7 @@ var (
 	errUnwritten   = errors.New("a queued text was not written within 5 s")
 	errFlooded     = errors.New("more is coming in than can be handled")
 	errQuarantined = errors.New("quarantined by an operator")
+	errRemoved     = errors.New("the agent was removed by an operator")
 	errRefused     = errors.New("too many links of one identity")
 )
 
@@ -89,6 +90,7 @@ type endpoint struct {
 	state      identity           // as last judged
 
 	quarantined bool // by an operator: it has no link, and gets no command
+	removed     bool // by an operator: its identity is none any more
 	isolated    bool // by its own last word it runs none
 	readers     int  // links, also ended ones, with texts still to be handled
 
@@ -146,6 +148,9 @@ func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire
 	h.mu.Lock()
 	refuse := h.draining
 	ep := h.endpoint(agent)
+	if refuse == nil && ep.removed {
+		refuse = errRemoved
+	}
 	if refuse == nil && ep.quarantined {
 		refuse = errQuarantined
 	}

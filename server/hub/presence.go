@@ -21,6 +21,7 @@ const (
 	Offline     = "offline"
 	Quarantined = "quarantined"
 	Duplicate   = "duplicate" // two living machines hold the identity
+	Gone        = "removed"   // by an operator
 )
 
 // oobWindow is how long a beacon or poll speaks for the second door: three

@@ -5,14 +5,13 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
-	"strings"
 	"time"
 
 	"gururmm/operator"
 	"gururmm/wire"
 )
 
-const agentColumns = `id, public_key, name, site, platform, version, fingerprint, enrolled_at, quarantined, last_seen, last_via, metrics, was`
+const agentColumns = `id, public_key, name, site, platform, version, fingerprint, enrolled_at, quarantined, last_seen, last_via, metrics, was, removed_at, removed_by`
 
 func scanAgent(r row) (Agent, error) {
 	var (
@@ -22,12 +21,13 @@ func scanAgent(r row) (Agent, error) {
 		enrolled int64
 		seen     sql.NullInt64
 		metrics  sql.NullString
+		removed  sql.NullInt64
 	)
-	err := r.Scan(&a.ID, &key, &a.Name, &a.Site, &platform, &a.Version, &a.Fingerprint, &enrolled, &a.Quarantined, &seen, &a.LastVia, &metrics, &a.Was)
+	err := r.Scan(&a.ID, &key, &a.Name, &a.Site, &platform, &a.Version, &a.Fingerprint, &enrolled, &a.Quarantined, &seen, &a.LastVia, &metrics, &a.Was, &removed, &a.RemovedBy)
 	if err != nil {
 		return a, err
 	}
-	a.PublicKey, a.EnrolledAt, a.LastSeen = key, timeOf(enrolled), timePtr(seen)
+	a.PublicKey, a.EnrolledAt, a.LastSeen, a.RemovedAt = key, timeOf(enrolled), timePtr(seen), timePtr(removed)
 	if err := json.Unmarshal([]byte(platform), &a.Platform); err != nil {
 		return a, err
 	}
@@ -59,18 +59,6 @@ func (d *database) Agent(ctx context.Context, id string) (Agent, error) {
 
 // prefixed picks ids that begin with ?1; no id has a character above "~".
 const prefixed = `id >= ?1 AND id < ?1 || '~'`
-
-func (d *database) FindAgents(ctx context.Context, ref string) ([]Agent, error) {
-	if found, err := d.agents(ctx, `WHERE id = ?`, ref); err != nil || len(found) > 0 {
-		return found, err
-	}
-	if found, err := d.agents(ctx, `WHERE lower(name) = lower(?)`, ref); err != nil || len(found) > 0 || len(ref) < MinPrefix {
-		return found, err
-	}
-	return d.agents(ctx, `WHERE `+prefixed, strings.ToLower(ref))
-}
-
-func (d *database) Agents(ctx context.Context) ([]Agent, error) { return d.agents(ctx, ``) }
 
 func (d *database) UpdatePresence(ctx context.Context, id string, p wire.Presence) error {
 	platform, err := json.Marshal(p.Platform)
@@ -137,6 +125,9 @@ func (d *database) TradeToken(ctx context.Context, hash Hash, a Agent, now time.
 		if err == nil {
 			if err := tx.QueryRow(`SELECT enroll_token FROM agents WHERE id = ?`, known.ID).Scan(&before); err != nil {
 				return err
+			}
+			if known.RemovedAt != nil { // its key is no identity any more
+				return ErrTokenInvalid
 			}
 			if before != token {
 				return ErrConflict

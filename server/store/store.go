@@ -54,6 +54,7 @@ const (
 // for concurrent use.
 type Store interface {
 	Agents
+	Removal
 	Tokens
 	Commands
 	Directives
@@ -74,7 +75,7 @@ type Agents interface {
 	// FindAgents gives those whose id is ref, else those whose name is (case does
 	// not matter), else those whose id begins so, if ref has [MinPrefix] bytes.
 	FindAgents(ctx context.Context, ref string) ([]Agent, error)
-	// Agents lists all by name.
+	// Agents lists all by name, but for those that were removed; see [Removal].
 	Agents(ctx context.Context) ([]Agent, error)
 	// UpdatePresence records what an agent said of itself: host name, platform, version, fingerprint.
 	UpdatePresence(ctx context.Context, id string, p wire.Presence) error
@@ -103,6 +104,9 @@ type Agent struct {
 	Metrics     *wire.Metrics
 	// Was is the identity that this machine had a copy of before it enrolled as this agent; "": none.
 	Was string
+	// RemovedAt is when an operator removed it, RemovedBy which one; nil: it is there.
+	RemovedAt *time.Time
+	RemovedBy string
 }
 
 // Hash is the SHA-256 of a token; tokens are random enough to need no salt.

@@ -49,6 +49,7 @@ func Run(t *testing.T, fresh Database) {
 		{"pieces beyond a gap are bounded", outputPieces},
 		{"directives are pending until answered or expired, and end once", directives},
 		{"beacons are stored once, the newest stay", beacons},
+		{"an agent that was removed is none any more, and its history stays until purged", removal},
 		{"a version is one program for each platform", builds},
 		{"bundles are stored as they are, within their room", bundles},
 		{"a rollout and its endpoints are stored as they are", rollouts},
@@ -753,6 +754,80 @@ func builds(t *testing.T, r *rig) {
 	}
 	must(t, r.DeleteBuilds(t.Context(), "v1.2.3"))
 	want(t, r.DeleteBuilds(t.Context(), "v1.2.3"), store.ErrNotFound)
+}
+
+func removal(t *testing.T, r *rig) {
+	a, other := r.agent(t, "alpha"), r.agent(t, "beta")
+	hash := store.HashToken("again")
+	must(t, r.CreateEnrollToken(t.Context(), hash, operator.EnrollToken{ID: wire.NewID(), Site: "lab", UsesLeft: 1, CreatedAt: epoch, ExpiresAt: epoch.Add(time.Hour)}))
+	third, err := r.TradeToken(t.Context(), hash, newAgent("gamma"), epoch)
+	must(t, err)
+	cmd := store.Command{Command: operator.Command{ID: wire.NewID(), Agent: a.ID, Script: "true", State: wire.StatePending, CreatedAt: epoch, ExpiresAt: epoch.Add(time.Hour)}, MaxOutput: 10}
+	_, _, err = r.CreateCommand(t.Context(), cmd, store.Stage{Command: cmd.ID, TraceEntry: operator.TraceEntry{Stage: wire.StageAccepted, At: epoch, End: "server"}})
+	must(t, err)
+	_, err = r.AddOutput(t.Context(), cmd.ID, wire.Stdout, 0, []byte("out"))
+	must(t, err)
+	d := wire.Directive{ID: wire.NewID(), Agent: a.ID, Kind: wire.DirectivePoll, ExpiresAt: epoch.Add(time.Hour)}
+	must(t, r.CreateDirective(t.Context(), d, "op", epoch))
+
+	want(t, r.RemoveAgent(t.Context(), "nobody", "op", epoch), store.ErrNotFound)
+	want(t, r.PurgeAgent(t.Context(), a.ID), store.ErrNotFound) // it is there
+	for i := range 2 {                                          // the second time changes nothing
+		must(t, r.RemoveAgent(t.Context(), a.ID, fmt.Sprint("op", i), epoch.Add(time.Duration(i)*time.Minute)))
+		must(t, r.RemoveAgent(t.Context(), third.ID, "op0", epoch))
+	}
+	must(t, r.Close())
+	r.Store = r.open()
+	got, err := r.Agent(t.Context(), a.ID) // its endpoint must be told
+	must(t, err)
+	if got.RemovedAt == nil || !got.RemovedAt.Equal(epoch) || got.RemovedBy != "op0" || !bytes.Equal(got.PublicKey, a.PublicKey) {
+		t.Errorf("removed: %+v", got)
+	}
+	names := func(all []store.Agent, err error) string {
+		must(t, err)
+		var out []string
+		for _, a := range all {
+			out = append(out, a.Name)
+		}
+		return strings.Join(out, " ")
+	}
+	for what, c := range map[string][2]string{
+		"all":             {names(r.Agents(t.Context())), "beta"},
+		"by name":         {names(r.FindAgents(t.Context(), "alpha")), ""},
+		"by id":           {names(r.FindAgents(t.Context(), a.ID)), ""},
+		"removed":         {names(r.RemovedAgents(t.Context())), "alpha gamma"},
+		"removed by name": {names(r.FindRemoved(t.Context(), "ALPHA")), "alpha"},
+		"removed by id":   {names(r.FindRemoved(t.Context(), a.ID)), "alpha"},
+		"one that is not": {names(r.FindRemoved(t.Context(), other.ID)), ""},
+	} {
+		if c[0] != c[1] {
+			t.Errorf("%s: %q, want %q", what, c[0], c[1])
+		}
+	}
+	// Its key is no identity any more, by the token of before neither.
+	back := newAgent("gamma")
+	back.PublicKey = third.PublicKey
+	_, err = r.TradeToken(t.Context(), hash, back, epoch)
+	want(t, err, store.ErrTokenInvalid)
+	if kept, err := r.Command(t.Context(), cmd.ID); err != nil || kept.Script != "true" {
+		t.Errorf("its command: %+v, %v", kept, err)
+	}
+	if ended, err := r.Directive(t.Context(), d.ID); err != nil || ended.State != string(wire.DirectiveFailed) || ended.EndedAt == nil {
+		t.Errorf("its directive: %+v, %v", ended, err)
+	}
+
+	must(t, r.PurgeAgent(t.Context(), a.ID))
+	if _, err := r.Command(t.Context(), cmd.ID); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("its command after the purge: %v", err)
+	}
+	if found := names(r.RemovedAgents(t.Context())); found != "gamma" {
+		t.Errorf("removed after the purge: %q", found)
+	}
+	got, err = r.Agent(t.Context(), a.ID)
+	must(t, err)
+	if got.RemovedAt == nil || got.Name != "" || !bytes.Equal(got.PublicKey, a.PublicKey) {
+		t.Errorf("purged: %+v", got)
+	}
 }
 
 func bundles(t *testing.T, r *rig) {
