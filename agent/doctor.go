@@ -83,7 +83,7 @@ func subject(ctx context.Context, o Options, d DoctorOptions) (probe.Subject, er
 		s.ProxyFrom[probe.KindDoor] = "by agent.yaml"
 	}
 	socket := cmp.Or(o.StatusSocket, config.StatusSocket, guardian.SocketPath(path, isDefault))
-	s.Guardian = func(ctx context.Context) (probe.Running, error) { return askGuardian(ctx, socket) }
+	s.Guardian = func(ctx context.Context) (probe.Running, error) { return askGuardian(ctx, o, socket) }
 	if s.Addresses, err = addresses(ctx, id, config, d, guardian.NewClient(socket)); err != nil {
 		return s, err
 	}
@@ -165,10 +165,14 @@ func linkOf(server string) (string, error) {
 }
 
 // askGuardian gives the running guardian's own word.
-func askGuardian(ctx context.Context, socket string) (probe.Running, error) {
+func askGuardian(ctx context.Context, o Options, socket string) (probe.Running, error) {
+	asked := time.Now()
 	st, err := guardian.NewClient(socket).Status(ctx)
 	if errors.Is(err, guardian.ErrNotRunning) {
 		return probe.Running{}, fmt.Errorf("%w: %s", probe.ErrNotRunning, socket)
+	}
+	if silent, ok := errors.AsType[*Silence](Silent(o, asked, err)); ok {
+		return probe.Running{}, &probe.SilentError{Seen: silent.Error(), Do: silent.Do()}
 	}
 	if err != nil {
 		return probe.Running{}, err

@@ -218,7 +218,11 @@ func Handler(state func(context.Context) (Status, error), frames func(context.Co
 }
 
 func answerJSON(w http.ResponseWriter, v any, err error) {
-	if err != nil {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded): // the loop, which never blocks, hangs
+		refuseLocal(w, http.StatusGatewayTimeout, wire.ProblemDraining, err.Error())
+		return
+	case err != nil:
 		refuseLocal(w, http.StatusServiceUnavailable, wire.ProblemDraining, err.Error())
 		return
 	}

@@ -18,6 +18,9 @@ import (
 // ErrNotRunning says that nobody answers at the status socket.
 var ErrNotRunning = errors.New("the agent is not running")
 
+// ErrSilent says that a guardian is there, and does not answer in its time.
+var ErrSilent = errors.New("the guardian does not answer")
+
 // maxStatus bounds an answer, in bytes, before it is parsed.
 const maxStatus = 8 << 20
 
@@ -75,6 +78,12 @@ func decodeAct(r io.Reader, v any) error {
 	return d.Decode(v)
 }
 
+// late reports whether err is the client's own time that is over, not ctx's.
+func late(ctx context.Context, err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout() && ctx.Err() == nil
+}
+
 func exchange[T any](ctx context.Context, c *Client, method, path string, ask io.Reader) (T, error) {
 	var v T
 	req, err := http.NewRequestWithContext(ctx, method, "http://guardian"+path, ask)
@@ -87,13 +96,21 @@ func exchange[T any](ctx context.Context, c *Client, method, path string, ask io
 		return v, fmt.Errorf("no right to ask at %s (root, or the group %s): %w", c.path, StatusGroup, os.ErrPermission)
 	case err != nil && notListening(err):
 		return v, fmt.Errorf("%w: nobody answers at %s", ErrNotRunning, c.path)
+	case late(ctx, err):
+		return v, fmt.Errorf("%w within %v at %s (gururmm-agent status says more)", ErrSilent, clientWait, c.path)
 	case err != nil:
 		return v, fmt.Errorf("ask at %s: %w", c.path, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxStatus))
+	if late(ctx, err) {
+		return v, fmt.Errorf("%w within %v at %s (gururmm-agent status says more)", ErrSilent, clientWait, c.path)
+	}
 	if err != nil {
 		return v, fmt.Errorf("ask at %s: %w", c.path, err)
+	}
+	if resp.StatusCode == http.StatusGatewayTimeout {
+		return v, fmt.Errorf("%w: its loop hangs, asked at %s (gururmm-agent status says more)", ErrSilent, c.path)
 	}
 	if resp.StatusCode != http.StatusOK {
 		var p wire.Problem

@@ -114,6 +114,7 @@ func (r *run) instance(ctx context.Context, res *checkup.Result) {
 	}
 	running, err := r.running(ctx)
 	answers := err == nil
+	silent, hangs := errors.AsType[*SilentError](err)
 	res.Figures = map[string]any{"lock_held": held}
 	if held {
 		res.Figures["lock_pid"] = holder
@@ -127,6 +128,8 @@ func (r *run) instance(ctx context.Context, res *checkup.Result) {
 	case held && answers:
 		fail(res, fmt.Sprintf("process %d holds the lock, but process %d answers at %s", holder, running.PID, running.Socket),
 			"Two guardians run with different state directories: stop the one that should not be, or give it a status socket of its own.")
+	case held && hangs:
+		fail(res, fmt.Sprintf("process %d holds the lock, and does not answer", holder), silent.Do)
 	case held && errors.Is(err, ErrNotRunning):
 		fail(res, fmt.Sprintf("process %d holds the lock, and nobody answers at the status socket", holder),
 			"Look what that process is; a guardian that does not answer is restarted with: gururmm-agent restart.")
@@ -146,7 +149,10 @@ func (r *run) instance(ctx context.Context, res *checkup.Result) {
 // guardian gives the running agent's own word.
 func (r *run) guardian(ctx context.Context, res *checkup.Result) {
 	running, err := r.running(ctx)
+	silent, hangs := errors.AsType[*SilentError](err)
 	switch {
+	case hangs:
+		fail(res, silent.Seen, silent.Do)
 	case errors.Is(err, ErrNotRunning):
 		res.Status, res.Seen = checkup.Skip, "no guardian runs"
 	case err != nil:

@@ -79,6 +79,7 @@ func TestWhoHoldsTheDirectory(t *testing.T) {
 	}{
 		{"one guardian", true, answers(self), checkup.Pass, fmt.Sprintf("process %d holds the lock and answers", self)},
 		{"two guardians", true, answers(self + 1), checkup.Fail, fmt.Sprintf("but process %d answers", self+1)},
+		{"a guardian that hangs", true, refuses(&SilentError{Seen: "it hangs", Do: "Let it go on."}), checkup.Fail, "does not answer"},
 		{"a guardian that does not answer", true, refuses(ErrNotRunning), checkup.Fail, "nobody answers"},
 		{"no right to ask", true, refuses(os.ErrPermission), checkup.Warn, "permission"},
 		{"another directory's guardian", false, answers(self + 1), checkup.Fail, "does not hold the lock"},

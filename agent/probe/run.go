@@ -74,6 +74,11 @@ type Running struct {
 // ErrNotRunning, of Subject.Guardian: nobody answers.
 var ErrNotRunning = errors.New("nobody answers at the status socket")
 
+// SilentError, of Subject.Guardian: one is there, and does not answer.
+type SilentError struct{ Seen, Do string }
+
+func (e *SilentError) Error() string { return e.Seen }
+
 // Options of [Run].
 type Options struct {
 	Only    []string

@@ -15,6 +15,7 @@ import (
 	"gururmm/agent"
 	"gururmm/agent/guardian"
 	"gururmm/internal/tty"
+	"gururmm/internal/wrap"
 )
 
 // watchEvery is how often --watch asks.
@@ -26,7 +27,7 @@ func statusCommand(o *agent.Options) *cobra.Command {
 		Use:   "status",
 		Short: "Ask the running agent how it is",
 		Long: "Ask the running agent how it is.\n\n" +
-			"Exit codes: 0 well, 1 degraded, 2 not running, not enrolled or unknown.",
+			"Exit codes: 0 well, 1 degraded, 2 not running, not answering, not enrolled or unknown.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			a := asker{options: *o, json: asJSON, frames: frames, watching: watch}
@@ -63,7 +64,10 @@ func (a asker) unknown(cmd *cobra.Command, err error) error {
 		}
 		return exitCode(agent.ExitUnknown)
 	}
-	fmt.Fprintln(cmd.ErrOrStderr(), "gururmm-agent:", err)
+	fmt.Fprintln(cmd.ErrOrStderr(), wrap.Behind("", "gururmm-agent: "+err.Error()))
+	if silent, ok := errors.AsType[*agent.Silence](err); ok {
+		fmt.Fprintln(cmd.ErrOrStderr(), wrap.Behind("", silent.Do()))
+	}
 	if errors.Is(err, guardian.ErrNotRunning) {
 		if dir, none := agent.NoIdentity(a.options); none {
 			fmt.Fprintf(cmd.ErrOrStderr(), "Nothing is enrolled in %s. Enroll it with:\n  %s\n", dir, agent.HintEnroll)
@@ -78,16 +82,22 @@ func (a asker) unknown(cmd *cobra.Command, err error) error {
 
 // absent stands for the status of an agent that gave none.
 type absent struct {
-	Mode  string `json:"mode"` // not_running or unknown
+	Mode  string `json:"mode"` // not_running, silent or unknown
 	Error string `json:"error"`
+	// Of a silent one, where they are known.
+	PID   int    `json:"pid,omitempty"`
+	State string `json:"kernel_state,omitempty"`
 }
 
 func noStatus(err error) absent {
-	mode := "unknown"
+	a := absent{Mode: "unknown", Error: err.Error()}
 	if errors.Is(err, guardian.ErrNotRunning) {
-		mode = "not_running"
+		a.Mode = "not_running"
 	}
-	return absent{mode, err.Error()}
+	if silent, ok := errors.AsType[*agent.Silence](err); ok {
+		a.Mode, a.PID, a.State = "silent", silent.PID, silent.State
+	}
+	return a
 }
 
 // asker asks and shows.
@@ -103,9 +113,10 @@ type asker struct {
 
 // show asks once; the code is that of the verdict.
 func (a asker) show(ctx context.Context, w io.Writer) (code int, err error) {
+	asked := time.Now()
 	s, err := a.client.Status(ctx)
 	if err != nil {
-		return 0, err
+		return 0, agent.Silent(a.options, asked, err)
 	}
 	code = agent.ExitCode(s)
 	if !a.frames {

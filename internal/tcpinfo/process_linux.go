@@ -46,9 +46,25 @@ func OfProcess(pid int) (Process, error) {
 	return p, nil
 }
 
+// StateOf gives the state of another process as the kernel's letter and in a word;
+// both are "" if it is not known.
+func StateOf(pid int) (letter, word string) {
+	letter = processLetter(fmt.Sprintf("/proc/%d/stat", pid))
+	return letter, stateWords[letter]
+}
+
 // processState reads the third field of /proc/PID/stat (proc_pid_stat(5)); "" if
-// it can't be read. The second is in parentheses and may hold any byte.
-func processState(path string) string {
+// it can't be read.
+func processState(path string) string { return stateWords[processLetter(path)] }
+
+var stateWords = map[string]string{
+	"R": "running", "S": "sleeping", "D": "waiting for the disk", "T": "stopped",
+	"t": "stopped by a debugger", "Z": "dead, not yet collected", "X": "dead", "I": "idle",
+}
+
+// processLetter gives that field as it is. The one before is in parentheses and may
+// hold any byte.
+func processLetter(path string) string {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return ""
@@ -57,10 +73,7 @@ func processState(path string) string {
 	if !ok || rest == "" {
 		return ""
 	}
-	return map[byte]string{
-		'R': "running", 'S': "sleeping", 'D': "waiting for the disk", 'T': "stopped",
-		't': "stopped by a debugger", 'Z': "dead, not yet collected", 'X': "dead", 'I': "idle",
-	}[rest[0]]
+	return rest[:1]
 }
 
 // sockets gives the inodes of the sockets that a process has open.
