@@ -12,7 +12,7 @@ GOBUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)"
 GOAGENT   := $(GOBUILD) -tags nethttpomithttp2 -gcflags=all=-l -gcflags=gururmm/...=
 GOTEST    := CGO_ENABLED=1 $(GO) test -race
 
-.PHONY: all build demo test check quick days e2e windows systemd figures bench fuzz clean
+.PHONY: all build agents demo test check quick days e2e windows systemd figures bench fuzz clean
 
 all: build
 
@@ -20,6 +20,17 @@ build: ## the three programs, in bin/
 	@sh scripts/need.sh go git
 	$(GOBUILD) -o bin/ ./cmd/gururmm ./cmd/gururmm-lab
 	$(GOAGENT) -o bin/ ./cmd/gururmm-agent
+
+# What an update is made of: endpoints take a program for their own platform only.
+PLATFORMS ?= linux/amd64 linux/arm64 windows/amd64 windows/arm64 darwin/amd64 darwin/arm64
+
+agents: ## the agent for each platform, to be signed: make agents VERSION=v1.2.3
+	@sh scripts/need.sh go git
+	@set -e; for p in $(PLATFORMS); do \
+		os=$${p%/*} arch=$${p#*/} out=bin/agents/$(VERSION)/gururmm-agent-$${p%/*}-$${p#*/}; \
+		if [ $$os = windows ]; then out=$$out.exe; fi; \
+		echo $$out; GOOS=$$os GOARCH=$$arch $(GOAGENT) -o $$out ./cmd/gururmm-agent; \
+	done
 
 demo: build ## the main job, live, in about half a minute
 	./bin/gururmm-lab demo --bin bin
