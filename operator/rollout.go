@@ -88,6 +88,14 @@ type RolloutRing struct {
 	Skipped int     `json:"skipped"`
 }
 
+// Whether an endpoint is there. Unknown is who was not heard of since the server's
+// start just now.
+const (
+	RollPresent         = "present"
+	RollAway            = "away"
+	RollPresenceUnknown = "unknown"
+)
+
 // RolloutAgent is one endpoint's part.
 type RolloutAgent struct {
 	Agent     string     `json:"agent"`
@@ -98,7 +106,8 @@ type RolloutAgent struct {
 	OrderedAt *time.Time `json:"ordered_at,omitempty"`
 	EndedAt   *time.Time `json:"ended_at,omitempty"`
 	Detail    string     `json:"detail,omitempty"`
-	Away      bool       `json:"away,omitempty"` // not there now; not stored
+	// Standing is RollPresent, RollAway or RollPresenceUnknown, now; "": not asked.
+	Standing string `json:"standing,omitempty"`
 	// Attempts are the orders it has put off so far, NotBefore is when it gets the next.
 	Attempts  int        `json:"attempts,omitempty"`
 	NotBefore *time.Time `json:"not_before,omitempty"`

@@ -194,12 +194,14 @@ func partOf(a operator.RolloutAgent) string {
 		return fmt.Sprintf("could not be tried, given up %s: %s", ago(a.EndedAt), why)
 	case a.State == operator.RollRunning:
 		return fmt.Sprintf("has taken it up, ordered %s", ago(a.OrderedAt))
-	case a.State == operator.RollOrdered && a.Away:
+	case a.State == operator.RollOrdered && a.Standing == operator.RollAway:
 		return fmt.Sprintf("was ordered %s and is away; it may answer when it comes back", ago(a.OrderedAt))
 	case a.State == operator.RollOrdered:
 		return fmt.Sprintf("was ordered %s, and has not answered yet", ago(a.OrderedAt))
-	case a.Away:
+	case a.Standing == operator.RollAway:
 		return "is away; it is ordered when it comes back"
+	case a.Standing == operator.RollPresenceUnknown:
+		return "was not heard of since the server's start; it is waited for, two minutes"
 	case a.NotBefore != nil:
 		return fmt.Sprintf("put it off (%s), is ordered again %s: %s", times(a.Attempts), in(*a.NotBefore), why)
 	}

@@ -58,7 +58,11 @@ func refuseUnknown(cmd *cobra.Command) {
 			if len(args) == 0 {
 				return nil
 			}
-			return fmt.Errorf("unknown command %q for %q; see: %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())
+			like := ""
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				like = fmt.Sprintf("; do you mean %s?", strings.Join(near, " or "))
+			}
+			return fmt.Errorf("unknown command %q for %q%s; see: %s --help", args[0], cmd.CommandPath(), like, cmd.CommandPath())
 		}
 	}
 	if !cmd.Runnable() {

@@ -54,9 +54,19 @@ const (
 	Present
 )
 
+// String is as operators see it.
+func (p Presence) String() string {
+	return [...]string{operator.RollPresenceUnknown, operator.RollAway, operator.RollPresent}[p]
+}
+
+// rank orders who is there before whom nobody has heard of yet, and who is away last.
+func (p Presence) rank() int { return [...]int{Unknown: 1, Away: 2, Present: 0}[p] }
+
 // Fact is what is known of an endpoint at one moment.
 type Fact struct {
 	Presence Presence
+	// Removed: an operator took its identity from it.
+	Removed bool
 	// Version that its link told, and since when that link is verified; zero: it has none now.
 	Version       string
 	VerifiedSince time.Time
@@ -126,6 +136,9 @@ func settle(now time.Time, r store.Rollout, m Member) operator.RolloutAgent {
 		a.State, a.EndedAt, a.Detail = state, &at, detail
 		return a
 	}
+	if open := a.State != operator.RollDone && a.State != operator.RollFailed && a.State != operator.RollSkipped; open && m.Removed {
+		return end(operator.RollSkipped, now, "was removed by an operator")
+	}
 	switch a.State {
 	case operator.RollWaiting:
 		a.NotBefore = nil
@@ -146,7 +159,7 @@ func settle(now time.Time, r store.Rollout, m Member) operator.RolloutAgent {
 		case late && o.State == string(wire.DirectiveDone):
 			return end(operator.RollDone, *o.EndedAt, "told late: "+cmp.Or(o.Detail, "done"))
 		case a.State == operator.RollUntried && late && blamed(o):
-			return end(operator.RollFailed, *o.EndedAt, "told late: "+refusal(o))
+			return end(operator.RollFailed, *o.EndedAt, "told late: "+saidWhy(o))
 		case a.State == operator.RollUntried && o != nil && o.EndedAt == nil && o.State == string(wire.DirectiveAccepted):
 			a.State, a.EndedAt, a.Detail = operator.RollRunning, nil, ""
 			return a
@@ -183,9 +196,9 @@ func underway(now time.Time, r store.Rollout, m Member, end func(state string, a
 	case o.EndedAt != nil && o.State == string(wire.DirectiveDone):
 		return end(operator.RollDone, *o.EndedAt, o.Detail)
 	case o.EndedAt != nil && blamed(o):
-		return end(operator.RollFailed, *o.EndedAt, refusal(o))
+		return end(operator.RollFailed, *o.EndedAt, saidWhy(o))
 	case o.EndedAt != nil:
-		return putOff(*o.EndedAt, a, refusal(o))
+		return putOff(*o.EndedAt, a, saidWhy(o))
 	case m.runs(r.Version) && m.VerifiedSince.After(o.CreatedAt) && now.Sub(m.VerifiedSince) >= trial(r):
 		return end(operator.RollDone, now, "told by its verified link")
 	case o.State == operator.DirectiveExpired && o.AcceptedAt == nil:
@@ -210,8 +223,8 @@ func blamed(o *operator.Directive) bool {
 	return o.State == string(wire.DirectiveFailed) && !slices.Contains(passing, o.Code)
 }
 
-// refusal is what an endpoint gave as its reason.
-func refusal(o *operator.Directive) string {
+// saidWhy is what an endpoint gave as its reason.
+func saidWhy(o *operator.Directive) string {
 	return strings.TrimPrefix(string(o.Code)+": "+cmp.Or(o.Detail, "no reason given"), ": ")
 }
 

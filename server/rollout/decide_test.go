@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -37,6 +38,8 @@ func member(ring int, how ...func(*Member)) Member {
 }
 
 func away(m *Member) { m.Presence, m.VerifiedSince = Away, time.Time{} }
+
+func removed(m *Member) { m.Removed = true }
 
 func heard(ago time.Duration) func(*Member) {
 	return func(m *Member) { m.Heard = epoch.Add(-ago) }
@@ -119,6 +122,9 @@ func TestWhatBecomesOfAnEndpoint(t *testing.T) {
 		{"its order was taken back, and that not noted", member(0, ordered(time.Minute, func(d *operator.Directive) {
 			d.State, d.EndedAt, d.Detail = string(wire.DirectiveFailed), at(0), "withdrawn"
 		})), operator.RollWaiting, ""},
+		{"it was removed while it waited", member(0, away, removed), operator.RollSkipped, "removed"},
+		{"it was removed, which ended its order", member(0, ordered(time.Minute, refused("", 0)), removed), operator.RollSkipped, "removed"},
+		{"it failed before it was removed", member(0, ended(operator.RollFailed, time.Minute), removed), operator.RollFailed, "before"},
 		{"it is busy", member(0, ordered(time.Minute, refused(wire.CodeBusy, 0))), operator.RollWaiting, "busy: as told"},
 		{"its disk is full", member(0, ordered(time.Minute, refused(wire.CodeJournal, 0))), operator.RollWaiting, "journal: as told"},
 		{"the order came too late", member(0, ordered(time.Minute, refused(wire.CodeExpired, 0))), operator.RollWaiting, "expired: as told"},
@@ -251,8 +257,16 @@ func TestPlansThatCanNotBeMeantAreRefused(t *testing.T) {
 		{Rings: []float64{0}}, {Rings: []float64{10, 10}}, {Rings: []float64{50, 10}}, {Rings: []float64{101}}, {Rings: make([]float64, 21)},
 		{MaxFailures: "many"}, {MaxFailures: "-1"}, {MaxFailures: "101%"}, {MaxFailures: "NaN%"}, {SoakMS: -2}, {Parallel: -1}, {GraceMS: -1}, {GraceMS: 1}, {GraceMS: 999}, {GraceMS: 1 << 60},
 	} {
-		if _, err := Complete(p); err == nil || !strings.Contains(err.Error(), ErrInvalid.Error()) {
+		if _, err := Complete(p); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%+v: %v", p, err)
+		}
+	}
+	for says, rings := range map[string][]float64{
+		"ring 1 is 0%: want shares above 0%": {0, 100}, "ring 2 is 101%: want shares above 0% and up to 100%": {1, 101},
+		"ring 2 is 5%, not more than the 10% before it": {10, 5}, "ring 3 is 10%, not more": {1, 10, 10},
+	} {
+		if _, err := Complete(operator.RolloutPlan{Rings: rings}); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v: %v, want %s", rings, err, says)
 		}
 	}
 	for limit, want := range map[string]int{"0": 0, "3": 3, "5%": 1, "0%": 0, "100%": 39, "2.5%": 0, "10%": 3} {

@@ -42,6 +42,16 @@ var (
 	ErrStopped = errors.New("rollouts have stopped")
 )
 
+// refusal is of a kind to branch on, and says why in words that stand for themselves.
+type refusal struct{ kind, why error }
+
+func (r *refusal) Error() string   { return r.why.Error() }
+func (r *refusal) Unwrap() []error { return []error{r.kind, r.why} }
+
+func refuse(kind error, format string, args ...any) error {
+	return &refusal{kind, fmt.Errorf(format, args...)}
+}
+
 const (
 	defaultSoak     = 10 * time.Minute
 	maxSoak         = 30 * 24 * time.Hour
@@ -55,7 +65,7 @@ var defaultRings = []float64{1, 10, 100}
 // Complete fills in a plan's defaults and refuses what can't be meant.
 func Complete(p operator.RolloutPlan) (operator.RolloutPlan, error) {
 	bad := func(format string, args ...any) (operator.RolloutPlan, error) {
-		return p, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+		return p, refuse(ErrInvalid, format, args...)
 	}
 	if len(p.Rings) == 0 {
 		p.Rings = slices.Clone(defaultRings)
@@ -73,9 +83,12 @@ func Complete(p operator.RolloutPlan) (operator.RolloutPlan, error) {
 		return bad("rings: at most %d", maxRings)
 	}
 	before := 0.0
-	for _, r := range p.Rings {
-		if !(r > before && r <= 100) { // NaN is neither
-			return bad("rings: want percents that grow, up to 100, such as 1%%,10%%,100%%")
+	for i, r := range p.Rings {
+		switch {
+		case !(r > 0 && r <= 100): // NaN is neither
+			return bad("ring %d is %g%%: want shares above 0%% and up to 100%%, such as 1%%,10%%,100%%", i+1, r)
+		case r <= before:
+			return bad("ring %d is %g%%, not more than the %g%% before it: each ring includes those before, such as 1%%,10%%,100%%", i+1, r, before)
 		}
 		before = r
 	}
@@ -119,7 +132,7 @@ func Assign(id string, percents []float64, members []Member) []Member {
 		all[i] = drawn{m, sha256.Sum256([]byte(id + "\n" + m.Agent))}
 	}
 	slices.SortFunc(all, func(a, b drawn) int {
-		return cmp.Or(boolOrder(a.Presence == Away, b.Presence == Away), slices.Compare(a.lot[:], b.lot[:]))
+		return cmp.Or(cmp.Compare(a.Presence.rank(), b.Presence.rank()), slices.Compare(a.lot[:], b.lot[:]))
 	})
 	var out []Member
 	for ring, percent := range percents {
@@ -131,14 +144,4 @@ func Assign(id string, percents []float64, members []Member) []Member {
 		}
 	}
 	return out
-}
-
-func boolOrder(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
 }

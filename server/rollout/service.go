@@ -155,6 +155,7 @@ func (s *Service) keep(r *roll) {
 // facts puts together what is known of a rollout's endpoints.
 func (s *Service) facts(ctx context.Context, r *roll) ([]Member, error) {
 	out := make([]Member, len(r.members))
+	ask := s.tick%lateTicks == 0 // whether all of them are still there
 	for i, a := range r.members {
 		out[i] = Member{a, s.o.Fact(a.Agent)}
 		under := a.State == operator.RollOrdered || a.State == operator.RollRunning
@@ -169,7 +170,22 @@ func (s *Service) facts(ctx context.Context, r *roll) ([]Member, error) {
 			return nil, err
 		default:
 			out[i].Order = &d
+			ask = ask || under && d.EndedAt != nil && d.State == string(wire.DirectiveFailed) // its removal ends an order, too
 		}
+	}
+	if !ask {
+		return out, nil
+	}
+	agents, err := s.o.Store.Agents(ctx)
+	if err != nil {
+		return nil, err
+	}
+	there := map[string]bool{}
+	for _, a := range agents {
+		there[a.ID] = true
+	}
+	for i := range out {
+		out[i].Removed = !there[out[i].Agent]
 	}
 	return out, nil
 }
@@ -350,7 +366,7 @@ func (s *Service) Create(ctx context.Context, n operator.NewRollout, by string) 
 // plan makes a rollout of what was asked for, unless it can't be meant.
 func (s *Service) plan(ctx context.Context, n operator.NewRollout, by string) (*roll, []string, error) {
 	bad := func(format string, args ...any) (*roll, []string, error) {
-		return nil, nil, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+		return nil, nil, refuse(ErrInvalid, format, args...)
 	}
 	if err := release.CheckVersion(n.Version); err != nil {
 		return bad("%w", err)
@@ -432,7 +448,7 @@ func (s *Service) alone(r *roll) error {
 			}
 		}
 		if n > 0 {
-			return fmt.Errorf("%w: %s of %s has %d of these endpoints; stop it first: gururmm update stop %s", ErrOverlap, id, other.Version, n, id)
+			return refuse(ErrOverlap, "a rollout of %s is active and has %d of these endpoints; stop it first: gururmm update stop %s", other.Version, n, id)
 		}
 	}
 	return nil
@@ -443,7 +459,7 @@ func (s *Service) alone(r *roll) error {
 func (s *Service) Stop(ctx context.Context, id, by string) (operator.Rollout, error) {
 	return s.change(ctx, id, func(r *roll, next *store.Rollout) ([]operator.RolloutAgent, error) {
 		if r.State != operator.RolloutActive {
-			return nil, fmt.Errorf("%w: the rollout is %s", ErrState, r.State)
+			return nil, refuse(ErrState, "the rollout is %s", r.State)
 		}
 		now := s.now()
 		next.State, next.Reason, next.EndedAt = operator.RolloutStopped, "by "+by, &now
@@ -457,11 +473,11 @@ func (s *Service) Stop(ctx context.Context, id, by string) (operator.Rollout, er
 func (s *Service) Resume(ctx context.Context, id, by string, how operator.ResumeRollout) (operator.Rollout, error) {
 	return s.change(ctx, id, func(r *roll, next *store.Rollout) (changed []operator.RolloutAgent, err error) {
 		if r.State != operator.RolloutStopped && !(r.State == operator.RolloutActive && how.Retry) {
-			return nil, fmt.Errorf("%w: the rollout is %s", ErrState, r.State)
+			return nil, refuse(ErrState, "the rollout is %s", r.State)
 		}
 		if how.MaxFailures != "" {
 			if _, err := allowed(how.MaxFailures, 1); err != nil {
-				return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+				return nil, refuse(ErrInvalid, "%w", err)
 			}
 			next.Plan.MaxFailures = how.MaxFailures
 		}
@@ -476,8 +492,8 @@ func (s *Service) Resume(ctx context.Context, id, by string, how operator.Resume
 			members[i] = Member{m, s.o.Fact(m.Agent)}
 		}
 		if why := tooMany(*next, members); why != "" {
-			return nil, fmt.Errorf("%w: it would stop at once: %s; order them once more (--retry), or allow more failures (--max-failures); "+
-				"no ring passes of which nobody runs the version", ErrState, why)
+			return nil, refuse(ErrState, "it would stop at once: %s; order them once more (--retry), or allow more failures (--max-failures); "+
+				"no ring passes of which nobody runs the version", why)
 		}
 		s.o.Log.Info("rollout resumed", "rollout", id, "by", by, "retried", len(changed), "max_failures", next.Plan.MaxFailures)
 		return changed, s.alone(r)
@@ -583,7 +599,7 @@ func (s *Service) shown(ctx context.Context, r *roll) (operator.Rollout, error) 
 	}
 	for _, m := range members {
 		a := m.RolloutAgent
-		switch a.Away = m.Presence == Away; {
+		switch a.Standing = m.Presence.String(); {
 		case a.State == operator.RollFailed:
 			out.Failures = append(out.Failures, a)
 		case a.State == operator.RollDone, a.State == operator.RollSkipped, a.State == operator.RollWaiting && a.Ring > r.Ring:

@@ -391,6 +391,34 @@ func TestOneThatIsNotTriedIsRetriedByHand(t *testing.T) {
 	})
 }
 
+// An endpoint that an operator removes is no part of it any more, and its order, that
+// ends with it, is no failure.
+func TestWhoIsRemovedIsLeftOut(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, r *rig) {
+		id := r.roll(func(n *operator.NewRollout) { n.Rings = []float64{60, 100} }).ID
+		pass()
+		open := r.waiting()
+		r.tell(open[0], wire.DirectiveAccepted, "")
+		r.must(r.st.RemoveAgent(t.Context(), open[0].Agent, "ops", time.Now()))
+		r.tell(open[1], wire.DirectiveDone, "runs")
+		pass()
+		s := r.status(id)
+		if s.Ring != 1 || s.Rings[0].Skipped != 1 || s.Rings[0].Failed != 0 || s.Rings[1].Ordered != 1 {
+			t.Fatalf("%+v", s)
+		}
+		last := r.waiting()[0].Agent
+		r.know(last, Fact{Presence: Away})
+		pass()
+		r.must(r.st.RemoveAgent(t.Context(), last, "ops", time.Now()))
+		r.must(r.st.PurgeAgent(t.Context(), last))
+		time.Sleep(lateTicks * tickEvery)
+		pass()
+		if s := r.status(id); s.State != operator.RolloutDone || s.Rings[1].Skipped != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 // Two rollouts of different endpoints go on side by side; each stops for itself.
 func TestTwoRolloutsAtOnce(t *testing.T) {
 	inBubble(t, 4, func(t *testing.T, r *rig) {
@@ -547,7 +575,7 @@ func TestRolloutsThatCanNotBeMeantAreRefused(t *testing.T) {
 		refused("no such site", ErrInvalid, "no endpoint", operator.NewRollout{Version: "v1.2.3", Site: "mars"})
 		refused("site and names", ErrInvalid, "exclude", operator.NewRollout{Version: "v1.2.3", Site: "s", Agents: r.agents})
 		refused("older", ErrInvalid, "--allow-downgrade", operator.NewRollout{Version: "v0.9.0"})
-		refused("bad plan", ErrInvalid, "rings", operator.NewRollout{Version: "v1.2.3", RolloutPlan: operator.RolloutPlan{Rings: []float64{-1}}})
+		refused("bad plan", ErrInvalid, "ring 1", operator.NewRollout{Version: "v1.2.3", RolloutPlan: operator.RolloutPlan{Rings: []float64{-1}}})
 
 		first := r.roll(func(n *operator.NewRollout) { n.Agents = r.agents[:2] })
 		refused("overlapping", ErrOverlap, "gururmm update stop "+first.ID, operator.NewRollout{Version: "v1.3.0"})
