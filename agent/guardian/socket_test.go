@@ -42,6 +42,31 @@ func TestStaleSocketIsReplacedALiveOneIsNot(t *testing.T) {
 	}
 }
 
+// A guardian whose loop hangs still has a socket that answers: with nothing to say.
+func TestALoopThatHangsIsToldFromOneThatEnds(t *testing.T) {
+	for _, c := range []struct {
+		err    error
+		silent bool
+	}{{context.DeadlineExceeded, true}, {errors.New("the guardian is about to end"), false}} {
+		path := filepath.Join(t.TempDir(), "s.sock")
+		l, err := guardian.ListenStatus(path, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		guardian.ServeStatus(ctx, &wg, l, guardian.Handler(func(context.Context) (guardian.Status, error) {
+			return guardian.Status{}, c.err
+		}, nil))
+		_, err = guardian.NewClient(path).Status(t.Context())
+		if err == nil || errors.Is(err, guardian.ErrSilent) != c.silent {
+			t.Errorf("%v became %v", c.err, err)
+		}
+		cancel()
+		wg.Wait()
+	}
+}
+
 func TestSocketPathMustBeShortAndASocket(t *testing.T) {
 	long := filepath.Join(t.TempDir(), strings.Repeat("x", 120))
 	if _, err := guardian.ListenStatus(long, ""); err == nil || !strings.Contains(err.Error(), "--status-socket") {

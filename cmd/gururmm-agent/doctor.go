@@ -30,7 +30,8 @@ func doctorCommand(o *agent.Options) *cobra.Command {
 		Long: "Look at this endpoint and its way to the server, step by step, and say what to\n" +
 			"do about what is found. It changes nothing and leaves the running agent's link\n" +
 			"alone; it works with the agent stopped, and before enrollment with --server.\n\n" +
-			"Exit codes: 0 all pass or warn, 1 any fails, 2 could not run.",
+			"Exit codes: 0 all pass or warn, 1 any fails, 2 could not run. An agent that does\n" +
+			"not run is a warning; `status` exits 2 then.",
 		Example: "  gururmm-agent doctor\n" +
 			"  gururmm-agent doctor --only echo,mtu\n" +
 			"  gururmm-agent doctor --server https://rmm.example:8443 --pin sha256/…",
