@@ -92,14 +92,22 @@ func (s *ladderState) each(change func(time.Time) time.Time) {
 	}
 }
 
-// elapsed is how long ago s was saved. Within one boot no setting of the clock
-// changes it; over a reboot the wall clock is all there is, and one that was set
-// back counts as no time at all.
+// elapsed is how long ago s was saved, as far as that is sure. Within one boot no
+// setting of the clock changes it. Over a reboot the time since that boot is sure;
+// how long the machine was off only the wall clock could tell, and a clock set ahead
+// must not refill a budget. Where nobody knows of boots the wall clock is all there is,
+// and one that was set back counts as no time at all.
 func (s *ladderState) elapsed(now time.Time, up Uptime) time.Duration {
-	if up.Boot != "" && up.Boot == s.Uptime.Boot && up.Up >= s.Uptime.Up {
+	wall := max(0, now.Sub(s.Saved))
+	switch {
+	case up.Boot == "":
+		return wall
+	case s.Uptime.Boot == "", up.Boot == s.Uptime.Boot && up.Up < s.Uptime.Up: // a machine put back to an earlier moment
+		return min(wall, up.Up)
+	case up.Boot == s.Uptime.Boot:
 		return up.Up - s.Uptime.Up
 	}
-	return max(0, now.Sub(s.Saved))
+	return up.Up
 }
 
 // last keeps as many times as a state may hold.

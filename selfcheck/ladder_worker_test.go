@@ -170,7 +170,11 @@ func TestLadderStateByWhateverClock(t *testing.T) {
 		"an hour later, clock set back":         {-26 * time.Hour, Uptime{boot, 2 * time.Hour}, 3},
 		"a reboot":                              {2 * time.Minute, Uptime{other, 20 * time.Second}, 0},
 		"a reboot, clock set back":              {-26 * time.Hour, Uptime{other, 20 * time.Second}, 0},
-		"a reboot after an hour":                {time.Hour, Uptime{other, 20 * time.Second}, 3},
+		"a reboot after an hour off":            {time.Hour, Uptime{other, 20 * time.Second}, 0},
+		"a reboot, clock set forward":           {26 * time.Hour, Uptime{other, 20 * time.Second}, 0},
+		"a reboot, up for an hour":              {2 * time.Hour, Uptime{other, time.Hour}, 3},
+		"a reboot, up for an hour, clock back":  {-26 * time.Hour, Uptime{other, time.Hour}, 3},
+		"put back to an earlier moment":         {2 * time.Minute, Uptime{boot, 50 * time.Minute}, 0},
 		"a restart where nobody knows the boot": {2 * time.Minute, Uptime{}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

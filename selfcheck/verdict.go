@@ -47,6 +47,7 @@ const (
 	FindClockSkew      Code = "clock.skew"
 	FindPingsRewritten Code = "path.pings_rewritten"
 	FindSuspendResumed Code = "suspend.resumed"
+	FindClockStep      Code = "clock.step" // it was set by much, a while ago (guardian)
 	FindRefused        Code = "messages.refused"
 	FindJournal        Code = "journal.unwritable"
 	FindQuarantined    Code = "state.quarantined"

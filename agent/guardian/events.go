@@ -9,6 +9,7 @@ import (
 
 	"gururmm/agent/history"
 	"gururmm/internal/asleep"
+	"gururmm/internal/moment"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
@@ -24,6 +25,10 @@ const (
 	// clockStep is the least step of the wall clock that is an event: what time
 	// services do all day is none.
 	clockStep = 2 * time.Second
+	// clockFinding is the least step that stands beside the verdict, for clockShown:
+	// what it upsets (certificates, expiries, other programs' timers) shows soon.
+	clockFinding = time.Minute
+	clockShown   = time.Hour
 	// sleepNote is the least sleep that is an event.
 	sleepNote = 5 * time.Second
 )
@@ -36,6 +41,8 @@ type historyState struct {
 	broken  error             // why the last write failed
 	turned  time.Time         // last turn, wall and monotonic
 	slept   time.Duration     // as of then
+	step    time.Duration     // of the wall clock, the last large one; 0: none
+	stepped time.Time         // when; its monotonic reading counts
 	mu      sync.Mutex        // of what follows: the loop adds, the keeper takes
 	pending []history.Event
 	dropped int
@@ -188,9 +195,6 @@ func (g *Guardian) notePolicy(p wire.Policy, source string) {
 
 // noteClock notes that the machine slept or its clock was set, since the last turn.
 func (g *Guardian) noteClock(now time.Time) {
-	if g.cfg.History == nil {
-		return
-	}
 	h := &g.history
 	last, lastSlept := h.turned, h.slept
 	h.turned, h.slept = now, asleep.Total()
@@ -199,7 +203,13 @@ func (g *Guardian) noteClock(now time.Time) {
 	}
 	slept := h.slept - lastSlept
 	// Without its monotonic reading a time is what the wall clock showed.
-	jump := now.Round(0).Sub(last.Round(0)) - now.Sub(last)
+	g.clockMoved(now, now.Round(0).Sub(last.Round(0))-now.Sub(last), slept)
+}
+
+// clockMoved takes in by how much the wall clock went on beyond the monotonic one, and
+// how much of that this machine slept.
+func (g *Guardian) clockMoved(now time.Time, jump, slept time.Duration) {
+	h := &g.history
 	if slept >= sleepNote {
 		sentence := fmt.Sprintf("This machine did not run for %v.", slept.Round(time.Second))
 		if !asleep.Certain {
@@ -208,11 +218,30 @@ func (g *Guardian) noteClock(now time.Time) {
 		g.note(history.Event{Kind: history.KindClock, Code: "suspended", Sentence: sentence})
 	}
 	if step := jump - slept; step.Abs() >= clockStep {
-		way := "ahead"
-		if step < 0 {
-			way = "back"
+		if step.Abs() >= clockFinding {
+			h.step, h.stepped = step, now
 		}
 		g.note(history.Event{Kind: history.KindClock, Code: "stepped",
-			Sentence: fmt.Sprintf("This machine's clock was set %s by %v.", way, step.Abs().Round(100*time.Millisecond))})
+			Sentence: fmt.Sprintf("This machine's clock was set %s.", stepBy(step, 100*time.Millisecond))})
 	}
+}
+
+// stepBy says by how much a clock was set, and which way.
+func stepBy(step, unit time.Duration) string {
+	if step < 0 {
+		return fmt.Sprintf("back by %v", step.Abs().Round(unit))
+	}
+	return fmt.Sprintf("ahead by %v", step.Round(unit))
+}
+
+// clockFindings tells of a large step of the clock for a while: no fault, and what
+// explains many.
+func (g *Guardian) clockFindings(now time.Time) []selfcheck.Finding {
+	h := &g.history
+	age := now.Sub(h.stepped)
+	if h.step == 0 || age >= clockShown {
+		return nil
+	}
+	return []selfcheck.Finding{{Code: selfcheck.FindClockStep, Sentence: fmt.Sprintf(
+		"This machine's clock was set %s, %s ago. The agent's own timers do not go by it.", stepBy(h.step, time.Second), moment.Span(age))}}
 }

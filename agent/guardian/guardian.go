@@ -558,7 +558,7 @@ func (g *Guardian) sayIsolated(v *selfcheck.Verdict) {
 
 // ownFindings are what stands beside any verdict because of this process.
 func (g *Guardian) ownFindings() []selfcheck.Finding {
-	found := slices.Clone(g.cfg.Findings)
+	found := append(slices.Clone(g.cfg.Findings), g.clockFindings(time.Now())...)
 	if f, ok := g.updateFinding(); ok {
 		found = append(found, f)
 	}

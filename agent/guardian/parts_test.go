@@ -12,8 +12,38 @@ import (
 
 	"gururmm/agent/pipe"
 	"gururmm/oob"
+	"gururmm/selfcheck"
 	"gururmm/wire"
 )
+
+// A large step of the clock stands beside the verdict for an hour, a sleep and what time
+// services do all day does not.
+func TestALargeStepOfTheClockIsShownForAWhile(t *testing.T) {
+	at := time.Now()
+	for _, c := range []struct {
+		jump, slept time.Duration
+		says        string
+	}{
+		{2 * time.Hour, 0, "set ahead by 2h0m0s, 5m ago"},
+		{-26 * time.Hour, 0, "set back by 26h0m0s, 5m ago"},
+		{8*time.Hour + 3*time.Second, 8 * time.Hour, ""},
+		{8 * time.Hour, 7 * time.Hour, "set ahead by 1h0m0s, 5m ago"},
+		{30 * time.Second, 0, ""},
+	} {
+		g := &Guardian{}
+		g.clockMoved(at, c.jump, c.slept)
+		found := g.clockFindings(at.Add(5 * time.Minute))
+		switch {
+		case c.says == "" && len(found) != 0:
+			t.Errorf("%v with %v of sleep: %+v", c.jump, c.slept, found)
+		case c.says != "" && (len(found) != 1 || found[0].Code != selfcheck.FindClockStep || !strings.Contains(found[0].Sentence, c.says)):
+			t.Errorf("%v with %v of sleep: %+v, want %q", c.jump, c.slept, found, c.says)
+		}
+		if late := g.clockFindings(at.Add(time.Hour)); len(late) != 0 {
+			t.Errorf("an hour later: %+v", late)
+		}
+	}
+}
 
 func TestOutboxNeverBlocksAndIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
