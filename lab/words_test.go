@@ -154,6 +154,9 @@ func TestLargeOutput(t *testing.T) {
 			if c.State != wire.StateCompleted || c.StdoutBytes != kept || c.StdoutLost != written-kept {
 				t.Errorf("%s (%s): kept %d, lost %d", c.State, c.Reason, c.StdoutBytes, c.StdoutLost)
 			}
+			if want := fmt.Sprintf("%d bytes of its stdout were left out: over the default limit of %d bytes", written-kept, kept); !strings.Contains(c.Reason, want) {
+				t.Errorf("reason %q, want %q in it", c.Reason, want)
+			}
 			out, err := s.Client().Output(t.Context(), c.ID, wire.Stdout)
 			if err != nil || string(out) != strings.Repeat("0123456\n", kept/8) {
 				t.Errorf("output of %d bytes differs from what was printed, %v", len(out), err)

@@ -243,10 +243,10 @@ type CommandResult struct {
 	ID          string `json:"id"`
 	State       State  `json:"state"`               // completed, failed, cancelled, expired or interrupted
 	ExitCode    *int   `json:"exit_code,omitempty"` // absent: it never exited by itself
-	Reason      string `json:"reason,omitempty"`    // for people, when not completed
+	Reason      string `json:"reason,omitempty"`    // for people: why it is not completed, and what was left out of its output
 	StdoutBytes int64  `json:"stdout_bytes"`        // kept bytes
 	StderrBytes int64  `json:"stderr_bytes"`
-	StdoutLost  int64  `json:"stdout_lost,omitempty"` // bytes cut off by MaxOutput
+	StdoutLost  int64  `json:"stdout_lost,omitempty"` // bytes cut off, by MaxOutput or a full disk; Reason says by which
 	StderrLost  int64  `json:"stderr_lost,omitempty"`
 	// Orphans: processes it left behind still held its output; what they write later is not kept.
 	Orphans bool       `json:"orphans,omitempty"`

@@ -102,15 +102,34 @@ func (e *Executor) execute(en *entry) wire.CommandResult {
 		s.flush()
 	}
 	for i, in := range s.captures {
-		if _, lost, err := in.counts(); err != nil {
+		switch _, lost, err := in.counts(); {
+		case err != nil:
 			e.opts.Log.Warn("keep output", "command", c.ID, "error", err)
-			if result.Reason != "" {
-				result.Reason += "; "
-			}
-			result.Reason += fmt.Sprintf("%d bytes of its %s could not be kept: %v", lost, streamNames[i], err)
+			alsoSay(&result, fmt.Sprintf("%d bytes of its %s could not be kept: %v", lost, streamNames[i], err))
+		case lost > 0:
+			alsoSay(&result, fmt.Sprintf("%d bytes of its %s were left out: over %s", lost, streamNames[i], limitOf(c.MaxOutput)))
 		}
 	}
 	return result
+}
+
+func alsoSay(r *wire.CommandResult, what string) {
+	if r.Reason != "" {
+		r.Reason += "; "
+	}
+	r.Reason += what
+}
+
+// limitOf says whose limit it is that cuts output, and how much it is.
+func limitOf(ordered int64) string {
+	switch limit := keptMost(ordered); {
+	case limit < ordered:
+		return fmt.Sprintf("this agent's own limit of %d bytes a stream (%d were ordered)", limit, ordered)
+	case limit == wire.DefaultMaxOutput:
+		return fmt.Sprintf("the default limit of %d bytes a stream", limit)
+	default:
+		return fmt.Sprintf("the ordered limit of %d bytes a stream", limit)
+	}
 }
 
 func timeoutOf(c wire.Command) time.Duration {
@@ -234,10 +253,6 @@ var streamNames = [2]wire.Stream{wire.Stdout, wire.Stderr}
 
 func (e *Executor) openStreams(c wire.Command) (*streams, error) {
 	s := &streams{e: e, id: c.ID, more: make(chan struct{}, 1), done: make(chan struct{})}
-	limit := c.MaxOutput
-	if limit <= 0 {
-		limit = wire.DefaultMaxOutput
-	}
 	for i, name := range streamNames {
 		r, w, err := os.Pipe()
 		if err != nil {
@@ -247,7 +262,7 @@ func (e *Executor) openStreams(c wire.Command) (*streams, error) {
 			return nil, err
 		}
 		s.readEnds[i], s.writeEnds[i] = r, w
-		s.captures[i] = &capture{path: e.out.path(c.ID, name), max: min(limit, maxOutputLimit), more: s.grown}
+		s.captures[i] = &capture{path: e.out.path(c.ID, name), max: keptMost(c.MaxOutput), more: s.grown}
 	}
 	for i, in := range s.captures {
 		s.readers.Go(func() { in.run(s.readEnds[i]) })

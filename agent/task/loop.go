@@ -2,6 +2,7 @@ package task
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"sync"
 	"time"
@@ -268,6 +269,11 @@ func (e *Executor) fit(r *wire.CommandResult) *wire.CommandResult {
 	fit := *r
 	fit.StdoutBytes, fit.StdoutLost = r.StdoutBytes-max(missOut, 0), r.StdoutLost+max(missOut, 0)
 	fit.StderrBytes, fit.StderrLost = r.StderrBytes-max(missErr, 0), r.StderrLost+max(missErr, 0)
+	for i, missing := range []int64{missOut, missErr} {
+		if missing > 0 {
+			alsoSay(&fit, fmt.Sprintf("%d bytes of its %s were kept and are gone from the endpoint's disk", missing, streamNames[i]))
+		}
+	}
 	return &fit
 }
 

@@ -15,6 +15,14 @@ import (
 // maxOutputLimit bounds what a command may ask to be kept of each stream, in bytes.
 const maxOutputLimit = 64 << 20
 
+// keptMost is how many bytes of each stream are kept of a command that orders so many.
+func keptMost(ordered int64) int64 {
+	if ordered <= 0 {
+		return wire.DefaultMaxOutput
+	}
+	return min(ordered, maxOutputLimit)
+}
+
 // liveWindow is how much of a stream is sent while a job runs, in bytes. More than
 // that is kept on disk and asked for by the server at its own pace
 // (wire.ResultAck), so that no job can fill the way up.

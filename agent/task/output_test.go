@@ -25,6 +25,9 @@ func TestFloodIsBounded(t *testing.T) {
 	if r.State != wire.StateCompleted || r.StdoutBytes != 100_000 || r.StdoutLost != 99_900_000 || r.StderrBytes != 4 || r.StderrLost != 0 {
 		t.Errorf("%+v", r)
 	}
+	if r.Reason != "99900000 bytes of its stdout were left out: over the ordered limit of 100000 bytes a stream" {
+		t.Errorf("reason %q", r.Reason)
+	}
 	if len(r.Stdout) != 0 {
 		t.Error("a large output rides in the result")
 	}
@@ -94,8 +97,38 @@ func TestLostOutputFileIsSaid(t *testing.T) {
 	}
 	e.Repeat()
 	r := u.nth(t, "c1", 2)
+	if r.Reason != "49900 bytes of its stdout were kept and are gone from the endpoint's disk" {
+		t.Errorf("reason %q", r.Reason)
+	}
 	if r.StdoutBytes != 100 || r.StdoutLost != 49_900 || r.StderrBytes != 4 || len(r.Stdout) != 100 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// Whose limit it was is said, and by how much, beside the reason that there is anyway.
+func TestTheLimitThatCutsOutputIsNamed(t *testing.T) {
+	for name, c := range map[string]struct {
+		ordered int64
+		script  string
+		reason  string
+	}{
+		"the default":      {wire.DefaultMaxOutput, "head -c 1048586 /dev/zero", "10 bytes of its stdout were left out: over the default limit of 1048576 bytes a stream"},
+		"none ordered":     {0, "head -c 1048586 /dev/zero", "10 bytes of its stdout were left out: over the default limit of 1048576 bytes a stream"},
+		"one byte":         {1, "printf ab; exit 3", "exit code 3; 1 bytes of its stdout were left out: over the ordered limit of 1 bytes a stream"},
+		"both streams":     {2, "printf abc; printf abcd >&2", "1 bytes of its stdout were left out: over the ordered limit of 2 bytes a stream; 2 bytes of its stderr were left out: over the ordered limit of 2 bytes a stream"},
+		"exactly as much":  {3, "printf abc", ""},
+		"the agent's own":  {1 << 40, "head -c 67108874 /dev/zero", "10 bytes of its stdout were left out: over this agent's own limit of 67108864 bytes a stream (1099511627776 were ordered)"},
+		"a negative order": {-1, "printf abc", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, u := openAt(t, t.TempDir())
+			cmd := command("c1", c.script)
+			cmd.MaxOutput = c.ordered
+			order(t, e, cmd)
+			if r := u.result(t, "c1"); r.Reason != c.reason {
+				t.Errorf("reason %q, want %q", r.Reason, c.reason)
+			}
+		})
 	}
 }
 

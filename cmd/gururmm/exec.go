@@ -339,10 +339,22 @@ func (w *watch) notice(s string) {
 	fmt.Fprintf(w.err, "gururmm: %s\n", wrap.Plain(s))
 }
 
+// outputCut says how much of a command's output was left out, and why; "": nothing was.
+func outputCut(c operator.Command) string {
+	if c.StdoutLost == 0 && c.StderrLost == 0 {
+		return ""
+	}
+	why := "the endpoint does not say why; over the limit, or no space there"
+	if c.Reason != "" {
+		why = c.Reason
+	}
+	return fmt.Sprintf("output was cut, %d bytes of stdout and %d of stderr were not kept: %s", c.StdoutLost, c.StderrLost, why)
+}
+
 func (w *watch) end() error {
 	c := w.last
-	if c.StdoutLost > 0 || c.StderrLost > 0 {
-		w.notice(fmt.Sprintf("output was cut: %d bytes of stdout and %d of stderr were not kept (over the limit, or no space on the endpoint)", c.StdoutLost, c.StderrLost))
+	if said := outputCut(*c); said != "" {
+		w.notice(said)
 	}
 	if c.Orphans {
 		w.notice("the script ended; processes it left behind go on, what they write is not kept")

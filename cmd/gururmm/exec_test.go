@@ -96,6 +96,24 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
+// exec and trace say how much is missing, and by whose limit.
+func TestOutputThatWasCutIsTold(t *testing.T) {
+	const why = "7 bytes of its stdout were left out: over the ordered limit of 10 bytes a stream"
+	c := operator.Command{ID: "c1", State: wire.StateCompleted, ExitCode: new(0), StdoutLost: 7, Reason: why}
+	var errs, out bytes.Buffer
+	w := &watch{err: &errs, told: map[string]bool{}, last: &c}
+	if err := w.end(); err != nil || !strings.Contains(errs.String(), why) || !strings.Contains(errs.String(), "7 bytes of stdout") {
+		t.Errorf("exec: %v, %q", err, errs.String())
+	}
+	if err := printTrace(&out, operator.Trace{Command: c}); err != nil || !strings.Contains(strings.Join(strings.Fields(out.String()), " "), why) {
+		t.Errorf("trace: %v, %q", err, out.String())
+	}
+	c.StdoutLost, c.Reason = 0, "exit code 0"
+	if said := outputCut(c); said != "" {
+		t.Errorf("nothing was cut: %q", said)
+	}
+}
+
 func TestProcessesLeftBehindAreTold(t *testing.T) {
 	var errs bytes.Buffer
 	w := &watch{err: &errs, told: map[string]bool{}, last: &operator.Command{State: wire.StateCompleted, ExitCode: new(0), Orphans: true}}

@@ -160,6 +160,9 @@ func printTrace(w io.Writer, t operator.Trace) error {
 	name := oneLine(c.AgentName, 24)
 	fmt.Fprintf(w, "\n  on %s: %s\n", name, oneLine(c.Script, wrap.Width-len("  on : ")-utf8.RuneCountInString(name)))
 	fmt.Fprintln(w, wrap.Behind("  ", "accepted "+moment.Aged(c.CreatedAt, time.Now())))
+	if said := outputCut(c); said != "" {
+		fmt.Fprintln(w, wrap.Behind("  ", wrap.Plain(said)))
+	}
 	rows := [][]string{{"  TIME", "AFTER", "STAGE", "SEEN BY", "TRY", "DOOR"}}
 	for _, e := range t.Entries {
 		try := "-"
