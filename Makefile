@@ -47,6 +47,7 @@ check: ## formatting, vet on every platform, staticcheck, the systemd unit
 	GOOS=darwin $(GO) vet ./cmd/gururmm-agent ./agent/... ./oob/... ./session/... ./internal/...
 	$(GO) tool staticcheck ./...
 	sh scripts/units.sh
+	bash scripts/wine-verdict-test.sh
 
 quick: ## all tests but those with whole systems
 	@sh scripts/need.sh go git gcc bash python3 ps

@@ -2,51 +2,173 @@
 # The part of scripts/windows.sh that runs in the chroot with Wine. /mnt/bin holds
 # the programs, /mnt/src the sources, read only.
 #
+#   windows-inside.sh SECONDS [tests]     tests: no agent, no service
+#
+# Where Wine broke off (scripts/wine-verdict.sh), the same is run again in a fresh
+# prefix, three times at most. What could not be tested then is a line of
+# /mnt/out/untested; it is no failure.
+#
 # Wine's output always goes to a file: its helpers keep a pipe open for ever.
 set -uo pipefail
-export HOME=/mnt/home WINEPREFIX=/mnt/prefix WINEDEBUG=-all WINEDLLOVERRIDES="mscoree,mshtml=" XDG_RUNTIME_DIR=/tmp
+. /mnt/wine-verdict.sh
+export HOME=/mnt/home WINEDEBUG=-all WINEDLLOVERRIDES="mscoree,mshtml=" XDG_RUNTIME_DIR=/tmp
 mkdir -p "$HOME"
 wine=/usr/lib/wine/wine64
 wineserver=/usr/lib/wine/wineserver64
+end=$1 # of SECONDS
 failed=0
+: >/mnt/out/untested
 
 say() { printf '%3d s  %-34s %s\n' $SECONDS "$1" "$2"; }
 fail() {
 	failed=1
+	echo "$1" >>/mnt/out/failed
 	say "$1" "FAILED: $2"
 }
 die() {
 	fail "$@"
 	exit 1
 }
+untested() {
+	say "$1" "NOT TESTED: $2"
+	echo "$1: $2" >>/mnt/out/untested
+}
 
-# w SECONDS COMMAND...: runs a Windows program, its output in $out, its exit code the result.
+# w SECONDS COMMAND...: runs a Windows program, its output in $out (and all outputs
+# in /mnt/out/said), its exit code the result.
 out=/mnt/out/last
+: >$out
 w() {
 	local limit=$1
 	shift
 	timeout --kill-after=5 "$limit" $wine "$@" >$out.raw 2>&1 </dev/null
 	local code=$?
 	tr -d '\r' <$out.raw >$out
+	cat $out >>/mnt/out/said
 	return $code
 }
 
 # until SECONDS COMMAND...: the moment a fact holds.
 until_() {
-	local end=$((SECONDS + $1))
+	local late=$((SECONDS + $1))
 	shift
 	until "$@"; do
-		[ $SECONDS -lt $end ] || return 1
+		[ $SECONDS -lt $late ] || return 1
 		sleep 0.3
 	done
 }
 
-# A server that stays: without one, services would end with the last program. It
-# must be up before anything looks for services.
-$wineserver -p -f >/mnt/out/wineserver.log 2>&1 </dev/null &
-sleep 1
-w 120 wineboot --init || die "wine" "wineboot: $(tail -3 $out)"
-w 20 cmd /c ver || die "wine" "$(tail -3 $out)"
+# serve PREFIX: a server for it, after the end of the last one. It stays: one that
+# Wine starts by itself ends three seconds after the last program, its services with
+# it, and breaks off a program that starts just then.
+server=""
+serve() {
+	end_server
+	export WINEPREFIX=$1
+	$wineserver -p -f >/mnt/out/wineserver.log 2>&1 </dev/null &
+	server=$!
+	until_ 10 listening
+}
+end_server() {
+	[ -n "$server" ] || return 0
+	timeout 10 $wineserver -k >/dev/null 2>&1 </dev/null
+	kill -9 "$server" 2>/dev/null
+	wait "$server" 2>/dev/null
+	server=""
+}
+
+# prepare: what every prefix is a copy of. Its service manager is thrown away: it
+# began before there was an environment for services.
+made=/mnt/made
+prepare() {
+	rm -rf $made
+	mkdir $made
+	serve $made && w 90 wineboot --init || return 1
+	end_server
+	rm -f $made/wineserver # where the server was
+	grep -q '^"PATH"' $made/system.reg
+}
+
+# fresh: a new prefix. The first program starts the service manager. Were there two,
+# a call would find either: they are asked by the same pipe.
+prefixes=0
+fresh() {
+	prefixes=$((prefixes + 1))
+	cp -a $made /mnt/prefix$prefixes && serve /mnt/prefix$prefixes && w 30 cmd /c ver || return 1
+	[ "$(grep -lsa 'system32.services\.exe' /proc/[0-9]*/cmdline | wc -l)" = 1 ]
+}
+listening() { # its socket, named by device and inode of the prefix
+	# shellcheck disable=SC2046
+	compgen -G "/tmp/*/$(printf 'server-%x-%x' $(stat -c '%d %i' "$WINEPREFIX"))/socket" >/dev/null
+}
+server_is() { kill -0 "$server" 2>/dev/null && echo up || echo gone; }
+
+
+# again COMMAND...: tried three times.
+again() { "$@" || "$@" || "$@"; }
+
+# enough SECONDS: so much time is left.
+enough() { [ $((SECONDS + $1)) -le "$end" ]; }
+
+# most is the longest that one test binary may take, least what must be left for a try; seconds.
+most=110 least=50
+
+# thrice NAME COMMAND...: runs COMMAND until it has come to an end that is not
+# Wine's. It sets came to a verdict, and leaves the failed tests in /mnt/out/failed.
+thrice() {
+	local name=$1 before="" why="" both began try
+	shift
+	for try in 1 2 3; do
+		if ! enough $least; then
+			# Seen to fail, and no time to see whether that was Wine.
+			if grep -qvx time-out <<<"${before:-time-out}"; then
+				fail "$name" "${before//$'\n'/ } (${why})"
+			else
+				untested "$name" "no time is left${why:+; $why}"
+			fi
+			return
+		fi
+		: >/mnt/out/failed
+		: >/mnt/out/said
+		began=$SECONDS
+		"$@"
+		case $came in
+		ok)
+			say "$name" "ok, $((SECONDS - began)) s"
+			return
+			;;
+		failed)
+			fail "$name" "after $((SECONDS - began)) s"
+			show
+			return
+			;;
+		doubt) # failing twice, or at the end, is no accident
+			both=$(twice "$(cat /mnt/out/failed)" "$before")
+			before=$(printf '%s\n%s' "$before" "$(cat /mnt/out/failed)" | grep .)
+			if [ -n "$both" ] || [ $try = 3 ]; then
+				fail "$name" "not for the first time: ${both:-$before}"
+				show
+				return
+			fi
+			;;
+		esac
+		why=$(wine_words /mnt/out/said)
+		[ -n "$why" ] || why="it ended or stood still without a word"
+		say "$name" "Wine broke off after $((SECONDS - began)) s: $why"
+		[ $came = broke ] || say "$name" "and these failed: $(tr '\n' ' ' </mnt/out/failed)"
+		show >/mnt/out/broke.$prefixes
+		if ! again fresh; then
+			untested "$name" "Wine broke off ($why), and does not start again"
+			return
+		fi
+	done
+	untested "$name" "Wine broke off 3 times: $why"
+}
+
+if ! again prepare || ! again fresh; then
+	untested "all" "Wine does not start: $(tail -1 $out)"
+	exit 0
+fi
 say "wine" "$(grep -i windows $out)"
 
 # Tests that Wine can't hold, and why.
@@ -58,110 +180,46 @@ say "wine" "$(grep -i windows $out)"
 #     it, so each directory seems to let others in; "a setting that can't be
 #     understood": the same, found first.
 skip='TestRealErrors/unanswered_DNS|TestRealErrors/reset_during_TLS|TestImportsNothingOfTheLink|^TestNames$|^TestStateDirectory$|TestDoctorOnTheCommandLine/a_setting_that'
-for test in /mnt/bin/*.test.exe; do
-	name=$(basename "$test" .test.exe)
-	name=${name//+//}
-	began=$SECONDS
-	cd "/mnt/src/$name" || die "$name" "no such directory"
-	export GURURMM_TEST_AGENT='Z:\mnt\bin\gururmm-agent.exe'
-	if w 150 "$test" -test.timeout 140s -test.skip "$skip"; then
-		say "$name" "ok, $((SECONDS - began)) s"
-	else
-		fail "$name" "after $((SECONDS - began)) s"
+# package NAME: its tests.
+package() {
+	local limit=$((end - SECONDS))
+	[ $limit -lt $most ] || limit=$most
+	cd "/mnt/src/$1" || die "$1" "no such directory"
+	GURURMM_TEST_AGENT='Z:\mnt\bin\gururmm-agent.exe' w $limit "/mnt/bin/${1//\//+}.test.exe" -test.timeout $((limit - 10))s -test.skip "$skip"
+	came=$(verdict $? $out "$(server_is)")
+	cd /mnt
+	failed_tests $out >/mnt/out/failed
+	show() {
 		grep -E '^ *--- FAIL|^panic' $out
 		grep -v '^time=' $out | tail -60
-	fi
-	unset GURURMM_TEST_AGENT
+	}
+}
+shopt -s nullglob
+for test in /mnt/bin/*.test.exe; do
+	name=$(basename "$test" .test.exe)
+	thrice "${name//+//}" package "${name//+//}"
 done
-cd /mnt
 
-if [ "${1:-}" = tests ]; then exit $failed; fi
-
-# From here on a real agent and a real server.
-agent=/mnt/bin/gururmm-agent.exe
-export GURURMM_URL=https://127.0.0.1:8443 GURURMM_CA=/mnt/server/main.crt
-/mnt/bin/gururmm serve --state-dir /mnt/server --listen 127.0.0.1:8443 --oob-listen 127.0.0.1:8444 \
-	--public-url $GURURMM_URL --oob-url https://127.0.0.1:8444 >/mnt/out/server.log 2>&1 </dev/null &
-until_ 30 grep -q '"serving"' /mnt/out/server.log || die "server" "$(tail -5 /mnt/out/server.log)"
-GURURMM_TOKEN=$(/mnt/bin/gururmm operator-token smoke --state-dir /mnt/server | grep -o 'gro_[A-Z0-9]*')
-export GURURMM_TOKEN
-/mnt/bin/gururmm enroll-token create --json | grep -o 'gre_[A-Z0-9]*' >/mnt/token
-
-w 60 $agent enroll --server $GURURMM_URL --token-file 'Z:\mnt\token' --ca 'Z:\mnt\server\main.crt' || die "enroll" "$(cat $out)"
-id=$(grep -o 'agent [0-9a-f-]\{36\}' $out | cut -d' ' -f2)
-[ -n "$id" ] || die "enroll" "no id in: $(cat $out)"
-say "enroll" "agent $id"
-
-status() { w 20 $agent status --json; }
-well() { status; }
-field() { # name of an object, name of its number
-	tr -d ' \n' <$out | grep -o "\"$1\":{[^}]*}" | head -1 | grep -o "\"$2\":[0-9]*" | cut -d: -f2
+# whole: the agent and its service. Its steps are what can fail twice.
+whole() {
+	rm -rf /mnt/server
+	(. /mnt/windows-agent.sh) 2>/mnt/out/shell.err
+	came=$?
+	cat /mnt/out/agent.log >>/mnt/out/said 2>/dev/null
+	if [ $came = 0 ]; then
+		came=ok
+	elif [ -n "$(wine_words /mnt/out/said)" ] || [ "$(server_is)" = gone ]; then
+		came=doubt
+	else
+		came=failed
+	fi
+	show() { cat /mnt/out/shell.err; }
 }
-worker() { status; field worker pid; }
-execs() { # a word to print: the command's own exit code and output come back
-	local text code
-	text=$(timeout 60 /mnt/bin/gururmm exec "$id" --shell cmd -- "echo $1& exit 7" 2>/mnt/out/exec.err | tr -d '\r')
-	code=$?
-	[ $code = 7 ] && [ "$text" = "$1" ]
-}
-gone() { ! kill -0 "$1" 2>/dev/null; }
-log=/mnt/prefix/drive_c/ProgramData/GuruRMM/Agent/log/agent.log
+if [ "${2:-}" != tests ]; then thrice "agent and service" whole; fi
 
-timeout 300 $wine $agent run >/mnt/out/agent.log 2>&1 </dev/null &
-foreground=$!
-until_ 60 well || die "run" "status: $(cat $out); log: $(tail -5 /mnt/out/agent.log)"
-say "run, status" "$(tr -d '\n' <$out | grep -o '"verdict": *{ *"code": *"[^"]*"' | grep -o '"[^"]*"$')"
-execs one || die "exec of a cmd script" "$(cat /mnt/out/exec.err)"
-say "exec of a cmd script" "ok"
-
-if w 20 $agent run; then fail "second instance" "it ran"; fi
-if grep -q 'another agent is running: process [0-9]*, since .*, on the state directory C:' $out; then
-	say "second instance" "$(grep -o 'another agent is running.*' $out | cut -d, -f1,2)"
-else
-	fail "second instance" "$(cat $out)"
+if [ -s /mnt/out/untested ]; then
+	echo "windows: not all was tested under Wine, $SECONDS s"
+elif [ $failed = 0 ]; then
+	echo "windows: all passed under Wine, $SECONDS s"
 fi
-
-before=$(worker)
-w 20 taskkill /f /pid "$before" || fail "kill of the worker" "$(cat $out)"
-repaired() { now=$(worker) && [ -n "$now" ] && [ "$now" != "$before" ] && well; }
-if until_ 60 repaired && execs two; then
-	say "kill of the worker" "process $before, then $now"
-else
-	fail "kill of the worker" "was $before, now '${now:-}': $(cat $out /mnt/out/exec.err)"
-fi
-
-status
-guardian=$(field guardian pid)
-before=$(field worker pid)
-w 20 taskkill /f /pid "$guardian" || fail "kill of the guardian" "$(cat $out)"
-until_ 20 gone $foreground || fail "kill of the guardian" "it lives"
-tasks() { w 20 tasklist /nh /fi "PID eq $before" && ! grep -q "gururmm" $out; }
-if until_ 20 tasks; then
-	say "kill of the guardian" "its worker went with it"
-else
-	fail "kill of the guardian" "its worker lives: $(cat $out)"
-fi
-
-# The service.
-w 60 $agent install --log-level debug || die "install" "$(cat $out)"
-w 20 reg query 'HKLM\SYSTEM\CurrentControlSet\Services\gururmm-agent' || fail "install" "$(cat $out)"
-grep -q 'ImagePath.*run --service --log-level debug' $out && grep -q 'DelayedAutoStart.*0x1' $out && grep -q PreshutdownTimeout $out || fail "install" "$(cat $out)"
-say "install" "$(grep -o '[^ ]*gururmm-agent.exe.*' $out)"
-w 60 $agent start || die "service start" "$(cat $out); $(tail -5 $log)"
-until_ 60 well || die "service start" "status: $(cat $out); $(tail -5 $log)"
-execs three || die "exec by the service" "$(cat /mnt/out/exec.err)"
-say "service start" "running; exec ok"
-if w 60 $agent stop; then
-	w 20 sc query gururmm-agent
-	grep -q STOPPED $out && grep -q '"message":"guardian ended"' $log &&
-		say "service stop" "drained and stopped" || fail "service stop" "$(cat $out); $(tail -3 $log)"
-else
-	fail "service stop" "$(cat $out)"
-fi
-w 60 $agent uninstall || fail "uninstall" "$(cat $out)"
-removed() { ! w 20 sc query gururmm-agent; } # the manager waits for the last handle
-until_ 30 removed || fail "uninstall" "still there"
-[ -s /mnt/prefix/drive_c/ProgramData/GuruRMM/Agent/identity.json ] || fail "uninstall" "the state is gone"
-
-if [ $failed = 0 ]; then echo "windows: all passed under Wine, $SECONDS s"; fi
 exit $failed
