@@ -6,6 +6,9 @@ import (
 	"gururmm/agent/guardian"
 )
 
+// stopMargin is what a stop may take beyond what the guardian promises: the lock, the logs.
+const stopMargin = guardian.StopWithin / 2
+
 // teller lets the service manager know how the guardian does. turn is called by
 // the guardian's loop itself and does not block; end is called once, after the last turn, with what Run returns.
 type teller interface {

@@ -9,9 +9,6 @@ import (
 	"gururmm/internal/sdnotify"
 )
 
-// stopMargin is what a stop may take beyond what the guardian promises: the lock, the logs.
-const stopMargin = guardian.StopWithin / 2
-
 // systemdTeller speaks to systemd, if it is there.
 type systemdTeller struct{ n *sdnotify.Notifier }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"embed"
 	"encoding/xml"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // ServiceName is what the service manager calls us.
@@ -164,14 +166,34 @@ func control(m manager, action string, s Service) error {
 	return nil
 }
 
+// commandWait bounds a call of a service manager's own tool. systemctl restart waits
+// as long as the unit lets a stop take (20 s), and then a start (systemd's 90 s).
+const commandWait = 2 * time.Minute
+
+// pipeWait bounds the wait for output that a killed tool's own children still hold.
+const pipeWait = 2 * time.Second
+
 // command runs a service manager's own tool, and gives what it said where it failed.
 func command(name string, args ...string) (string, error) {
-	out, err := exec.Command(name, args...).CombinedOutput()
+	return commandWithin(commandWait, name, args...)
+}
+
+// commandWithin is [command] with its limit.
+func commandWithin(limit time.Duration, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	c := exec.CommandContext(ctx, name, args...)
+	c.WaitDelay = pipeWait
+	out, err := c.CombinedOutput()
 	text := strings.TrimSpace(string(out))
-	if err != nil {
-		return text, fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, text)
+	switch line := strings.Join(append([]string{name}, args...), " "); {
+	case err == nil:
+		return text, nil
+	case ctx.Err() != nil:
+		return text, fmt.Errorf("%s did not end within %v: is the service manager itself well? %w: %s", line, limit, ctx.Err(), text)
+	default:
+		return text, fmt.Errorf("%s: %w: %s", line, err, text)
 	}
-	return text, nil
 }
 
 // writeDefinition writes a service definition, readable for all: there is no secret in it.

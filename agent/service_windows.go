@@ -192,7 +192,7 @@ func awaitState(s *mgr.Service, state svc.State) error {
 // Whether the service manager started us is found by asking it:
 // svc.IsWindowsService goes by session and parent, which Wine answers differently.
 func (s *Setup) RunService(ctx context.Context, run func(context.Context) error) error {
-	h := &handler{ctx: ctx, run: run, events: s.events}
+	h := &handler{ctx: ctx, run: run, events: s.events, exit: os.Exit}
 	err := svc.Run(ServiceName, h)
 	if errors.Is(err, windows.ERROR_FAILED_SERVICE_CONTROLLER_CONNECT) {
 		return run(ctx)
@@ -200,12 +200,16 @@ func (s *Setup) RunService(ctx context.Context, run func(context.Context) error)
 	return errors.Join(err, h.err)
 }
 
+// errLeft says that a stop was reported though the guardian did not end.
+var errLeft = errors.New("the guardian does not end: left behind")
+
 // handler answers the service control manager.
 type handler struct {
 	ctx    context.Context
 	run    func(context.Context) error
 	events chan<- guardian.Event
-	err    error
+	exit   func(code int) // os.Exit but in a test
+	err    error          // what run came to, or errLeft
 }
 
 // accepts: PreShutdown comes before Shutdown, with time enough to drain.
@@ -225,21 +229,22 @@ const (
 	sessionLogoff        = 0x6
 )
 
-// Execute implements svc.Handler.
+// Execute implements svc.Handler. A guardian that does not end when it is told to is
+// left behind: else the service would be stopping for ever, and could not be started.
 func (h *handler) Execute(_ []string, requests <-chan svc.ChangeRequest, status chan<- svc.Status) (bool, uint32) {
 	status <- svc.Status{State: svc.StartPending, WaitHint: uint32(hint.Milliseconds())}
 	ctx, stop := context.WithCancel(h.ctx)
 	defer stop()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		h.err = h.run(ctx)
+	done := make(chan error, 1)
+	go func() { // ends with run, or the process
+		err := h.run(ctx)
 		if ctx.Err() == nil {
-			os.Exit(1)
+			h.exit(1)
 		}
+		done <- err
 	}()
 	status <- svc.Status{State: svc.Running, Accepts: accepts}
-	var ticks <-chan time.Time // while it stops
+	var ticks, over <-chan time.Time // while it stops
 	var checkpoint uint32
 	pending := func() {
 		checkpoint++
@@ -247,7 +252,10 @@ func (h *handler) Execute(_ []string, requests <-chan svc.ChangeRequest, status 
 	}
 	for {
 		select {
-		case <-done:
+		case h.err = <-done:
+			return false, 0
+		case <-over:
+			h.err = errLeft
 			return false, 0
 		case <-ticks:
 			pending()
@@ -260,27 +268,30 @@ func (h *handler) Execute(_ []string, requests <-chan svc.ChangeRequest, status 
 				if ticks == nil {
 					t := time.NewTicker(check)
 					defer t.Stop()
-					ticks = t.C
+					ticks, over = t.C, time.After(guardian.StopWithin+stopMargin)
 				}
 				pending()
-			case svc.PowerEvent:
-				switch r.EventType {
-				case powerSuspend:
-					h.tell(guardian.EventSuspend)
-				case powerResumeAutomatic: // comes always; others tell besides who is there
-					h.tell(guardian.EventResume)
-				}
-			case svc.SessionChange:
-				if r.EventType == sessionLogon || r.EventType == sessionLogoff {
-					h.tell(guardian.EventSession)
-				}
+			default:
+				h.happened(r)
 			}
 		}
 	}
 }
 
-// tell passes on an event. With nobody to take it, it is lost: a suspend is
-// found out by its gap too.
+// happened tells the guardian of what befell the machine, if it means something to it.
+func (h *handler) happened(r svc.ChangeRequest) {
+	switch {
+	case r.Cmd == svc.PowerEvent && r.EventType == powerSuspend:
+		h.tell(guardian.EventSuspend)
+	case r.Cmd == svc.PowerEvent && r.EventType == powerResumeAutomatic: // comes always; others tell besides who is there
+		h.tell(guardian.EventResume)
+	case r.Cmd == svc.SessionChange && (r.EventType == sessionLogon || r.EventType == sessionLogoff):
+		h.tell(guardian.EventSession)
+	}
+}
+
+// tell passes on an event. A guardian that hangs takes none: what does not fit into the
+// queue is lost, and never waited for. A suspend is found out by its gap too.
 func (h *handler) tell(e guardian.Event) {
 	select {
 	case h.events <- e:

@@ -38,7 +38,7 @@ func (r *run) state(res *checkup.Result) {
 	}
 	switch {
 	case exposed != nil:
-		fail(res, exposed.Error(), "The endpoint's key lies in it: mend what is said here (chmod 700 makes it private), and enroll anew if others may have read it.")
+		fail(res, exposed.Error(), "The endpoint's key lies in it: mend what is said here ("+state.PrivateBy(dir)+" makes it private), and enroll anew if others may have read it.")
 	case r.subject.Broken != "":
 		fail(res, r.subject.Broken, "Mend the file, or put back a copy of it: the agent does not start with it as it is.")
 	case r.subject.NotEnrolled != "":

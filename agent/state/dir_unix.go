@@ -180,3 +180,6 @@ func exposedTo(dir string, fi os.FileInfo) error {
 	}
 	return exposedAbove(filepath.Dir(dir), account)
 }
+
+// PrivateBy is the command by which a person makes the directory private.
+func PrivateBy(string) string { return "chmod 700" }

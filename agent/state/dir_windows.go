@@ -160,3 +160,10 @@ func exposedTo(dir string, _ os.FileInfo) error {
 	}
 	return nil
 }
+
+// PrivateBy is the command by which a person makes the directory private: first
+// without what others were given, then without what is passed down to it, for
+// SYSTEM and Administrators (by their SIDs: the names are translated).
+func PrivateBy(dir string) string {
+	return `icacls "` + dir + `" /reset, then icacls "` + dir + `" /inheritance:r /grant:r "*S-1-5-18:(OI)(CI)F" "*S-1-5-32-544:(OI)(CI)F"`
+}
