@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"gururmm/operator"
@@ -42,7 +44,7 @@ func (a *API) publish(w http.ResponseWriter, r *http.Request, by string) error {
 		return problem(http.StatusLengthRequired, wire.ProblemBadRequest, "the program's size must be told: Content-Length")
 	}
 	b.SHA256, b.Size = r.PathValue("sha256"), r.ContentLength
-	if err := a.o.Builds.Publish(r.Context(), b, &pacedReader{r.Body, http.NewResponseController(w)}, by); err != nil {
+	if err := a.o.Builds.Publish(r.Context(), b, &pacedReader{r: r.Body, ctl: http.NewResponseController(w)}, by); err != nil {
 		return buildProblem(err)
 	}
 	a.log.Info("build published", "version", b.Version, "os", b.OS, "arch", b.Arch, "sha256", b.SHA256, "bytes", b.Size, "by", by)
@@ -108,13 +110,36 @@ func (a *API) program(w http.ResponseWriter, r *http.Request, agent store.Agent)
 type pacedReader struct {
 	r   io.Reader
 	ctl *http.ResponseController
+
+	mu      sync.Mutex
+	stopped bool
 }
 
 func (p *pacedReader) Read(b []byte) (int, error) {
-	now := time.Now()
-	_ = p.ctl.SetReadDeadline(now.Add(readTimeout)) // see front
-	_ = p.ctl.SetWriteDeadline(now.Add(readTimeout + writeTimeout))
+	if !p.goOn() {
+		return 0, os.ErrDeadlineExceeded
+	}
 	return p.r.Read(b)
+}
+
+// goOn gives the next read its time, unless Stop was called.
+func (p *pacedReader) goOn() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.stopped {
+		now := time.Now()
+		_ = p.ctl.SetReadDeadline(now.Add(readTimeout)) // see front
+		_ = p.ctl.SetWriteDeadline(now.Add(readTimeout + writeTimeout))
+	}
+	return !p.stopped
+}
+
+// Stop ends the read under way, and all later ones.
+func (p *pacedReader) Stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopped = true
+	_ = p.ctl.SetReadDeadline(time.Unix(1, 0)) // long ago
 }
 
 // pacedWriter writes an answer of any size for as long as each piece gets through:

@@ -6,6 +6,7 @@
 //     key that it was configured to trust, checked before a byte of it is read, and
 //     again over all of its bytes;
 //   - a program is an executable of the platform that its signature names;
+//   - who sends slowly keeps nobody else waiting: see uploads;
 //   - a file is whole or not there: written aside, synced, then given its name, and
 //     only then recorded.
 package builds
@@ -45,9 +46,6 @@ var (
 	ErrBusy = errors.New("other builds are being published; try again")
 )
 
-// maxUploads bounds the programs taken in at once.
-const maxUploads = 2
-
 // partial is how a file begins whose program is not whole yet.
 const partial = ".partial-"
 
@@ -57,7 +55,7 @@ type Shelf struct {
 	st      store.Builds
 	keys    []release.Key
 	log     *slog.Logger
-	uploads chan struct{}
+	uploads uploads
 	// change orders what changes files and rows together.
 	change sync.Mutex
 }
@@ -68,7 +66,7 @@ func Open(ctx context.Context, dir string, st store.Builds, keys []release.Key, 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	s := &Shelf{dir: dir, st: st, keys: keys, log: log, uploads: make(chan struct{}, maxUploads)}
+	s := &Shelf{dir: dir, st: st, keys: keys, log: log}
 	return s, s.clear(ctx)
 }
 
@@ -143,18 +141,20 @@ func (s *Shelf) Check(ctx context.Context, b wire.Build) (known bool, err error)
 
 // Publish reads b's program to its end, checks it and keeps it. by is the operator
 // token's name. To publish the same again changes nothing.
-func (s *Shelf) Publish(ctx context.Context, b wire.Build, program io.Reader, by string) error {
+func (s *Shelf) Publish(ctx context.Context, b wire.Build, program Program, by string) error {
 	known, err := s.Check(ctx, b)
 	if err != nil || known {
 		return err
 	}
-	select {
-	case s.uploads <- struct{}{}:
-		defer func() { <-s.uploads }()
-	default:
-		return ErrBusy
+	coming, err := s.uploads.take(program)
+	if err != nil {
+		return err
 	}
-	tmp, err := s.take(b, program)
+	defer coming.leave()
+	tmp, err := s.take(b, coming)
+	if errors.Is(err, ErrGaveWay) {
+		return ErrGaveWay
+	}
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package builds
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -12,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"gururmm/release"
 	"gururmm/server/store"
@@ -77,7 +78,7 @@ func (r *rig) sign(version, os, arch string) wire.Build {
 }
 
 func (r *rig) publish(b wire.Build) error {
-	return r.Publish(r.t.Context(), b, bytes.NewReader(r.data), "ops")
+	return r.Publish(r.t.Context(), b, whole{bytes.NewReader(r.data)}, "ops")
 }
 
 // files are the names on the shelf.
@@ -159,7 +160,7 @@ func TestWhatIsNotSignedForItIsRefusedAndLeavesNothing(t *testing.T) {
 		"too long":                    {good, append(bytes.Clone(r.data), 0), release.ErrContent},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := r.Publish(t.Context(), c.b, bytes.NewReader(c.data), "ops")
+			err := r.Publish(t.Context(), c.b, whole{bytes.NewReader(c.data)}, "ops")
 			if !errors.Is(err, ErrRefused) || !errors.Is(err, c.says) {
 				t.Errorf("%v", err)
 			}
@@ -208,39 +209,113 @@ func TestAnInterruptedPublicationIsCleared(t *testing.T) {
 	}
 }
 
-// stalled is an upload that has begun and does not go on.
-type stalled struct {
-	begun chan struct{}
-	once  sync.Once
-	ctx   context.Context
+// whole is a program that is all there.
+type whole struct{ io.Reader }
+
+func (whole) Stop() {}
+
+// line is an upload that brings so many bytes each second, or none, until it is stopped.
+type line struct {
+	r       io.Reader
+	pace    int // bytes a second
+	once    sync.Once
+	stopped chan struct{}
 }
 
-func (s *stalled) Read([]byte) (int, error) {
-	s.once.Do(func() { close(s.begun) })
-	<-s.ctx.Done()
-	return 0, io.ErrUnexpectedEOF
+func newLine(data []byte, pace int) *line {
+	return &line{r: bytes.NewReader(data), pace: pace, stopped: make(chan struct{})}
 }
 
-func TestUploadsAtOnceAreBounded(t *testing.T) {
-	r := newRig(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	var all sync.WaitGroup
-	b := r.sign("v1.2.3", runtime.GOOS, runtime.GOARCH)
-	for range maxUploads {
-		slow := &stalled{begun: make(chan struct{}), ctx: ctx}
-		all.Go(func() {
-			if err := r.Publish(t.Context(), b, slow, "ops"); !errors.Is(err, ErrRefused) || !errors.Is(err, io.ErrUnexpectedEOF) {
-				t.Error(err)
+func (l *line) Stop() { l.once.Do(func() { close(l.stopped) }) }
+
+func (l *line) Read(b []byte) (int, error) {
+	var next <-chan time.Time
+	b = b[:min(len(b), l.pace)]
+	if l.pace > 0 {
+		next = time.After(time.Duration(len(b)) * time.Second / time.Duration(l.pace))
+	}
+	select {
+	case <-next:
+		return l.r.Read(b)
+	case <-l.stopped:
+		return 0, io.ErrUnexpectedEOF
+	}
+}
+
+// Two that are slow keep no third one out, and two that are not do; who is slow is cut
+// off only for another one's sake.
+func TestASlowUploadGivesWayOnlyWhenItMust(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		// own is a version with bytes of its own.
+		own := func(version string) (wire.Build, []byte) {
+			data := append(bytes.Clone(r.data), version...)
+			b, err := release.Sign(r.key, bytes.NewReader(data), version, runtime.GOOS, runtime.GOARCH)
+			if err != nil {
+				t.Fatal(err)
 			}
-		})
-		<-slow.begun
-	}
-	if err := r.publish(b); !errors.Is(err, ErrBusy) {
-		t.Errorf("one more: %v", err)
-	}
-	cancel()
-	all.Wait()
-	if err := r.publish(b); err != nil {
-		t.Errorf("after they have ended: %v", err)
-	}
+			return b, data
+		}
+		publish := func(version string) error {
+			b, data := own(version)
+			return r.Publish(t.Context(), b, whole{bytes.NewReader(data)}, "ops")
+		}
+		ended := func(version string, pace int) <-chan error {
+			done := make(chan error, 1)
+			b, data := own(version)
+			l := newLine(data, pace)
+			go func() { done <- r.Publish(t.Context(), b, l, "ops") }()
+			t.Cleanup(l.Stop)
+			return done
+		}
+		still := func(what string, done <-chan error) {
+			t.Helper()
+			synctest.Wait()
+			select {
+			case err := <-done:
+				t.Fatalf("%s has ended: %v", what, err)
+			default:
+			}
+		}
+		slow, stalled := ended("v1.0.0", minPace/2), ended("v1.1.0", 0)
+		time.Sleep(paceWindow / 2)
+		if err := publish("v1.2.0"); !errors.Is(err, ErrBusy) || errors.Is(err, ErrGaveWay) {
+			t.Errorf("before anything is known of their pace: %v", err)
+		}
+		time.Sleep(time.Minute)
+		still("a slow one, while nobody needs its place,", slow)
+		still("a stalled one, while nobody needs its place,", stalled)
+
+		if err := publish("v1.2.0"); err != nil {
+			t.Errorf("a third: %v", err)
+		}
+		if err := <-stalled; !errors.Is(err, ErrGaveWay) {
+			t.Errorf("the slowest: %v", err)
+		}
+		still("the other one", slow)
+
+		good := ended("v1.4.0", 4*minPace)
+		time.Sleep(paceWindow + time.Second)
+		better := ended("v1.5.0", 8*minPace)
+		if err := <-slow; !errors.Is(err, ErrGaveWay) {
+			t.Errorf("the slow one: %v", err)
+		}
+		time.Sleep(paceWindow + time.Second)
+		if err := publish("v1.6.0"); !errors.Is(err, ErrBusy) {
+			t.Errorf("while two come in well: %v", err)
+		}
+		for what, done := range map[string]<-chan error{"good": good, "better": better} {
+			if err := <-done; err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if left := len(r.uploads.all); left != 0 {
+			t.Errorf("%d places stay taken", left)
+		}
+		for _, file := range r.files() {
+			if strings.HasPrefix(file, partial) {
+				t.Errorf("%s is left", file)
+			}
+		}
+	})
 }
