@@ -65,6 +65,7 @@ func addOperator(root *cobra.Command, typed []string) {
 		c.PersistentFlags().BoolVar(&f.json, "json", false, "print JSON, errors too")
 		root.AddCommand(c)
 	}
+	f.offer(root)
 }
 
 func connectionFile() (string, error) {
