@@ -53,7 +53,7 @@ func (s *scene) released(version, signed string) {
 }
 
 // TestARolloutReachesItsRingsAndStopsAtABadVersion: three real endpoints take a
-// version ring by ring; of the next one, which is not what it says, only the canary
+// version ring by ring, though the server is killed in mid-ring; of the next one, which is not what it says, only the canary
 // hears, and it is back on what it had.
 func TestARolloutReachesItsRingsAndStopsAtABadVersion(t *testing.T) {
 	s := newScene(t, releasing(t))
@@ -88,8 +88,9 @@ func TestARolloutReachesItsRingsAndStopsAtABadVersion(t *testing.T) {
 			return !slices.ContainsFunc(seen, func(w string) bool { return w != version+" verified" }), fmt.Errorf("they are %v", seen)
 		})
 	}
-	// rolled begins a rollout and waits for its end.
-	rolled := func(version string) operator.Rollout {
+	// rolled begins a rollout and waits for its end; meanwhile, if there is one, is run
+	// once an endpoint has taken its order up.
+	rolled := func(version string, meanwhile func()) operator.Rollout {
 		t.Helper()
 		s.says("update", "roll", version, "--ring", "34,100", "--soak", "0", "--grace", "2s")
 		list, err := s.Client().Rollouts(t.Context())
@@ -97,6 +98,13 @@ func TestARolloutReachesItsRingsAndStopsAtABadVersion(t *testing.T) {
 			t.Fatalf("%+v, %v", list, err)
 		}
 		r := list[0]
+		if meanwhile != nil {
+			s.eventually("an endpoint takes its order up", func() (bool, error) {
+				r, err = s.Client().Rollout(t.Context(), r.ID)
+				return err == nil && r.Rings[0].Running > 0, fmt.Errorf("%s; %+v; %v", r.Now, r.Rings, err)
+			})
+			meanwhile()
+		}
 		for _, past := range []int{0, 1} { // each ring has a wait of its own
 			s.eventually("the rollout's end", func() (bool, error) {
 				r, err = s.Client().Rollout(t.Context(), r.ID)
@@ -107,13 +115,26 @@ func TestARolloutReachesItsRingsAndStopsAtABadVersion(t *testing.T) {
 	}
 	all("dev")
 	s.released("v1.1.0", "v1.1.0")
-	if r := rolled("v1.1.0"); r.State != operator.RolloutDone || r.Rings[0].Done != 2 || r.Rings[1].Done != 1 {
+	crash := func() {
+		s.Server().KillAlone() // SIGKILL in mid-ring: what it knew is what it wrote
+		if err := s.StartServer(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := rolled("v1.1.0", crash); r.State != operator.RolloutDone || r.Rings[0].Done != 2 || r.Rings[1].Done != 1 {
 		t.Fatalf("the good version: %s, %+v, failures %+v", r.Now, r.Rings, r.Failures)
 	}
 	all("v1.1.0")
 
 	s.released("v6.6.6", "v1.2.0")
-	r := rolled("v1.2.0")
+	for _, id := range ids { // the crash cost nobody a second trial
+		all, err := s.Client().Directives(t.Context(), id, 0)
+		if err != nil || len(all) != 1 {
+			t.Errorf("%s was ordered %d times, %v: %+v", id, len(all), err, all)
+		}
+	}
+
+	r := rolled("v1.2.0", nil)
 	if r.State != operator.RolloutStopped || r.Rings[0].Failed == 0 || r.Rings[1].Waiting != 1 || len(r.Failures) == 0 || !strings.Contains(r.Failures[0].Detail, "v6.6.6") {
 		t.Errorf("the bad version: %s, %+v, failures %+v", r.Now, r.Rings, r.Failures)
 	}
