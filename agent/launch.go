@@ -15,12 +15,14 @@ import (
 	"gururmm/agent/guardian"
 	"gururmm/agent/task/tree"
 	"gururmm/agent/versions"
+	"gururmm/internal/backoff"
 	"gururmm/internal/fault"
 	"gururmm/internal/lockfile"
 	"gururmm/internal/version"
 	"gururmm/oob"
 	"gururmm/release"
 	"gururmm/selfcheck"
+	"gururmm/wire"
 )
 
 // What the installed program tells the one that it becomes.
@@ -82,6 +84,7 @@ func (s *Setup) launch(ctx context.Context, from inherited, lock *lockfile.Lock,
 	if err != nil && !errors.Is(err, versions.ErrSetAside) {
 		p.doubt("which version shall run is not known", err)
 		p.keys = s.releaseKeys(&p)
+		s.stay(&p)
 		return p, nil // another start of another program would know no more
 	}
 	if err != nil {
@@ -118,13 +121,20 @@ func (s *Setup) launch(ctx context.Context, from inherited, lock *lockfile.Lock,
 		}
 		log.Warn("another version of this program takes over", "path", path, "why", why)
 		fault.Die("update.launch")
-		err = s.become(ctx, path, []string{
-			envInstalled + "=" + p.installed + " " + p.installedPath, envWhy + "=" + why,
-		}, lock, log)
+		err = persist(ctx, func() error {
+			return s.become(ctx, path, []string{
+				envInstalled + "=" + p.installed + " " + p.installedPath, envWhy + "=" + why,
+			}, lock, log)
+		})
 		if ended, ok := errors.AsType[*errEnded](err); ok {
 			return p, ended
 		}
 		log.Error("it could not be started", "path", path, "error", err)
+		if versions.Passing(err) {
+			p.notNow(path, entry, err)
+			s.stay(&p)
+			return p, nil
+		}
 		if entry == nil { // no installed program to go back to: this one does it
 			if own := s.own; own != nil && p.unsure == nil && sameFile(p.path, p.store.Path(*own)) {
 				p.goOn(own, err)
@@ -134,6 +144,80 @@ func (s *Setup) launch(ctx context.Context, from inherited, lock *lockfile.Lock,
 		}
 		p.state = p.state.FallBack(entry.Version()+" can't be started: "+err.Error(), time.Now().UTC())
 	}
+}
+
+const (
+	// execTries bounds the starts of a program that only the moment is against, execMin and
+	// execMax the wait between them: some seconds in all, as the old guardian has ended.
+	execTries        = 6
+	execMin, execMax = 100 * time.Millisecond, 2 * time.Second
+)
+
+// persist starts a program by become, again while only the moment is against it.
+func persist(ctx context.Context, become func() error) error {
+	for try := 0; ; try++ {
+		err := become()
+		if _, ran := errors.AsType[*errEnded](err); ran || !versions.Passing(err) || try == execTries-1 {
+			return err
+		}
+		wait := time.NewTimer(backoff.Full(nil, execMin, execMax, try))
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			wait.Stop()
+			return err
+		}
+	}
+}
+
+// notNow leaves a program that only the moment is against for a later start: it is
+// neither blamed nor counted as started.
+func (p *program) notNow(path string, entry *versions.Entry, err error) {
+	if entry != nil {
+		p.state.Starts--
+		if serr := p.store.Save(p.state); serr != nil {
+			err = errors.Join(err, serr)
+		}
+	}
+	p.doubt(path+" can't be started now", err)
+}
+
+// stay makes the program of this process what runs, where the state has no say.
+func (s *Setup) stay(p *program) {
+	if own := s.own; own != nil && sameFile(p.path, p.store.Path(*own)) {
+		p.entry = own
+	}
+}
+
+// reconsider looks whether what made p unsure is over. If it is, and this process would
+// be chosen again, st is the state to go on with; again: a launch decides otherwise.
+func (s *Setup) reconsider(p program) (st versions.State, again bool, err error) {
+	unsure := func(what string, err error) (versions.State, bool, error) {
+		return versions.State{}, false, fmt.Errorf("%s: %w", what, err)
+	}
+	st, err = p.store.Load()
+	if err != nil && !errors.Is(err, versions.ErrSetAside) {
+		return unsure("which version shall run is not known", err)
+	}
+	p.findings = nil // told at the next start
+	p.keys = s.releaseKeys(&p)
+	next, entry, path := st, st.Current, p.path
+	if st.Current == nil || !sameFile(p.path, p.store.Path(*st.Current)) {
+		next, entry, _, err = versions.Choose(st, p.installed, func(e versions.Entry) error { return p.store.Verify(p.keys, e) }, time.Now().UTC())
+		if err != nil {
+			return unsure("the update to "+st.Current.Version()+" can't be verified", err)
+		}
+		path = p.installedPath
+		if entry != nil {
+			path = p.store.Path(*entry)
+		}
+	}
+	if st.Current != nil || st.Phase != versions.PhaseNone {
+		if err := p.store.Save(st); err != nil { // as it is: whether it can be written
+			return unsure("which version is started can't be noted", err)
+		}
+	}
+	return st, !sameState(next, st) || !sameFile(path, p.path) || !entry.Is(p.entry), nil
 }
 
 // stuckAfter is when a new program that can neither confirm nor give back is ended:
@@ -153,7 +237,7 @@ func (s *Setup) watchHandover(p program, log *slog.Logger) (stop func()) {
 			if s.FlushLogs != nil {
 				s.FlushLogs()
 			}
-			os.Exit(1)
+			s.exit(1)
 		}
 	})
 	return func() { t.Stop() }
@@ -186,8 +270,7 @@ func (p *program) goOn(own *versions.Entry, err error) {
 
 // doubt notes why this start runs what it runs without touching the state.
 func (p *program) doubt(what string, err error) {
-	p.unsure = fmt.Errorf("%s: %w; mend that, then restart the service", what, err)
-	p.found(selfcheck.FindJournal, "No version is exchanged or removed in this run, since "+p.unsure.Error())
+	p.unsure = fmt.Errorf("%s: %w", what, err)
 }
 
 func (p *program) found(code selfcheck.Code, sentence string) {
@@ -249,9 +332,10 @@ func sameState(a, b versions.State) bool {
 }
 
 // updates is what the guardian needs to exchange this program.
-func (p program) updates(client *oob.Client, spawn func(string) spawner) *guardian.Updates {
+func (s *Setup) updates(p program, client *oob.Client, spawn func(string) spawner) *guardian.Updates {
 	return &guardian.Updates{
-		Store: p.store, State: p.state, Unsure: p.unsure, Keys: p.keys, Running: p.entry, Path: p.path, Why: p.why, Installed: p.installed,
+		Store: p.store, State: p.state, Unsure: p.unsure, Doubts: s.doubts,
+		Recheck: func() (versions.State, bool, error) { return s.reconsider(p) }, Keys: p.keys, Running: p.entry, Path: p.path, Why: p.why, Installed: p.installed,
 		CanRun: p.canRun, Fetch: client.Fetch, Memory: tree.Memory,
 		Spawn: func(path string) func(context.Context) (guardian.Child, error) { return spawn(path) },
 	}
@@ -265,10 +349,19 @@ func (p program) canRun() error {
 		return err
 	case sameFile(p.installedPath, p.path) && p.entry != nil:
 		return errors.New("where it lies is not known: this program was started by hand")
-	case !info.Mode().IsRegular() || runtime.GOOS != "windows" && info.Mode().Perm()&0o111 == 0:
+	case !info.Mode().IsRegular():
 		return fmt.Errorf("%s is no executable file", p.installedPath)
 	}
-	return nil
+	switch f, err := os.Open(p.installedPath); {
+	case err == nil:
+		defer f.Close()
+		if err := release.CheckPlatform(f, wire.Build{OS: runtime.GOOS, Arch: runtime.GOARCH}); err != nil {
+			return fmt.Errorf("%s: %w", p.installedPath, err)
+		}
+	case !errors.Is(err, os.ErrPermission): // it need not be readable to be executed
+		return err
+	}
+	return mayExecute(p.installedPath)
 }
 
 // spawner starts a worker.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"gururmm/internal/lockfile"
 )
 
@@ -28,6 +30,14 @@ func (s *Setup) become(_ context.Context, path string, env []string, lock *lockf
 		log.Warn("lock", "error", kerr)
 	}
 	return err
+}
+
+// mayExecute says why this account can't execute path: its mode, or a mount without.
+func mayExecute(path string) error {
+	if err := unix.Access(path, unix.X_OK); err != nil {
+		return &os.PathError{Op: "execute", Path: path, Err: err}
+	}
+	return nil
 }
 
 // handedOver: this process itself becomes the next program.

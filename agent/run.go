@@ -69,6 +69,11 @@ func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) e
 		if err != nil {
 			return err
 		}
+		if p.unsure == nil {
+			s.doubts = 0
+		} else {
+			s.doubts++
+		}
 		err = s.serve(ctx, p, log, workerLog)
 		if !errors.Is(err, guardian.ErrHandover) {
 			return err
@@ -251,9 +256,12 @@ func (s *Setup) guardianConfig(id state.Identity, p program, log *slog.Logger) (
 	c.Spawn = spawn(p.path)
 	c.Findings = append(c.Findings, p.findings...)
 	if client, ok := c.Door.(*oob.Client); ok { // else there is no way for an update to come, or for a bundle to go
-		c.Updates = p.updates(client, spawn)
+		c.Updates = s.updates(p, client, spawn)
 		b := s.newBundles(client, log)
 		c.Bundles, c.Errands[wire.DirectiveSendBundle] = b, b.errand
+	} else if p.unsure != nil {
+		c.Findings = append(c.Findings, selfcheck.Finding{Code: selfcheck.FindJournal,
+			Sentence: "What runs was not chosen: " + p.unsure.Error() + "; mend that, then restart the service."})
 	}
 	return c, nil
 }

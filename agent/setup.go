@@ -47,6 +47,8 @@ type Setup struct {
 	events chan guardian.Event // from the service manager
 
 	own      *versions.Entry        // the program of this process, once launched; nil: the installed one
+	doubts   int                    // launches in a row that did not know, or could not note, what shall run
+	exit     func(code int)         // ends this process; a test's own
 	isolated atomic.Pointer[string] // of a quarantine in force, as last read from disk; the guardian's loop reads it, its keeper sets it
 }
 
@@ -67,7 +69,7 @@ func Prepare(o Options) (*Setup, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Setup{Dir: dir, Path: path, Config: config, Service: o.Service, events: make(chan guardian.Event, maxPending)}
+	s := &Setup{Dir: dir, Path: path, Config: config, Service: o.Service, events: make(chan guardian.Event, maxPending), exit: os.Exit}
 	s.Socket = cmp.Or(o.StatusSocket, config.StatusSocket, guardian.SocketPath(path, isDefault))
 	s.Group = cmp.Or(o.StatusGroup, config.StatusGroup, guardian.StatusGroup)
 	s.Level = cmp.Or(o.LogLevel, config.LogLevel, "info")

@@ -256,13 +256,17 @@ type diskOrder struct {
 
 // toDisk has the keeper write what must last before d is carried out, or told: a
 // quarantine, because whoever ordered it relies on it; a restart of the service,
-// because its replay would be a loop. False: d has nothing to write.
+// because its replay would be a loop. Before a rollback the disk is asked for what it
+// goes back to. False: d needs nothing of the disk.
 func (g *Guardian) toDisk(d wire.Directive) bool {
 	j := job{what: string(d.Kind)}
+	var refused error
 	switch {
 	case d.Kind == wire.DirectiveQuarantine && g.cfg.SetQuarantine != nil:
 		reason := cmp.Or(d.Reason, "ordered by the server")
 		j.do = func() error { return g.cfg.SetQuarantine(!d.Lift, reason) }
+	case d.Kind == wire.DirectiveRollback && g.asksInstalled():
+		j.do = func() error { refused = g.cfg.Updates.askInstalled(); return nil }
 	case d.Kind == wire.DirectiveRestartService && g.cfg.StateFile != "":
 		g.memory.untold[d.ID] = d.Kind
 		raw, err := g.encode()
@@ -275,7 +279,12 @@ func (g *Guardian) toDisk(d wire.Directive) bool {
 		return false
 	}
 	o := &diskOrder{d: d, by: time.Now().Add(diskWait)}
-	j.then = func(err error) { g.diskAnswered(o, err) }
+	j.then = func(err error) {
+		if refused != nil {
+			err = refuse(wire.CodeUnsupported, refused.Error())
+		}
+		g.diskAnswered(o, err)
+	}
 	if !g.keep(j) {
 		g.diskAnswered(o, errors.New("the disk does not keep up"))
 		return true
@@ -296,7 +305,10 @@ func (g *Guardian) diskAnswered(o *diskOrder, err error) {
 	if err != nil {
 		g.settle(o.d.ID)
 		g.memory.urgent = true
-		g.obeyed(o.d, true, refuse(wire.CodeJournal, "can't be remembered: "+err.Error()))
+		if _, refused := errors.AsType[*errRefused](err); !refused {
+			err = refuse(wire.CodeJournal, "can't be remembered: "+err.Error())
+		}
+		g.obeyed(o.d, true, err)
 		return
 	}
 	g.obeyed(o.d, true, g.obey(o.d))

@@ -35,6 +35,9 @@ type child struct {
 	err    error
 	frozen chan struct{} // closed: it neither reads nor reports any more
 	silent atomic.Bool   // it does not report for now
+	leave  chan struct{} // closed: it is drained
+
+	leaving sync.Once
 
 	mu     sync.Mutex
 	snap   selfcheck.Snapshot
@@ -44,7 +47,7 @@ type child struct {
 var errKilled = errors.New("signal: killed")
 
 func (c *child) exit(err error) {
-	c.once.Do(func() { c.err = err; close(c.gone) })
+	c.once.Do(func() { c.err = err; close(c.gone); c.out.Close() }) // nobody may read any more
 }
 
 // live reads orders and reports until the child is gone.
@@ -62,7 +65,7 @@ func (c *child) live() {
 			c.mu.Unlock()
 			switch {
 			case o.Drain != nil:
-				c.part()
+				c.leaving.Do(func() { close(c.leave) })
 			case (o.Stacks || o.TraceMS > 0) && c.isFrozen():
 			case o.Stacks:
 				c.say(pipe.Fact{Stacks: "goroutine 1 [running]:\nthe.worker()"})
@@ -96,18 +99,15 @@ func (c *child) live() {
 			return
 		case <-tick.C:
 			c.report()
+		case <-c.leave: // as a worker that was drained: its link first, then itself
+			c.mu.Lock()
+			c.snap.Link = selfcheck.LinkFacts{PhaseAge: new(time.Duration(0)), URL: c.snap.Link.URL}
+			c.mu.Unlock()
+			c.report()
+			time.Sleep(parting)
+			c.exit(nil)
 		}
 	}
-}
-
-// part ends as a worker that was drained: its link first, then itself.
-func (c *child) part() {
-	c.mu.Lock()
-	c.snap.Link = selfcheck.LinkFacts{PhaseAge: new(time.Duration(0)), URL: c.snap.Link.URL}
-	c.mu.Unlock()
-	c.report()
-	time.Sleep(parting)
-	c.exit(nil)
 }
 
 // parting is what a drained child takes from its link's end to its own.
@@ -338,7 +338,7 @@ func (b *bench) spawnAs(snap selfcheck.Snapshot) (guardian.Child, error) {
 	in, orders := io.Pipe()
 	facts, out := io.Pipe()
 	b.mu.Lock()
-	c := &child{pid: 1000 + len(b.children), in: in, out: out, gone: make(chan struct{}), frozen: make(chan struct{}), snap: snap}
+	c := &child{pid: 1000 + len(b.children), in: in, out: out, gone: make(chan struct{}), frozen: make(chan struct{}), leave: make(chan struct{}), snap: snap}
 	n := len(b.children)
 	b.children = append(b.children, c)
 	b.mu.Unlock()

@@ -276,6 +276,9 @@ func New(cfg Config) (*Guardian, error) {
 		policy: cfg.Policy,
 		ladder: selfcheck.NewLadder(cfg.Policy, cfg.Rand),
 	}
+	if u := cfg.Updates; u != nil {
+		g.update.unsure = u.Unsure
+	}
 	return g, nil
 }
 
@@ -566,6 +569,10 @@ func (g *Guardian) ownFindings() []selfcheck.Finding {
 		if sentence := g.cfg.Quarantine(); sentence != "" {
 			found = append(found, selfcheck.Finding{Code: selfcheck.FindIsolated, Sentence: sentence})
 		}
+	}
+	if err := g.update.unsure; err != nil {
+		found = append(found, selfcheck.Finding{Code: selfcheck.FindJournal,
+			Sentence: "No version is exchanged or removed for now: " + err.Error() + ". Mend that: it is looked at again by itself."})
 	}
 	if g.memory.lost != nil {
 		found = append(found, *g.memory.lost)

@@ -43,6 +43,13 @@ const (
 	rolledBackShown = 7 * 24 * time.Hour
 	// memoryEvery is how often the memory of a worker on trial is looked at.
 	memoryEvery = 250 * time.Millisecond
+	// execTries bounds the starts of a worker on trial that only the moment is against,
+	// execMin and execMax the wait between them: the endpoint has no worker meanwhile.
+	execTries        = 6
+	execMin, execMax = 100 * time.Millisecond, 4 * time.Second
+	// recheckMin and recheckMax space the looks at a state that was not known. A look that finds it
+	// may exchange the program, and so the worker: a disk that comes and goes must not do that all day.
+	recheckMin, recheckMax = 30 * time.Second, time.Hour
 )
 
 // Updates is what a guardian needs to exchange its own program.
@@ -51,8 +58,13 @@ type Updates struct {
 	// State is what the store held when this process began.
 	State versions.State
 	// Unsure says why State is not to be acted on, if so: it is not known or can't be
-	// written. Then no order is accepted, and nothing is written or removed.
-	Unsure error
+	// written. Then no order is accepted, and nothing is written or removed, until
+	// Recheck, which may wait for the disk, gives no error: the state to go on with, or again:
+	// this guardian ends with [ErrHandover], for what is chosen now. Nil: it stays so.
+	Unsure  error
+	Recheck func() (st versions.State, again bool, err error)
+	// Doubts counts starts in a row that were unsure, this one too.
+	Doubts int
 	// Keys releases must be signed with; none: no update is accepted.
 	Keys []release.Key
 	// Running is the program of this process; nil: the installed one. Path is where
@@ -62,7 +74,7 @@ type Updates struct {
 	Why     string
 	// Installed is the installed program's version; "": not known.
 	Installed string
-	// CanRun says why the installed program can't be executed; nil: not asked.
+	// CanRun says why the installed program can't be executed; it may wait for the disk. Nil: not asked.
 	CanRun func() error
 	// Fetch as [oob.Client.Fetch].
 	Fetch func(ctx context.Context, sum string, size, offset int64, w io.Writer) (int64, error)
@@ -126,6 +138,12 @@ type updateState struct {
 	endWatch context.CancelFunc // of the trial's memory
 	failed   time.Time          // began of a trial that failed, until the old worker is verified again
 	back     *time.Duration
+	execs    int // starts of the worker on trial that the moment was against
+
+	unsure    error // why nothing is to be done; nil: it may
+	recheckAt time.Time
+	rechecks  int
+	checking  bool // the keeper looks
 }
 
 func (u *updateState) enter(step UpdateStep) { u.step, u.since = step, time.Now() }
@@ -140,8 +158,8 @@ func (g *Guardian) orderUpdate(d wire.Directive) error {
 	switch {
 	case c == nil:
 		return refuse(wire.CodeUnsupported, "this agent does not update itself")
-	case c.Unsure != nil:
-		return refuse(wire.CodeJournal, c.Unsure.Error())
+	case u.unsure != nil:
+		return refuse(wire.CodeJournal, u.unsure.Error()+"; mend that: it is looked at again by itself")
 	case b == nil:
 		return refuse(wire.CodeUnparseable, "no build")
 	case u.step != UpdateNone:
@@ -167,7 +185,23 @@ func (g *Guardian) orderUpdate(d wire.Directive) error {
 	return nil
 }
 
-// orderRollback goes back to the program before, or to the installed one.
+// asksInstalled reports whether going back now would be to the installed program: then
+// it is asked first whether that can take over.
+func (g *Guardian) asksInstalled() bool {
+	c, u := g.cfg.Updates, &g.update
+	return c != nil && c.CanRun != nil && c.Running != nil && u.unsure == nil && u.state.Previous == nil &&
+		(u.step == UpdateNone || u.step == UpdateConfirm)
+}
+
+// askInstalled says why the installed program can't take over; it may wait for the disk.
+func (u *Updates) askInstalled() error {
+	if err := u.CanRun(); err != nil {
+		return fmt.Errorf("the installed program can't take over: %w; install it again first", err)
+	}
+	return nil
+}
+
+// orderRollback goes back to the program before, or to the installed one, which has been asked.
 func (g *Guardian) orderRollback(d wire.Directive) error {
 	c, u := g.cfg.Updates, &g.update
 	if g.tellUpdate(d.ID) {
@@ -176,12 +210,10 @@ func (g *Guardian) orderRollback(d wire.Directive) error {
 	switch {
 	case c == nil:
 		return refuse(wire.CodeUnsupported, "this agent does not update itself")
-	case c.Unsure != nil:
-		return refuse(wire.CodeJournal, c.Unsure.Error())
+	case u.unsure != nil:
+		return refuse(wire.CodeJournal, u.unsure.Error()+"; mend that: it is looked at again by itself")
 	case c.Running == nil:
 		return refuse(wire.CodeUnsupported, "the installed program runs: there is none to go back to")
-	case u.state.Previous == nil && c.CanRun != nil && c.CanRun() != nil:
-		return refuse(wire.CodeUnsupported, "the installed program can't take over: "+c.CanRun().Error()+"; install it again first")
 	case u.step != UpdateNone && u.step != UpdateConfirm:
 		return refuse(wire.CodeBusy, "an update is under way: "+string(u.step)+" "+u.version(g))
 	}
@@ -366,16 +398,23 @@ func (g *Guardian) drainForTrial() {
 
 // trialSpawn gives the program of the worker that is about to start; nil: the usual one.
 func (g *Guardian) trialSpawn() func(context.Context) (Child, error) {
-	u := &g.update
-	if u.step != UpdateDrain {
+	u, now := &g.update, time.Now()
+	spawn := func() func(context.Context) (Child, error) {
+		return g.cfg.Updates.Spawn(g.cfg.Updates.Store.Path(*u.state.Next))
+	}
+	switch u.step {
+	case UpdateDrain:
+	case UpdateTrial: // once more: it could not be started a moment ago
+		u.began, u.lost = now, now
+		return spawn()
+	default:
 		return nil
 	}
-	now := time.Now()
 	u.enter(UpdateTrial)
-	u.first, u.began, u.lost, u.good, u.memory, u.back = now, now, now, time.Time{}, 0, nil
+	u.first, u.began, u.lost, u.good, u.memory, u.back, u.execs = now, now, now, time.Time{}, 0, nil, 0
 	g.noteUpdate("trial", "A worker of version "+u.version(g)+" is on trial, under the guardian of "+g.cfg.Presence.Version+".")
 	g.beacon(causeRequest) // its answer shows that the door works now
-	return g.cfg.Updates.Spawn(g.cfg.Updates.Store.Path(*u.state.Next))
+	return spawn()
 }
 
 // watchTrial looks at the memory of the worker on trial until it ends.
@@ -419,7 +458,11 @@ func (g *Guardian) trialMemory() uint64 {
 func (g *Guardian) updateDue(now time.Time) {
 	u := &g.update
 	g.noteBack(now)
-	if c := g.cfg.Updates; g.stopping || c == nil || c.Unsure != nil {
+	switch {
+	case g.stopping || g.cfg.Updates == nil:
+		return
+	case u.unsure != nil:
+		g.recheckDue(now)
 		return
 	}
 	switch u.step {
@@ -516,13 +559,23 @@ func (g *Guardian) trialEnded(l *life, e lifeExit) bool {
 	if !l.trial || g.update.step != UpdateTrial {
 		return false
 	}
-	how := "its worker ended: " + describeExit(e, g.worker.fatal)
-	if l.pid == 0 {
+	how, blame := "its worker ended: "+describeExit(e, g.worker.fatal), true
+	switch {
+	case l.pid == 0 && versions.Passing(e.err):
+		u := &g.update
+		if u.execs++; u.execs < execTries {
+			wait := backoff.Full(g.rng, execMin, execMax, u.execs-1)
+			g.worker.startAt, g.worker.lastExit = time.Now().Add(wait), "on trial: it could not be started: "+e.err.Error()
+			g.log.Warn("worker on trial could not be started now", "error", e.err, "again_in", wait)
+			return true
+		}
+		how, blame = fmt.Sprintf("it could not be started, %d times: %v: that is this machine's state now, no fault of the build; order it again", u.execs, e.err), false
+	case l.pid == 0:
 		how = "it can't be executed: " + e.err.Error()
 	}
 	g.worker.startAt, g.worker.lastExit = time.Now(), "on trial: "+how
 	g.log.Error("worker on trial ended", "how", how, "last_words", wordsForLog(e.words))
-	g.rollBack(how, true)
+	g.rollBack(how, blame)
 	return true
 }
 
@@ -594,11 +647,35 @@ func (g *Guardian) confirmDue(now time.Time) {
 	case c.Running == nil: // nothing is left to go back to
 		g.failUpdate(u.state.Fail(fmt.Sprintf("the installed program runs, but no link was verified within %v", ConfirmLimit), g.now()))
 	default:
-		reason := fmt.Sprintf("as guardian it had no verified link for %v within %v", grace, ConfirmLimit)
+		g.giveBack(fmt.Sprintf("as guardian it had no verified link for %v within %v", grace, ConfirmLimit))
+	}
+}
+
+// giveBack hands over to the program before, if that can take over.
+func (g *Guardian) giveBack(reason string) {
+	u := &g.update
+	back := func() {
 		st := u.state.FallBack(reason, g.now())
-		g.log.Error("update is rolled back", "version", version, "reason", reason)
+		g.log.Error("update is rolled back", "version", g.cfg.Presence.Version, "reason", reason)
 		u.enter(UpdateCommit)
 		g.saveUpdate(st, "update.gave_back", func() { g.handOver("the version before goes on, " + reason) })
+	}
+	if !g.asksInstalled() {
+		back()
+		return
+	}
+	var refused error
+	asked := g.keep(job{what: jobUpdate, do: func() error { refused = g.cfg.Updates.askInstalled(); return nil }, then: func(error) {
+		switch {
+		case g.stopping || u.step != UpdateCommit:
+		case refused != nil: // nothing is left to go back to
+			g.failUpdate(u.state.Fail(reason+", and "+refused.Error(), g.now()))
+		default:
+			back()
+		}
+	}})
+	if asked { // else the next turn tries again
+		u.enter(UpdateCommit)
 	}
 }
 
@@ -609,9 +686,17 @@ func (g *Guardian) resumeUpdate() {
 		return
 	}
 	u.state, u.disk = c.State, c.State
-	if c.Unsure != nil {
+	if u.unsure != nil {
+		u.rechecks = max(0, c.Doubts-1)
+		g.planRecheck()
 		return
 	}
+	g.takeUp()
+}
+
+// takeUp goes on with what the state says is under way.
+func (g *Guardian) takeUp() {
+	c, u := g.cfg.Updates, &g.update
 	st, now := u.state, g.now()
 	switch st.Phase {
 	case versions.PhaseFetch:
@@ -630,7 +715,7 @@ func (g *Guardian) resumeUpdate() {
 	case versions.PhaseHandover:
 		fault.Die("update.guarding")
 		u.enter(UpdateConfirm)
-		u.first, u.began, u.lost = g.start, g.start, g.start
+		u.first, u.began, u.lost = u.since, u.since, u.since
 	default:
 		if st.Last != nil && !st.Last.Told && st.Last.Order != nil {
 			g.tellOutcome(*st.Last)
@@ -639,11 +724,59 @@ func (g *Guardian) resumeUpdate() {
 	}
 }
 
+// planRecheck sets when a state that is not known is looked at again, ever more rarely.
+func (g *Guardian) planRecheck() {
+	u := &g.update
+	u.recheckAt = time.Time{}
+	if g.cfg.Updates.Recheck != nil {
+		u.recheckAt = time.Now().Add(backoff.Full(g.rng, recheckMin, recheckMax, u.rechecks))
+		u.rechecks++
+	}
+}
+
+// recheckDue looks at such a state again, by the keeper.
+func (g *Guardian) recheckDue(now time.Time) {
+	u, c := &g.update, g.cfg.Updates
+	if u.checking || u.recheckAt.IsZero() || now.Before(u.recheckAt) {
+		return
+	}
+	var st versions.State
+	var again bool
+	var unsure error // no failed write: it is told as a finding
+	u.checking = g.keep(job{what: jobUpdate,
+		do:   func() error { st, again, unsure = c.Recheck(); return nil },
+		then: func(error) { g.rechecked(st, again, unsure) },
+	})
+	if !u.checking {
+		g.planRecheck()
+	}
+}
+
+// rechecked goes on once the state is known: with it, or by the start that it asks for.
+func (g *Guardian) rechecked(st versions.State, again bool, unsure error) {
+	u := &g.update
+	u.checking = false
+	switch {
+	case g.stopping:
+	case unsure != nil:
+		g.log.Warn("what version shall run is still not certain", "error", unsure)
+		u.unsure = unsure
+		g.planRecheck()
+	case again:
+		g.noteUpdate("known", "The state of versions can be read and written: which one runs is decided anew.")
+		g.handOver("which version runs is decided anew")
+	default:
+		g.noteUpdate("known", "The state of versions can be read and written again: the one that runs stays.")
+		u.unsure, u.recheckAt, u.state, u.disk = nil, time.Time{}, st, st
+		g.takeUp()
+	}
+}
+
 // settleUpdate is the last word of an orderly end: it was no failed start.
 func (g *Guardian) settleUpdate() {
 	c, st := g.cfg.Updates, g.update.state
 	switch {
-	case c == nil || g.handover || c.Unsure != nil:
+	case c == nil || g.handover || g.update.unsure != nil:
 		return
 	case g.update.step == UpdateDrain || g.update.step == UpdateTrial:
 		st = st.Fail("the agent was stopped during the trial; order it again", g.now())
@@ -703,7 +836,7 @@ func (g *Guardian) tellOutcome(o versions.Outcome) {
 // toldUpdate notes that the server knows an outcome.
 func (g *Guardian) toldUpdate(id string) {
 	st := g.update.state
-	if g.cfg.Updates == nil || g.cfg.Updates.Unsure != nil || st.Last == nil || st.Last.Told || st.Last.Order == nil || st.Last.Order.ID != id {
+	if g.cfg.Updates == nil || g.update.unsure != nil || st.Last == nil || st.Last.Told || st.Last.Order == nil || st.Last.Order.ID != id {
 		return
 	}
 	g.saveUpdate(st.Tell(), "update.told", nil)
@@ -787,6 +920,9 @@ func (g *Guardian) updateStatus() *UpdateStatus {
 
 // nextDue is when updateDue must look again.
 func (u *updateState) nextDue(now time.Time) time.Time {
+	if u.unsure != nil && !u.checking {
+		return u.recheckAt
+	}
 	switch u.step {
 	case UpdateDrain:
 		return u.since.Add(drainForUpdate + drainMargin + time.Millisecond)

@@ -3,6 +3,7 @@ package guardian_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -675,4 +676,224 @@ func TestExchangeOfTheWorkerIsNoFault(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What can't be known or noted for now is looked at again, ever more rarely, and then
+// gone on with, without a restart.
+func TestUncertainStateHealsByItself(t *testing.T) {
+	s := newShelf(t)
+	order := versions.Order{ID: "before", Kind: wire.DirectiveUpdate}
+	for _, again := range []bool{false, true} {
+		t.Run("again "+strconv.FormatBool(again), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				u := b.updatable(s, as("v2.0.0"))
+				known := versions.State{}.Fetch(s.build(t, "v1.5.0"), order).Trial(false).RollBack("it crashed", time.Now())
+				u.Unsure, u.Doubts = errors.New("disk on fire"), 1
+				var looks []time.Time // of the keeper, and read when it rests
+				u.Recheck = func() (versions.State, bool, error) {
+					if looks = append(looks, time.Now()); len(looks) < 8 {
+						return versions.State{}, false, errors.New("disk still on fire")
+					}
+					return known, again, nil
+				}
+				ask, events := b.status(), b.remember()
+				b.run()
+				pass(2 * time.Second)
+				b.call(b.order("early", s.build(t, "v2.0.0")))
+				if nacks := b.door.nacks(t); len(nacks) != 1 || nacks[0].Code != wire.CodeJournal || !strings.Contains(nacks[0].Detail, "on fire") {
+					t.Errorf("nacks %+v", nacks)
+				}
+				if f := ask().Findings; len(f) != 1 || !strings.Contains(f[0].Sentence, "on fire") {
+					t.Errorf("findings %+v", f)
+				}
+				if again {
+					limit := time.AfterFunc(4*time.Hour, b.stop)
+					if err := <-b.done; !errors.Is(err, guardian.ErrHandover) {
+						t.Fatal(err)
+					}
+					limit.Stop()
+					if _, err := os.Stat(u.Store.StateFile()); !os.IsNotExist(err) {
+						t.Errorf("a state was written: %v", err)
+					}
+				} else {
+					pass(4 * time.Hour)
+					if f := ask().Findings; len(f) != 1 || f[0].Code != selfcheck.FindUpdateRolledBack {
+						t.Errorf("findings %+v", f)
+					}
+					if state, detail := b.outcome("before"); state != wire.DirectiveFailed || !strings.Contains(detail, "it crashed") {
+						t.Errorf("what came of the order before is told as %s: %s", state, detail)
+					}
+					b.call(b.order("up", s.build(t, "v2.0.0")))
+					if err := b.ended(); !errors.Is(err, guardian.ErrHandover) {
+						t.Fatal(err)
+					}
+				}
+				if got, _ := updatesTold(events()); len(got) == 0 || got[0] != "known" {
+					t.Errorf("the history tells %q", got)
+				}
+				if len(looks) != 8 {
+					t.Fatalf("%d looks", len(looks))
+				}
+				for i := 1; i < len(looks); i++ {
+					if gap := looks[i].Sub(looks[i-1]); gap < 30*time.Second || gap > time.Hour+time.Minute {
+						t.Errorf("look %d came %v after the one before", i, gap)
+					}
+				}
+				if looks[7].Sub(looks[0]) < 15*time.Minute {
+					t.Errorf("looks do not become rarer: %v", looks)
+				}
+			})
+		})
+	}
+}
+
+// A program that can't be started at this moment is started a moment later; one that
+// never can be is left, and the machine is named, not the build.
+func TestMomentIsNotTheBuildsFault(t *testing.T) {
+	s := newShelf(t)
+	busy := &os.PathError{Op: "fork/exec", Path: "/program", Err: passingError}
+	for _, tt := range []struct {
+		name  string
+		fails int64
+		tries int64
+	}{{"for a moment", 3, 4}, {"for long", 1 << 30, 6}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				u := b.updatable(s, as("v2.0.0"))
+				events := b.remember()
+				var tries atomic.Int64
+				plain := u.Spawn
+				u.Spawn = func(path string) func(context.Context) (guardian.Child, error) {
+					return func(ctx context.Context) (guardian.Child, error) {
+						if tries.Add(1) <= tt.fails {
+							return guardian.Child{}, fmt.Errorf("start worker: %w", busy)
+						}
+						return plain(path)(ctx)
+					}
+				}
+				b.run()
+				pass(2 * time.Second)
+				b.call(b.order("up", s.build(t, "v2.0.0")))
+				if tt.fails < tt.tries {
+					if err := b.ended(); !errors.Is(err, guardian.ErrHandover) {
+						t.Fatal(err)
+					}
+					if got, _ := updatesTold(events()); !slices.Equal(got, []string{"ordered", "fetched", "draining", "trial", "committed", "handover"}) {
+						t.Errorf("the history tells %q", got)
+					}
+				} else {
+					pass(time.Minute)
+					if state, detail := b.outcome("up"); state != wire.DirectiveFailed || !strings.Contains(detail, "no fault of the build") || !strings.Contains(detail, passingError.Error()) {
+						t.Errorf("told %s: %s", state, detail)
+					}
+					if st := load(t, u); len(st.Failed) != 0 || st.Phase != versions.PhaseNone || !st.Last.RolledBack {
+						t.Errorf("state %+v", st)
+					}
+					if err := b.end(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if n := tries.Load(); n != tt.tries {
+					t.Errorf("started %d times, want %d", n, tt.tries)
+				}
+			})
+		})
+	}
+}
+
+// A new guardian that finds no link, and nothing to give the endpoint back to, goes on: it
+// neither ends nor gives up the worker, and says what to do.
+func TestNothingIsGivenBackToAProgramThatCantRun(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		u := b.handedOver(s, unverified("v2.0.0"))
+		u.CanRun = func() error { return os.ErrNotExist }
+		events := b.remember()
+		b.run()
+		pass(7 * time.Minute)
+		state, detail := b.outcome("up")
+		if state != wire.DirectiveFailed || !strings.Contains(detail, "no verified link") || !strings.Contains(detail, "installed program can't take over") || !strings.Contains(detail, "install it again") {
+			t.Errorf("told %s: %s", state, detail)
+		}
+		if st := load(t, u); !st.Current.Is(u.Running) || st.Phase != versions.PhaseNone || st.Last.RolledBack || len(st.Failed) != 0 {
+			t.Errorf("state %+v", st)
+		}
+		if got, _ := updatesTold(events()); !slices.Equal(got, []string{"failed"}) {
+			t.Errorf("the history tells %q", got)
+		}
+		if b.spawned() != 1 {
+			t.Errorf("%d workers", b.spawned())
+		}
+		if err := b.end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// starved lets the guardian's loop run only every now and then, from when it is told on.
+func (b *bench) starved() (begin func()) {
+	var on atomic.Bool
+	b.cfg.Gate = func() {
+		if on.Load() {
+			time.Sleep(30 * time.Second)
+		}
+	}
+	return func() { on.Store(true) }
+}
+
+// Time that was lost is given back to a trial, but not for ever: a machine that is always
+// late keeps its endpoint with a worker on trial for the grace and twelve minutes at most.
+func TestTrialOfAStarvedMachineEnds(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		u := b.updatable(s, unverified("v2.0.0"))
+		starve := b.starved()
+		var began atomic.Int64
+		plain := u.Spawn
+		u.Spawn = func(path string) func(context.Context) (guardian.Child, error) {
+			began.Store(time.Now().UnixNano())
+			starve()
+			return plain(path)
+		}
+		b.run()
+		pass(2 * time.Second)
+		b.call(b.order("up", s.build(t, "v2.0.0")))
+		pass(12 * time.Minute)
+		if st := load(t, u); st.Phase != versions.PhaseTrial {
+			t.Errorf("after %v: %+v", time.Since(time.Unix(0, began.Load())), st)
+		}
+		pass(3 * time.Minute)
+		if st := load(t, u); st.Phase != versions.PhaseNone || st.Last == nil || !strings.Contains(st.Last.Reason, "starved") || len(st.Failed) != 0 || !st.Last.RolledBack {
+			t.Errorf("state %+v", st)
+		} else if took := st.Last.At.Sub(time.Unix(0, began.Load())); took < 12*time.Minute || took > 14*time.Minute {
+			t.Errorf("it ended %v after it began", took)
+		}
+		b.stop()
+		<-b.done
+	})
+}
+
+// The same for a guardian that has to confirm.
+func TestConfirmationOfAStarvedMachineEnds(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		u := b.handedOver(s, unverified("v2.0.0"))
+		starve := b.starved()
+		b.run()
+		began := time.Now()
+		starve()
+		if err := b.ended(); !errors.Is(err, guardian.ErrHandover) {
+			t.Fatal(err)
+		}
+		if st := load(t, u); st.Current != nil || st.Last == nil || !st.Last.RolledBack {
+			t.Errorf("state %+v", st)
+		} else if took := st.Last.At.Sub(began); took < 15*time.Minute || took > 17*time.Minute {
+			t.Errorf("it gave back %v after it began", took)
+		}
+	})
 }
