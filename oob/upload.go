@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"gururmm/internal/fault"
 	"gururmm/wire"
 )
 
@@ -49,6 +50,7 @@ type BundleInfo struct {
 // upload is how far one upload is; it does no I/O itself.
 type upload struct {
 	size      int64
+	most      int64         // bytes of the largest part
 	held      int64         // the server's word; below 0: to be asked
 	part      int64         // bytes of the next part
 	wait      time.Duration // after the next failure
@@ -56,8 +58,22 @@ type upload struct {
 	restarted bool
 }
 
+// Seams of builds for tests: parts of so many bytes, and a stop behind each of them.
+const (
+	envPart   = "GURURMM_BUNDLE_PART"
+	faultPart = "upload.part"
+)
+
+func largestPart() int64 {
+	if n, err := strconv.ParseInt(fault.Env(envPart), 10, 64); err == nil && n > 0 && n < wire.BundlePart {
+		return n
+	}
+	return wire.BundlePart
+}
+
 func newUpload(size int64) *upload {
-	return &upload{size: size, held: -1, part: wire.BundlePart, wait: uploadWaitMin}
+	most := largestPart()
+	return &upload{size: size, most: most, held: -1, part: most, wait: uploadWaitMin}
 }
 
 // next is the part to send, [from, to); none: ask what the server holds.
@@ -79,7 +95,7 @@ func (u *upload) took(s wire.BundleState) (done bool, err error) {
 	switch {
 	case u.held < 0: // we only asked
 	case s.Held > u.held:
-		u.stale, u.wait, u.part = 0, uploadWaitMin, min(2*u.part, wire.BundlePart)
+		u.stale, u.wait, u.part = 0, uploadWaitMin, min(2*u.part, u.most)
 	default:
 		if u.stale++; u.stale > maxStale {
 			return false, fmt.Errorf("%w: it stays at %d of %d bytes", ErrBundleRefused, s.Held, u.size)
@@ -120,7 +136,7 @@ func (u *upload) failed(err error) (wait time.Duration, final error) {
 		return 0, err // no token, say
 	}
 	if slowness(err) {
-		u.part = max(u.part/2, minPart)
+		u.part = max(u.part/2, min(minPart, u.most))
 	}
 	u.held = -1 // the part may have arrived all the same
 	return u.again(RetryAfter(err)), nil
@@ -153,6 +169,9 @@ func (c *Client) PutBundle(ctx context.Context, b BundleInfo, r io.ReaderAt) err
 	for {
 		state, err := c.putPart(ctx, b, u, r)
 		if err == nil {
+			if u.held >= 0 { // it was a part, not the question
+				fault.Stall(faultPart)
+			}
 			var done bool
 			if done, err = u.took(state); done || err != nil {
 				return err

@@ -29,6 +29,7 @@ import (
 
 	"gururmm/internal/atomicfile"
 	"gururmm/internal/diskfree"
+	"gururmm/internal/fault"
 	"gururmm/operator"
 	"gururmm/server/store"
 	"gururmm/wire"
@@ -74,6 +75,9 @@ const (
 
 // maxID bounds an id in bytes.
 const maxID = 64
+
+// faultWritten is the label of a fault seam: a part is on disk, and not counted yet.
+const faultWritten = "bundles.written"
 
 // partial is how the name of a file ends that is not whole yet.
 const partial = ".part"
@@ -428,6 +432,7 @@ func (s *Shelf) add(ctx context.Context, b operator.Bundle, more []byte) (operat
 			return b, err
 		}
 	}
+	fault.Stall(faultWritten)
 	b.Held += int64(len(more))
 	return b, s.o.Store.SaveBundle(ctx, b)
 }
