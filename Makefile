@@ -35,8 +35,8 @@ agents: ## the agent for each platform, to be signed: make agents VERSION=v1.2.3
 demo: build ## the main job, live, in about half a minute
 	./bin/gururmm-lab demo --bin bin
 
-test: check quick days e2e ## everything CI runs
-	@echo "all tests passed"
+test: check quick windows days e2e ## everything CI runs
+	@if [ -s bin/windows.untested ]; then cat bin/windows.untested; echo "all other tests passed"; else echo "all tests passed"; fi
 
 check: ## formatting, vet on every platform, staticcheck, the systemd unit
 	@sh scripts/need.sh go git gcc
@@ -62,7 +62,8 @@ e2e: ## real server, proxy and agents; each fault, each kill
 	@sh scripts/need.sh go git gcc bash python3 ps
 	$(GOTEST) -timeout 9m ./lab
 
-# Without root on a Debian this says that it did not run; with CI set it fails.
+# Without root on a Debian this says that it did not run; with CI set it fails. A Wine
+# that breaks off again and again is said, and fails nothing: docs/decisions/0011.
 windows: ## the Windows build under Wine: unit tests, agent, service
 	bash scripts/windows.sh
 

@@ -41,10 +41,18 @@ out=/mnt/out/last
 w() {
 	local limit=$1
 	shift
-	timeout --kill-after=5 "$limit" $wine "$@" >$out.raw 2>&1 </dev/null
-	local code=$?
+	timeout --kill-after=5 "$limit" $wine "$@" >$out.raw 2>&1 </dev/null &
+	local run=$! code
+	while kill -0 $run 2>/dev/null; do # without its server it would stand still
+		[ "$(server_is)" = up ] || kill $run
+		sleep 0.1
+	done
+	wait $run
+	code=$?
 	tr -d '\r' <$out.raw >$out
 	cat $out >>/mnt/out/said
+	# Stood still, or ended by a Unix signal: timeout(1).
+	[ $code -lt 124 ] || [ $code -ge 160 ] || echo "${1##*/} stood still or crashed (code $code)" >>/mnt/out/signs
 	return $code
 }
 
@@ -75,7 +83,10 @@ end_server() {
 	kill -9 "$server" 2>/dev/null
 	wait "$server" 2>/dev/null
 	server=""
+	kill -9 $(ours) 2>/dev/null # what stands still without it
 }
+# ours: the processes of this prefix.
+ours() { grep -lsxzF "WINEPREFIX=$WINEPREFIX" /proc/[0-9]*/environ | cut -d/ -f3; }
 
 # prepare: what every prefix is a copy of. Its service manager is thrown away: it
 # began before there was an environment for services.
@@ -94,15 +105,14 @@ prepare() {
 prefixes=0
 fresh() {
 	prefixes=$((prefixes + 1))
-	cp -a $made /mnt/prefix$prefixes && serve /mnt/prefix$prefixes && w 30 cmd /c ver || return 1
-	[ "$(grep -lsa 'system32.services\.exe' /proc/[0-9]*/cmdline | wc -l)" = 1 ]
+	cp -a $made /mnt/prefix$prefixes && serve /mnt/prefix$prefixes && w 40 cmd /c ver || return 1
+	[ "$(for p in $(ours); do grep -lsa 'system32.services\.exe' "/proc/$p/cmdline"; done | wc -l)" = 1 ]
 }
 listening() { # its socket, named by device and inode of the prefix
 	# shellcheck disable=SC2046
 	compgen -G "/tmp/*/$(printf 'server-%x-%x' $(stat -c '%d %i' "$WINEPREFIX"))/socket" >/dev/null
 }
 server_is() { kill -0 "$server" 2>/dev/null && echo up || echo gone; }
-
 
 # again COMMAND...: tried three times.
 again() { "$@" || "$@" || "$@"; }
@@ -130,11 +140,13 @@ thrice() {
 		fi
 		: >/mnt/out/failed
 		: >/mnt/out/said
+		: >/mnt/out/signs
 		began=$SECONDS
 		"$@"
 		case $came in
 		ok)
 			say "$name" "ok, $((SECONDS - began)) s"
+			[ "$(server_is)" = up ] || again fresh
 			return
 			;;
 		failed)
@@ -153,8 +165,10 @@ thrice() {
 			;;
 		esac
 		why=$(wine_words /mnt/out/said)
-		[ -n "$why" ] || why="it ended or stood still without a word"
-		say "$name" "Wine broke off after $((SECONDS - began)) s: $why"
+		[ -n "$why" ] || why=$(tail -1 /mnt/out/signs)
+		[ "$(server_is)" = up ] || why="its server is gone; $why"
+		[ -n "$why" ] || why="$(tail -1 $out)"
+		say "$name" "Wine may have broken off, after $((SECONDS - began)) s: $why"
 		[ $came = broke ] || say "$name" "and these failed: $(tr '\n' ' ' </mnt/out/failed)"
 		show >/mnt/out/broke.$prefixes
 		if ! again fresh; then
@@ -180,6 +194,7 @@ say "wine" "$(grep -i windows $out)"
 #     it, so each directory seems to let others in; "a setting that can't be
 #     understood": the same, found first.
 skip='TestRealErrors/unanswered_DNS|TestRealErrors/reset_during_TLS|TestImportsNothingOfTheLink|^TestNames$|^TestStateDirectory$|TestDoctorOnTheCommandLine/a_setting_that'
+
 # package NAME: its tests.
 package() {
 	local limit=$((end - SECONDS))
@@ -208,13 +223,14 @@ whole() {
 	cat /mnt/out/agent.log >>/mnt/out/said 2>/dev/null
 	if [ $came = 0 ]; then
 		came=ok
-	elif [ -n "$(wine_words /mnt/out/said)" ] || [ "$(server_is)" = gone ]; then
+	elif [ -n "$(wine_words /mnt/out/said)" ] || [ -s /mnt/out/signs ] || [ "$(server_is)" = gone ]; then
 		came=doubt
 	else
 		came=failed
 	fi
 	show() { cat /mnt/out/shell.err; }
 }
+least=90 # it has waits of its own
 if [ "${2:-}" != tests ]; then thrice "agent and service" whole; fi
 
 if [ -s /mnt/out/untested ]; then

@@ -50,6 +50,7 @@ packages=$*
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/bin" "$work/src" "$work/out"
+: >"$work/out/untested"
 ld="-s -w"
 GOOS=windows CGO_ENABLED=0 go build -trimpath -ldflags "$ld" -o "$work/bin/" ./cmd/gururmm-agent
 CGO_ENABLED=0 go build -trimpath -ldflags "$ld" -o "$work/bin/" ./cmd/gururmm
