@@ -6,12 +6,16 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"gururmm/agent/pipe"
 	"gururmm/agent/worker"
 	"gururmm/selfcheck"
 	"gururmm/wire"
@@ -22,11 +26,13 @@ type stall struct {
 	slog.Handler
 	message string
 	armed   atomic.Bool
+	caught  atomic.Int64
 	release chan struct{}
 }
 
 func (s *stall) Handle(ctx context.Context, r slog.Record) error {
 	if s.armed.Load() && r.Message == s.message {
+		s.caught.Add(1)
 		<-s.release
 	}
 	return s.Handler.Handle(ctx, r)
@@ -75,6 +81,100 @@ func TestStalledDispatcherIsNamed(t *testing.T) {
 			return d == nil || *d < time.Second
 		})
 	})
+}
+
+// A dispatcher that was replaced and comes back finds itself superseded: what it had
+// in hand was done by the other one, it answers nothing, takes nothing more and ends,
+// and no job runs twice. It comes back often, so that one that stayed would be counted.
+func TestAnOldDispatcherThatComesBackDoesNothing(t *testing.T) {
+	for name, hangs := range map[string]struct {
+		at      string // the message at which it hangs
+		command bool   // it has a command in hand, else a message that is refused
+	}{
+		"before it has answered":       {"message refused", false},
+		"behind a job that it started": {"command accepted", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := newServer(t)
+				ran := t.TempDir()
+				hang := &stall{message: hangs.at, release: make(chan struct{})}
+				r := startRig(t, srv, func(c *worker.Config) {
+					hang.Handler = c.Log.Handler()
+					c.Log = slog.New(hang)
+				})
+				p := r.verified(1)
+				var ids []string
+				job := func() {
+					c := command(func(c *wire.Command) { c.Script = "echo ran>>" + filepath.Join(ran, c.ID) })
+					ids = append(ids, c.ID)
+					p.sendSigned(wire.TypeCommand, c)
+				}
+				results := func() map[string]int {
+					got := map[string]int{}
+					for _, e := range p.of(wire.TypeCommandResult) {
+						got[decode[wire.CommandResult](t, e).ID]++
+					}
+					return got
+				}
+				const rounds = 4 // more than may be left behind at once
+				for n := range rounds {
+					hang.armed.Store(true)
+					if hangs.command {
+						job()
+					} else {
+						p.send("dance", struct{}{})
+					}
+					job() // waits behind it
+					r.wait("the stalled dispatcher", 10*time.Second, func() bool {
+						d := r.last().Loops["dispatcher"].Pending
+						return hang.caught.Load() == int64(n+1) && d != nil && *d > 5*time.Second
+					})
+					hang.armed.Store(false)
+					r.order(pipe.Order{RestartStage: "dispatcher"})
+					r.wait("a fresh dispatcher, and its work done", 20*time.Second, func() bool {
+						return len(r.stages()) == n+1 && len(results()) == len(ids)
+					})
+					if f := r.stages()[n]; !f.Restarted {
+						t.Fatalf("round %d: not restarted: %s", n+1, f.Detail)
+					}
+					hang.release <- struct{}{} // the old one is back
+					job()
+					r.wait("what came after it was back", 20*time.Second, func() bool { return len(results()) == len(ids) })
+				}
+				time.Sleep(time.Minute)
+
+				acks := map[string]int{}
+				for _, e := range p.of(wire.TypeCommandAck) {
+					acks[decode[wire.CommandAck](t, e).ID]++
+				}
+				for i, id := range ids {
+					raw, err := os.ReadFile(filepath.Join(ran, id))
+					if lines := strings.Count(string(raw), "ran"); err != nil || lines != 1 {
+						t.Errorf("job %d ran %d times, %v", i+1, lines, err)
+					}
+					if acks[id] != 1 { // of results there may be more: each is repeated until its answer is read
+						t.Errorf("job %d: acknowledged %d times", i+1, acks[id])
+					}
+				}
+				if n := len(p.of(wire.TypeNack)); !hangs.command && n != rounds {
+					t.Errorf("%d messages were refused %d times: the old one answered too", rounds, n)
+				}
+			})
+		})
+	}
+}
+
+// stages gives what the worker told of loops that were to be started afresh.
+func (r *rig) stages() (all []pipe.StageFact) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, f := range r.facts {
+		if f.Stage != nil {
+			all = append(all, *f.Stage)
+		}
+	}
+	return all
 }
 
 func TestStalledMetricsAreNamed(t *testing.T) {
