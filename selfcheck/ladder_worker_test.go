@@ -71,6 +71,34 @@ func TestLadderStageDoesNotHelp(t *testing.T) {
 	}
 }
 
+// Two loops stand still at once, each for the other perhaps: both are started afresh,
+// one after the other, before the worker is.
+func TestLadderTwoStagesAtOnce(t *testing.T) {
+	b := newBench(t)
+	stall(&b.s, "dispatcher", 9)
+	stall(&b.s, "executor", 9)
+	b.wants(StepRestartStage)
+	first := StageOf(b.l.recent[len(b.l.recent)-1].Verdict)
+	b.s.Loops[first] = LoopFacts{}
+	b.pass(time.Second)
+	b.wants(StepRestartStage)
+	second := StageOf(b.l.recent[len(b.l.recent)-1].Verdict)
+	if first == second || first == "" || second == "" {
+		t.Fatalf("started afresh: %q, then %q", first, second)
+	}
+	b.s = healthy()
+	b.s.Link.TextTripAge = sec(0.5)
+	b.pass(time.Second)
+	b.wants()
+	b.outcome(StepRestartStage, "helped: the loop turns, and text went both ways")
+
+	// The deadlock is there again: fresh loops did not cure it.
+	b.pass(time.Minute)
+	stall(&b.s, "dispatcher", 9)
+	stall(&b.s, "executor", 9)
+	b.wants(StepRestartWorker)
+}
+
 // What a worker can't start afresh is not tried: the next rung comes at once.
 func TestLadderStageThatNeedsTheWorker(t *testing.T) {
 	for _, stage := range []string{"orders", "monitor", "facts"} {

@@ -45,6 +45,9 @@ const (
 	// stderrRing is how much of the worker's last words is kept: the stacks of a
 	// crash, not its log, which is passed on.
 	stderrRing = 64 << 10
+	// maxGarbled bounds the lines of one worker that are no facts: one whose memory is
+	// damaged may go on to report, and keep its guardian busy. The first are logged.
+	maxGarbled, garbledTold = 1000, 3
 	// maxLogLine bounds one line of the worker's log.
 	maxLogLine = 16 << 10
 )
@@ -258,12 +261,21 @@ func (g *Guardian) report(ctx context.Context, f lifeFact) bool {
 // readFacts passes on what the worker says until it says no more.
 func (g *Guardian) readFacts(ctx context.Context, l *life, r io.Reader) {
 	lines := pipe.NewReader[pipe.Fact](r)
+	garbled := 0
 	for {
 		fact, err := lines.Read()
 		switch {
 		case errors.Is(err, pipe.ErrGarbled):
-			g.log.Warn("worker said something that is no fact", "error", err)
-			continue
+			if garbled++; garbled <= garbledTold {
+				g.log.Warn("worker said something that is no fact", "error", err, "lines", garbled)
+			}
+			if garbled <= maxGarbled {
+				continue
+			}
+			g.log.Error("worker writes garbage: it is ended", "lines", garbled)
+			l.end(true)
+			io.Copy(io.Discard, r) // see below
+			return
 		case errors.Is(err, pipe.ErrTooLong):
 			g.log.Error("worker's pipe can't be followed any further", "error", err)
 			l.end(true)

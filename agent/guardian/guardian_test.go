@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -188,6 +189,100 @@ func TestFrozenWorkerIsJudgedHungAndStatusAnswers(t *testing.T) {
 		}
 		if st.Snapshot.Worker.Exits != 0 {
 			t.Fatal("an ordered end was counted as a crash")
+		}
+		b.end()
+	})
+}
+
+// A worker that reports and writes garbage beside it is borne a while, then ended; one
+// that writes nothing else is silent, as far as facts go.
+func TestAWorkerThatWritesGarbageIsReplaced(t *testing.T) {
+	for name, c := range map[string]struct {
+		reports bool
+		lines   int // a second
+		within  time.Duration
+	}{
+		"beside its reports": {true, 300, 6 * time.Second},
+		"and nothing else":   {false, 5, 20 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				ask := b.status()
+				b.run()
+				pass(2 * time.Second)
+				mad := b.child()
+				mad.silent.Store(!c.reports)
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					for i := 0; ; i++ {
+						select {
+						case <-mad.gone:
+							return
+						case <-time.After(time.Second / time.Duration(c.lines)):
+						}
+						line := []string{"\x00\xff\xfe\n", "[1,2]\n", "{\"snapshot\":7}\n", "{\"worker\n"}[i%4]
+						if _, err := io.WriteString(mad.out, line); err != nil {
+							return
+						}
+					}
+				}()
+				pass(time.Second)
+				if st := ask(); c.reports && st.Verdict.Severity != selfcheck.SeverityWell {
+					t.Errorf("a few lines of garbage: %s", st.Verdict.Code)
+				}
+				pass(c.within)
+				<-ended
+				if got := b.spawned(); got != 2 {
+					t.Fatalf("%d workers after %v of garbage, want a second one", got, c.within)
+				}
+				pass(5 * time.Second)
+				if st := ask(); st.Verdict.Severity != selfcheck.SeverityWell || st.Snapshot.Worker.PID == mad.pid {
+					t.Errorf("afterwards: %s of worker %d", st.Verdict.Code, st.Snapshot.Worker.PID)
+				}
+				b.end()
+			})
+		})
+	}
+}
+
+// Reports that come on time hide no loop that stands still: it is started afresh, and
+// where the fresh one stands too, the worker is.
+func TestReportsHideNoLoopThatStands(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		ask := b.status()
+		b.run()
+		pass(2 * time.Second)
+		first := b.child()
+		began := time.Now()
+		stuck := make(chan struct{})
+		go func() {
+			defer close(stuck)
+			for {
+				s := well()
+				s.Loops = map[string]selfcheck.LoopFacts{"reader": {}, "dispatcher": {Pending: new(time.Since(began))}}
+				first.be(s)
+				select {
+				case <-first.gone:
+					return
+				case <-time.After(100 * time.Millisecond):
+				}
+			}
+		}()
+		afresh := func() int {
+			return orders(first, func(o pipe.Order) bool { return o.RestartStage == "dispatcher" })
+		}
+		pass(8 * time.Second)
+		if st := ask(); st.Verdict.Code != selfcheck.CodeAgentStalled+".dispatcher" || afresh() != 1 || b.spawned() != 1 {
+			t.Fatalf("%s, %d restarts of the loop, %d workers; want one restart of the loop", st.Verdict.Code, afresh(), b.spawned())
+		}
+		first.say(pipe.Fact{Stage: &pipe.StageFact{Stage: "dispatcher", Restarted: true}})
+		pass(8 * time.Second)
+		<-stuck
+		if b.spawned() != 2 || afresh() != 1 || !errors.Is(first.err, errKilled) {
+			t.Fatalf("%d workers, %d restarts of the loop, the first ended by %v; want the worker started afresh", b.spawned(), afresh(), first.err)
 		}
 		b.end()
 	})
