@@ -11,9 +11,12 @@ import (
 
 const (
 	// ReportEvery is the longest a worker goes without a report to its guardian: each
-	// wake of an idle process costs far more than what it then does, and five
+	// wake of an idle process costs far more than what it then does, and four
 	// reports in ten seconds are enough to be judged by.
-	ReportEvery = 2 * time.Second
+	ReportEvery = 2500 * time.Millisecond
+	// ReportMissed is the silence from which it is not by chance: two reports are
+	// missing. The guardian asks for one then, and looks at the worker from outside.
+	ReportMissed = 2*ReportEvery + ReportEvery/5
 	// reportSlack is how far facts may be carried forward by the clock alone. Beyond it
 	// no suspicion ripens, for the worker would have said by now what became of it.
 	reportSlack = ReportEvery + ReportEvery/4

@@ -372,13 +372,13 @@ var judgeCases = []judgeCase{
 	{name: "a loop takes a while", want: CodeOK, change: func(s *Snapshot) { stall(s, "dispatcher", 3) }},
 	{name: "executor full", want: CodeAgentExecutorFull, change: func(s *Snapshot) { s.Jobs.Running = 8 }, says: "8 of 8 jobs"},
 	{name: "hung", want: CodeAgentHung, masks: []Code{CodeLinkTextLost, CodeAgentStalled + ".reader"}, change: func(s *Snapshot) {
-		s.Worker.Silent = sec(6.5)
-		stall(s, "reader", 10)
+		s.Worker.Silent = sec(9)
+		stall(s, "reader", 12)
 		lose(s, 1, 9)
 	}},
-	{name: "hung, by the snapshot's age", want: CodeAgentHung, after: 7},
+	{name: "hung, by the snapshot's age", want: CodeAgentHung, after: 9},
 	{name: "hung before it ever reported", want: CodeAgentHung, change: func(s *Snapshot) {
-		*s = Snapshot{Worker: WorkerFacts{PID: 7, Running: true, Silent: sec(7)}}
+		*s = Snapshot{Worker: WorkerFacts{PID: 7, Running: true, Silent: sec(9)}}
 	}},
 	{name: "not hung after a suspend", want: CodeOK, findings: []Code{FindSuspendResumed}, change: func(s *Snapshot) {
 		s.Worker.Silent, s.Suspend = sec(600), &SuspendFacts{Length: *sec(600), Age: *sec(1)}
@@ -386,13 +386,13 @@ var judgeCases = []judgeCase{
 	{name: "a frozen worker's suspicion does not ripen", want: CodeLinkTextLost, suspected: true, change: func(s *Snapshot) {
 		lose(s, 1, 0.2)
 		s.Link.Ledger.RTT = sec(1)
-	}, after: 2.9, says: "as of the worker's last report, 2.9 s ago"},
+	}, after: 4.2, says: "as of the worker's last report, 4.2 s ago"},
 	{name: "nor if its ages were brought forward", want: CodeLinkTextLost, suspected: true, change: func(s *Snapshot) {
-		lose(s, 1, 3.2)
-		s.Worker.Silent, s.Link.Ledger.RTT = sec(2.9), sec(1)
+		lose(s, 1, 4.2)
+		s.Worker.Silent, s.Link.Ledger.RTT = sec(4.2), sec(1)
 	}},
-	{name: "a worker just frozen: the ages are those of its last report", want: CodeOK, after: 3, says: "as of the worker's last report, 3.0 s ago"},
-	{name: "a worker frozen, perhaps", want: CodeAgentHung, suspected: true, after: 4.1, says: "not reported for 4.1 s", masks: []Code{CodeLinkTextLost},
+	{name: "a worker just frozen: the ages are those of its last report", want: CodeOK, after: 5, says: "as of the worker's last report, 5.0 s ago"},
+	{name: "a worker frozen, perhaps", want: CodeAgentHung, suspected: true, after: 7, says: "not reported for 7.0 s", masks: []Code{CodeLinkTextLost},
 		change: func(s *Snapshot) { lose(s, 1, 0.2); s.Link.Ledger.RTT = sec(1) }},
 	{name: "a proof stands while the worker is perhaps frozen", want: CodeLinkTextLost, after: 4, says: "last report, 4.0 s ago",
 		change: func(s *Snapshot) { lose(s, 1, 5) }},

@@ -192,7 +192,7 @@ func TestLadderActsOnProofOnly(t *testing.T) {
 		"duplicate":      func(s *Snapshot) { other(s, 30_000) },
 		"door fails":     func(s *Snapshot) { s.OOB.Failures = 9 },
 		"metrics slow":   func(s *Snapshot) { stall(s, "metrics", 5) },
-		"perhaps frozen": func(s *Snapshot) { s.Worker.Silent = sec(4) },
+		"perhaps frozen": func(s *Snapshot) { s.Worker.Silent = sec(7) },
 		"writer waits":   func(s *Snapshot) { atNetwork(s, 6) },
 		"no snapshot":    func(s *Snapshot) { *s = Snapshot{} },
 	} {
@@ -372,7 +372,7 @@ func TestLadderWorker(t *testing.T) {
 	b := newBench(t)
 	hang := func(pid int) {
 		b.s = healthy()
-		b.s.Worker.PID, b.s.Worker.Silent = pid, sec(6)
+		b.s.Worker.PID, b.s.Worker.Silent = pid, sec(9)
 	}
 	hang(1)
 	b.wants(StepRestartWorker)
@@ -416,7 +416,7 @@ func TestLadderWorker(t *testing.T) {
 func TestLadderHungWorkerSaysNothingOfTheLink(t *testing.T) {
 	b := newBench(t)
 	b.dialing()
-	b.s.Worker.Silent = sec(6)
+	b.s.Worker.Silent = sec(9)
 	b.wants(StepRestartWorker)
 	for range 10 {
 		b.pass(time.Second)
@@ -465,7 +465,7 @@ func TestLadderState(t *testing.T) {
 	b.pass(time.Second)
 	b.deaf(2)
 	b.wants(StepOOB)
-	b.s.Worker.Silent = sec(6)
+	b.s.Worker.Silent = sec(9)
 	b.wants(StepRestartWorker)
 	raw, err := b.l.State(b.now, Uptime{})
 	if err != nil {

@@ -49,7 +49,7 @@ func TestLadderStageDoesNotHelp(t *testing.T) {
 		"refused": {0, func(b *bench) { b.l.StageRefused("dispatcher", "the journal's disk does not answer") },
 			"no better: it can't be started afresh in place: the journal's disk does not answer", StepRestartWorker},
 		"still stands": {stageGrace, func(*bench) {}, "no better: The worker's dispatcher loop", StepRestartWorker},
-		"worse":        {time.Second, func(b *bench) { b.s.Worker.Silent = sec(6) }, "no better: The worker (process 100)", StepRestartWorker},
+		"worse":        {time.Second, func(b *bench) { b.s.Worker.Silent = sec(9) }, "no better: The worker (process 100)", StepRestartWorker},
 		"no text": {30 * time.Second, func(b *bench) { b.s = healthy(); b.s.Link.TextTripAge = sec(60) },
 			"no better: no text went both ways", ""},
 		"gone": {time.Second, func(b *bench) { b.s = healthy(); b.s.Worker.PID = 200 }, "no better: the worker ended meanwhile", ""},
@@ -166,7 +166,7 @@ func TestLadderServiceRestartIsFollowedUp(t *testing.T) {
 	for range b.p.RestartsPerHour {
 		b.l.worker.restarts = append(b.l.worker.restarts, b.now)
 	}
-	b.s.Worker.Silent = sec(6)
+	b.s.Worker.Silent = sec(9)
 	b.wants(StepRestartService)
 	raw, err := b.l.State(b.now, Uptime{})
 	if err != nil {

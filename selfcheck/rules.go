@@ -37,9 +37,9 @@ type rule struct {
 // Graces with their reasons. Those that depend on the round trip are computed by
 // [facts.grace].
 const (
-	hungGrace    = 3 * ReportEvery // so many missed in a row
-	hungSuspect  = 2 * ReportEvery // to be told, not to be acted upon
-	stalledGrace = 5 * time.Second // no loop may take so long over one thing: handlers run elsewhere
+	hungGrace    = ReportMissed + 2*time.Second // asked, and silent still
+	hungSuspect  = ReportMissed                 // to be told, not to be acted upon
+	stalledGrace = 5 * time.Second              // no loop may take so long over one thing: handlers run elsewhere
 	// writerGrace: a loop in a write may rightly wait for the network as long as its own
 	// deadline of 10 s; only then can it be said that the agent is what stands still.
 	writerGrace   = 15 * time.Second

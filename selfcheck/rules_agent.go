@@ -35,7 +35,7 @@ func lookHung(f *facts, r *rule) *hit {
 	}
 	h := &hit{
 		suspected: !f.ripe(silent, r.grace),
-		sentence:  fmt.Sprintf("The worker (process %d) runs and has not reported for %s; it reports every 2 s.", w.PID, span(silent)),
+		sentence:  fmt.Sprintf("The worker (process %d) runs and has not reported for %s; it reports every %s.", w.PID, span(silent), span(ReportEvery)),
 		evidence:  []Evidence{{Fact: "worker.silent", Seen: span(silent), Expected: "under " + span(r.grace)}},
 	}
 	f.outside(h)

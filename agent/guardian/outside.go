@@ -4,19 +4,17 @@ import (
 	"context"
 	"time"
 
+	"gururmm/agent/pipe"
 	"gururmm/internal/tcpinfo"
 	"gururmm/selfcheck"
 )
 
-// A worker that says nothing is looked at from outside: the kernel knows whether
-// it is stopped, and how many bytes wait for it.
+// A worker that says nothing is asked, and looked at from outside: the kernel knows
+// whether it is stopped, and how many bytes wait for it. What answers has a monitor that
+// stands still; what does not stands still as a whole.
 
-const (
-	// lookAfter is the silence from which it is looked at: a report is late.
-	lookAfter = selfcheck.ReportEvery + 500*time.Millisecond
-	// lookEvery spaces the looks: each reads the kernel's table of connections.
-	lookEvery = 5 * time.Second
-)
+// lookEvery spaces the questions and looks: each reads the kernel's table of connections.
+const lookEvery = 5 * time.Second
 
 // outside is what the loop knows of one generation from outside.
 type outside struct {
@@ -37,18 +35,23 @@ type look struct {
 // lookDue looks at a silent worker when it is time.
 func (g *Guardian) lookDue(helpers context.Context, now time.Time) {
 	l := g.worker.life
-	if l == nil || l.outside.look == nil || l.outside.busy || g.stopping {
+	if l == nil || l.outside.busy || g.stopping {
 		return
 	}
 	silent := g.snapshot.Worker.Silent
-	if silent == nil || *silent < lookAfter {
+	if silent == nil || *silent < selfcheck.ReportMissed {
 		l.outside.at, l.outside.state, l.outside.unread = time.Time{}, "", nil
 		if !l.reported.IsZero() {
-			l.outside.at = l.reported.Add(lookAfter)
+			l.outside.at = l.reported.Add(selfcheck.ReportMissed)
 		}
 		return
 	}
 	if now.Before(l.outside.at) {
+		return
+	}
+	g.order(pipe.Order{Report: true})
+	l.outside.at = now.Add(lookEvery)
+	if l.outside.look == nil {
 		return
 	}
 	l.outside.busy = true

@@ -282,7 +282,7 @@ func (g *Guardian) assess(now time.Time) selfcheck.Snapshot {
 		case now.Sub(l.began) > firstReport:
 			s.Worker.Silent = new(now.Sub(l.began))
 		}
-		if s.Worker.Silent != nil && *s.Worker.Silent >= lookAfter {
+		if s.Worker.Silent != nil && *s.Worker.Silent >= selfcheck.ReportMissed {
 			s.Worker.Kernel, s.Worker.Unread = l.outside.state, l.outside.unread
 		}
 		if p := l.orders.pending(at); p != nil {

@@ -131,7 +131,7 @@ func (s *Session) watchInterval(now time.Time) time.Duration {
 		return min(watchEvery, ms(p.DeadMS)/4, ms(p.VerifyMS)/4)
 	}
 	left := ms(p.DeadMS) - now.Sub(later(heard, s.awake))
-	return max(watchLeast, min(left, ms(p.DeadMS)/8))
+	return max(watchLeast, min(left, ms(p.DeadMS)/3))
 }
 
 func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }

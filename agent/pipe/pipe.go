@@ -24,6 +24,8 @@ type Order struct {
 	Policy *wire.Envelope `json:"policy,omitempty"` // a verified config_update to put in force
 	// Ping asks for a ledger ping at once.
 	Ping bool `json:"ping,omitempty"`
+	// Report asks for a snapshot at once, whoever should have sent one.
+	Report bool `json:"report,omitempty"`
 	// Frames asks for the ring of the last 512 frame headers.
 	Frames bool `json:"frames,omitempty"`
 	// Stacks asks for the stacks of all goroutines.

@@ -69,7 +69,6 @@ func (w *worker) monitor(ctx context.Context) {
 		}
 		last, slept = now, sleptNow
 		if w.stillCalm(now) {
-			w.late.Reset(reportSlack)
 			w.out.unchanged()
 		} else {
 			w.pulseReporter()

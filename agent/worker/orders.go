@@ -56,6 +56,8 @@ func (w *worker) obey(o pipe.Order) {
 		if s := w.link.session(); s != nil {
 			s.Conn().Ping(true)
 		}
+	case o.Report:
+		w.change()
 	case o.Frames:
 		f := pipe.Fact{}
 		if s := w.link.session(); s != nil {

@@ -11,13 +11,13 @@ import (
 )
 
 const (
-	// reportSlack is how long without the monitor before the reporter reports by
-	// itself: it has a stalled monitor to tell of.
-	reportSlack = 5 * time.Second
 	// reportWhole is the longest between two whole snapshots; what ages by the clock
 	// the guardian ages itself.
-	reportWhole = 10 * time.Second
-	// reportGap is the shortest time between two reports, whatever changes.
+	reportWhole = 30 * time.Second
+	// tickSlack is how late the monitor's tick may be without a word of it.
+	tickSlack = 500 * time.Millisecond
+	// reportGap is the shortest time between two reports, whatever changes; and what an
+	// endpoint at rest waits for what a change brings with it: a ping, its pong.
 	reportGap = 20 * time.Millisecond
 )
 
@@ -73,12 +73,12 @@ func (w *worker) stillCalm(now time.Time) bool {
 		s != nil && s == m.session && s.Traffic() == m.traffic
 }
 
-// report sends snapshots: at once on a change, at least every reportWhole, and
-// something at each pulse of the monitor, which alone says "the same" while
-// nothing happens.
+// report sends snapshots: at once on a change or when the guardian asks, at least every
+// reportWhole, and something at each pulse of the monitor, which alone says "the same"
+// while nothing happens. It has no clock of its own: one that is set anew at each report
+// wakes an idle process as often again.
 func (w *worker) report(ctx context.Context) {
-	timer := w.late
-	defer timer.Stop()
+	w.change() // the first
 	var last time.Time
 	wasRewritten := false
 	var whole time.Time
@@ -88,14 +88,18 @@ func (w *worker) report(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-timer.C:
 		case <-w.pulse:
 			pulsed = true
 		case <-w.changes:
-			if wait := reportGap - time.Since(last); wait > 0 {
-				timer.Reset(wait)
+			wait := reportGap
+			if w.calm.Load() == nil {
+				wait -= time.Since(last)
+			}
+			if wait > 0 {
+				timer := time.NewTimer(wait)
 				select {
 				case <-ctx.Done():
+					timer.Stop()
 					return
 				case <-timer.C:
 				}
@@ -134,7 +138,6 @@ func (w *worker) report(ctx context.Context) {
 			w.beatSoon()
 		}
 		last = time.Now()
-		timer.Reset(reportSlack)
 	}
 }
 
@@ -152,7 +155,7 @@ func (w *worker) snapshot() *selfcheck.Snapshot {
 	s.Suspend = w.suspend.facts(now)
 	reader, writer := w.link.busy(now)
 	monitor := w.ticked.pending(now)
-	if monitor != nil && *monitor < 2*monitorEvery {
+	if monitor != nil && *monitor < monitorEvery+tickSlack {
 		monitor = nil
 	}
 	s.Loops = map[string]selfcheck.LoopFacts{

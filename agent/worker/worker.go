@@ -111,7 +111,6 @@ type worker struct {
 	stop    chan stopRequest
 	pulse   chan struct{}            // the monitor's, for the reporter
 	seen    chan struct{}            // its answer: a snapshot is taken
-	late    *time.Timer              // when the reporter reports without a pulse
 	calm    atomic.Pointer[calmMark] // of the last report; nil: it was not calm
 
 	// life ends when the loops are to end; set before they begin.
@@ -154,7 +153,6 @@ func open(cfg Config, to io.Writer) (*worker, error) {
 		cfg: cfg, log: cfg.Log, inbox: newInbox(),
 		changes: make(chan struct{}, 1), rebeat: make(chan struct{}, 1),
 		stop: make(chan stopRequest, 1), pulse: make(chan struct{}, 1), seen: make(chan struct{}, 1),
-		late: time.NewTimer(0),
 	}
 	w.dispatcher, w.metrics = newRelay(w.dispatch), newRelay(w.measure)
 	w.out = newOut(to, cfg.Log, func(err error) {

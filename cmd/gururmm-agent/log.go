@@ -27,9 +27,11 @@ const (
 	gcPercent     = 25
 	guardianLimit = 24 << 20 // bytes
 	workerLimit   = 64 << 20 // output of jobs passes through
+	// timerSlack: nothing that these processes wait for needs to be more punctual.
+	timerSlack = 5 * time.Millisecond
 )
 
-// slim sets the bounds of this process's memory and gives back what it
+// slim sets the bounds of what this process takes and gives back what it
 // needs only for a moment. Call the result before the process ends.
 func slim(ctx context.Context, limit int64) (stop func()) {
 	if os.Getenv("GOMAXPROCS") == "" {
@@ -37,6 +39,7 @@ func slim(ctx context.Context, limit int64) (stop func()) {
 		// wake hands work over between threads, and that was a third of an idle agent's CPU.
 		runtime.GOMAXPROCS(1)
 	}
+	footprint.Slack(timerSlack)
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(limit)
 	ctx, cancel := context.WithCancel(ctx)

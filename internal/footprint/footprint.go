@@ -1,4 +1,5 @@
-// Package footprint gives memory back that a process needs only for a moment.
+// Package footprint keeps small what a process at rest takes: memory that it needs
+// only for a moment, and wakes.
 package footprint
 
 import (

@@ -6,6 +6,8 @@ import (
 	"os"
 	"slices"
 	"syscall"
+
+	"gururmm/internal/footprint"
 )
 
 // handle is what to look for in the kernel's process table.
@@ -15,7 +17,7 @@ func (t *Tree) start(marker string) error {
 	t.marker = marker
 	// A new session: no terminal to read a password from, and a group of its own.
 	t.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	return t.cmd.Start()
+	return footprint.Punctual(t.cmd.Start)
 }
 
 // Release leaves what is left of an ended root's tree alone.
