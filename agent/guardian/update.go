@@ -629,6 +629,8 @@ func (g *Guardian) confirmDue(now time.Time) {
 	grace := defaultGrace
 	if c.Running != nil {
 		grace = graceOf(c.Running.Build.GraceMS)
+	} else if o := u.state.Order; o != nil {
+		grace = graceOf(o.GraceMS)
 	}
 	version := g.cfg.Presence.Version
 	switch {

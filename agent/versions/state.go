@@ -67,6 +67,9 @@ type Order struct {
 	// ByDoor: no link could be verified when the trial began, for reasons that are
 	// not the new program's, so the second door stood for it.
 	ByDoor bool `json:"by_door,omitempty"`
+	// GraceMS is for what has none of its own, the installed program: that of the version
+	// which is left for it; 0: the default.
+	GraceMS int64 `json:"grace_ms,omitempty"`
 }
 
 // Outcome is what became of an order, or of a program that did not last.
@@ -161,6 +164,9 @@ func (s State) RollBack(reason string, now time.Time) State {
 
 // GoBack hands over to the program before, by order.
 func (s State) GoBack(o Order) State {
+	if s.Current != nil {
+		o.GraceMS = s.Current.Build.GraceMS
+	}
 	s.Phase, s.Order, s.Next = PhaseHandover, &o, nil
 	s.Current, s.Previous, s.Starts = s.Previous, nil, 0
 	return s

@@ -313,7 +313,7 @@ func TestEachStartEndsWithAProgramThatVerifies(t *testing.T) {
 }
 
 func TestOutcomesOfAnOrder(t *testing.T) {
-	b := wire.Build{Version: "v2.0.0", SHA256: strings.Repeat("0", 64)}
+	b := wire.Build{Version: "v2.0.0", SHA256: strings.Repeat("0", 64), GraceMS: 1500}
 	s := State{Current: entry("v1.0.0")}.Fetch(b, Order{ID: "d1"})
 	if f := s.Fail("no space", now); f.Last.RolledBack || f.Phase != PhaseNone || f.Current.Version() != "v1.0.0" || len(f.Failed) != 0 {
 		t.Errorf("refused: %+v", f)
@@ -332,7 +332,7 @@ func TestOutcomesOfAnOrder(t *testing.T) {
 		t.Errorf("confirmed: %+v", done)
 	}
 	back := done.GoBack(Order{ID: "d2", Kind: wire.DirectiveRollback})
-	if back.Current.Version() != "v1.0.0" || back.Previous != nil || back.Phase != PhaseHandover {
+	if back.Current.Version() != "v1.0.0" || back.Previous != nil || back.Phase != PhaseHandover || back.Order.GraceMS != 1500 {
 		t.Errorf("back: %+v", back)
 	}
 	many := s
