@@ -34,12 +34,12 @@ type DoorError struct {
 	held *int64 // of a bundle, by the server's word
 }
 
-func (e *DoorError) Error() string { return e.Door + ": " + e.Err.Error() }
+func (e *DoorError) Error() string { return e.Door + ": " + neterr.Plain(e.Err) }
 func (e *DoorError) Unwrap() error { return e.Err }
 
 // NetworkError gives e as a fact for a snapshot.
 func (e *DoorError) NetworkError() *selfcheck.NetworkError {
-	n := &selfcheck.NetworkError{Phase: e.Phase, Type: e.Type, Detail: e.Err.Error(), Status: e.Status}
+	n := &selfcheck.NetworkError{Phase: e.Phase, Type: e.Type, Detail: neterr.Plain(e.Err), Status: e.Status}
 	if p, ok := errors.AsType[wire.Problem](e.Err); ok {
 		n.Code = p.Code
 	}
@@ -68,7 +68,7 @@ func NetworkError(err error) *selfcheck.NetworkError {
 		return e.NetworkError()
 	}
 	phase, typ := neterr.Classify(err)
-	return &selfcheck.NetworkError{Phase: phase, Type: typ, Detail: err.Error()}
+	return &selfcheck.NetworkError{Phase: phase, Type: typ, Detail: neterr.Plain(err)}
 }
 
 // RetryAfter is how long the server asked, in err, to be left alone; 0: it did not.

@@ -48,7 +48,7 @@ func openState(dir string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = os.MkdirAll(dir, 0o700)
 		if err != nil {
-			return fmt.Errorf("state_dir: %w", err)
+			return fmt.Errorf("state_dir: %w; choose a directory that can be made and written: --state-dir DIR", err)
 		}
 		return nil
 	}

@@ -1,11 +1,13 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -14,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"gururmm/internal/atomicfile"
@@ -192,7 +195,7 @@ func (s *Server) certificates(now time.Time) (main, oob *tls.Certificate, err er
 func (s *Server) listen(setting, addr string, cert *tls.Certificate) (net.Listener, error) {
 	ln, err := s.cfg.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", setting, err)
+		return nil, fmt.Errorf("%s: can't listen at %s: %w%s", setting, addr, cmp.Or(errors.Unwrap(err), err), listenAdvice(err))
 	}
 	s.cleanup = append(s.cleanup, func() error {
 		if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
@@ -207,6 +210,19 @@ func (s *Server) listen(setting, addr string, cert *tls.Certificate) (net.Listen
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*cert},
 		NextProtos: []string{"http/1.1"}, // a WebSocket upgrade is HTTP/1.1
 	}), nil
+}
+
+// listenAdvice says what to do about an address that can't be listened at.
+func listenAdvice(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "; another program has it, perhaps another server: end that, or choose another address"
+	case errors.Is(err, fs.ErrPermission):
+		return "; ports below 1024 take root: choose a higher one"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "; this machine does not have that address"
+	}
+	return "; want host:port, or :port for all addresses"
 }
 
 // doors tells at which addresses endpoints reach this server.

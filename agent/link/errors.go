@@ -76,7 +76,7 @@ func Describe(err error) *selfcheck.NetworkError {
 	if err == nil {
 		return nil
 	}
-	d := &selfcheck.NetworkError{Detail: err.Error()}
+	d := &selfcheck.NetworkError{Detail: neterr.Plain(err)}
 	d.Detail = wrap.Clip(d.Detail, maxDetail)
 	if r, ok := errors.AsType[*Refused](err); ok {
 		d.Code = r.Problem.Code

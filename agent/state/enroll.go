@@ -57,9 +57,9 @@ type EnrollError struct {
 
 func (e *EnrollError) Error() string {
 	if e.Hint == "" {
-		return "enroll: " + e.Err.Error()
+		return "enroll: " + neterr.Plain(e.Err)
 	}
-	return "enroll: " + e.Err.Error() + " (" + e.Hint + ")"
+	return "enroll: " + neterr.Plain(e.Err) + " (" + e.Hint + ")"
 }
 func (e *EnrollError) Unwrap() error { return e.Err }
 

@@ -12,6 +12,7 @@ import (
 
 	"gururmm/agent"
 	"gururmm/agent/bundle"
+	"gururmm/internal/help"
 	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
 )
@@ -29,7 +30,7 @@ func bundleCommand(o *agent.Options) *cobra.Command {
 			"With --output - it goes to standard output, and what is in it is told on standard\n" +
 			"error: ssh HOST gururmm-agent bundle -o - > HOST.tar.gz\n\n" +
 			"Run it as root, or as the account that the agent runs as.",
-		Args: cobra.NoArgs,
+		Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if order.Reason == "" {
 				order.Reason = "made by hand"

@@ -15,6 +15,7 @@ import (
 	"gururmm/agent"
 	"gururmm/agent/probe"
 	"gururmm/checkup"
+	"gururmm/internal/help"
 	"gururmm/internal/tty"
 )
 
@@ -38,7 +39,7 @@ func doctorCommand(o *agent.Options) *cobra.Command {
 		Args: func(cmd *cobra.Command, args []string) error {
 			// The environment has not been looked at yet.
 			typed, trust = cmd.Flags().Changed("server"), cmd.Flags().Changed("ca") || cmd.Flags().Changed("pin")
-			return cobra.NoArgs(cmd, args)
+			return help.Words(0, 0)(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// An environment made for `enroll` names a server; an enrolled endpoint has its own.

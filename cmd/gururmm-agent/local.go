@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,6 +16,7 @@ import (
 	"gururmm/agent"
 	"gururmm/agent/guardian"
 	"gururmm/agent/history"
+	"gururmm/internal/help"
 	"gururmm/internal/wrap"
 	"gururmm/selfcheck"
 )
@@ -36,7 +39,7 @@ func eventsCommand(o *agent.Options) *cobra.Command {
 			"and what came of them, ends of the worker, directives. Works with the service\n" +
 			"stopped; takes the right to read the state directory.",
 		Example: "  gururmm-agent events --since 2h\n  gururmm-agent events --code link -n 5\n  gururmm-agent events --follow",
-		Args:    cobra.NoArgs,
+		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.Last < 0 || since < 0 {
 				return fmt.Errorf("-n %d, --since %v: must not be negative", f.Last, since)
@@ -45,6 +48,9 @@ func eventsCommand(o *agent.Options) *cobra.Command {
 				f.Since = time.Now().Add(-since)
 			}
 			for _, k := range kinds {
+				if !slices.Contains(history.Kinds(), history.Kind(k)) {
+					return fmt.Errorf("no event is ever of the kind %q; they are %s", k, kindNames())
+				}
 				f.Kinds = append(f.Kinds, history.Kind(k))
 			}
 			dir, err := agent.StatePath(*o)
@@ -52,7 +58,7 @@ func eventsCommand(o *agent.Options) *cobra.Command {
 				return err
 			}
 			if _, err := os.ReadDir(dir); err != nil {
-				return fmt.Errorf("events: %w", err)
+				return fmt.Errorf("no history can be read: %w; it takes root or the agent's account, and the agent's --state-dir", err)
 			}
 			list, err := history.Read(dir, f)
 			if err != nil {
@@ -99,6 +105,14 @@ func eventsCommand(o *agent.Options) *cobra.Command {
 		return names
 	}))
 	return cmd
+}
+
+func kindNames() string {
+	var names []string
+	for _, k := range history.Kinds() {
+		names = append(names, string(k))
+	}
+	return strings.Join(names, ", ")
 }
 
 // complete registers what a shell offers for a flag that is known to be there.
@@ -180,7 +194,7 @@ func reconnectCommand(o *agent.Options) *cobra.Command {
 		Long: "Make the running agent drop its link and dial anew, and wait until the new link\n" +
 			"is verified. It takes root or the account that the agent runs as; the group\n" +
 			"gururmm may look, not act.\n\nExit codes: 0 a new link is verified, 1 it is not.",
-		Args: cobra.NoArgs,
+		Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := localClient(o)
 			if err != nil {
@@ -222,7 +236,7 @@ func beaconCommand(o *agent.Options) *cobra.Command {
 			"the agent runs or not; this takes the right to read the state directory. If the\n" +
 			"agent runs, its guardian then sends a beacon as it would in need.\n\n" +
 			"Exit codes: 0 each door answered, and the beacon arrived; else 1.",
-		Args: cobra.NoArgs,
+		Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := agent.TestDoors(cmd.Context(), *o)
 			if err != nil {
@@ -288,7 +302,7 @@ func policyCommand(o *agent.Options) *cobra.Command {
 	show := &cobra.Command{
 		Use:   "show",
 		Short: "Show the policy in force, its source, and what each value means",
-		Args:  cobra.NoArgs,
+		Args:  help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := localClient(o)
 			if err != nil {

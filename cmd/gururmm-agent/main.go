@@ -121,7 +121,7 @@ func enrollCommand(o *agent.Options) *cobra.Command {
 			"    --token-file token.txt --pin sha256/…\n" +
 			"  echo TOKEN | gururmm-agent enroll --server https://rmm.example:8443 \\\n" +
 			"    --token-file - --ca ca.pem",
-		Args: cobra.NoArgs,
+		Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if e.Server == "" {
 				return errors.New("--server is required: https://HOST:8443")
@@ -163,7 +163,7 @@ func runCommand(o *agent.Options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Guard this endpoint, by hand or for a service manager",
-		Args:  cobra.NoArgs,
+		Args:  help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			defer slim(cmd.Context(), guardianLimit)()
 			s, err := agent.Prepare(*o)
@@ -197,7 +197,7 @@ func runCommand(o *agent.Options) *cobra.Command {
 
 func workerCommand(o *agent.Options) *cobra.Command {
 	return &cobra.Command{
-		Use: "worker", Short: "The guardian's child", Hidden: true, Args: cobra.NoArgs,
+		Use: "worker", Short: "The guardian's child", Hidden: true, Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			defer slim(cmd.Context(), workerLimit)()
 			// Its end is the guardian's to order. A service manager signals the whole
@@ -224,7 +224,7 @@ func serviceCommand(o *agent.Options, action string) *cobra.Command {
 	}[action]
 	var s agent.Service
 	cmd := &cobra.Command{
-		Use: action, Short: short, Args: cobra.NoArgs,
+		Use: action, Short: short, Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if s.Options, err = o.Absolute(); err != nil {
 				return err
@@ -250,7 +250,7 @@ func definitionCommand(o *agent.Options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "service-definition " + strings.Join(agent.Definitions, "|"),
 		Short: "Print what a service manager reads, for packages",
-		Args:  cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs), ValidArgs: agent.Definitions,
+		Args:  cobra.MatchAll(help.Words(1, 1), cobra.OnlyValidArgs), ValidArgs: agent.Definitions,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if s.Options, err = o.Absolute(); err != nil {
 				return err
@@ -269,7 +269,7 @@ func definitionCommand(o *agent.Options) *cobra.Command {
 
 func versionCommand(o *agent.Options) *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version, and which one guards here", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version, and which one guards here", Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return agent.WriteVersion(cmd.OutOrStdout(), *o) },
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gururmm/internal/help"
 	"gururmm/lab/demo"
 	"gururmm/lab/figures"
 	"gururmm/lab/harness"
@@ -27,7 +28,7 @@ func figuresCommand() *cobra.Command {
 Runs servers and agents as processes on this machine, one after the other, and
 prints each figure beside its requirement. Exits 0 only if all are kept. "make
 figures" builds what it needs.`,
-		Args: cobra.NoArgs,
+		Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if bin == "" {
 				self, err := os.Executable()

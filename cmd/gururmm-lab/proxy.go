@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gururmm/internal/help"
 	"gururmm/lab/proxy"
 )
 
@@ -36,7 +37,7 @@ answer-pings, strip-pings, rewrite-pings, alter-text, duplicate-text,
 stuck-fragment, freeze, cut-mid-frame. Of link and oob: refuse, hang, reset.`,
 		Example: `  gururmm-lab proxy --upstream 127.0.0.1:8443 --oob-upstream 127.0.0.1:8444 \
     --cert cert.pem --key key.pem --fault down:drop-text`,
-		Args: cobra.NoArgs,
+		Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	cmd.Flags().StringVar(&f.listen, "listen", "127.0.0.1:0", "address for links")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gururmm/internal/help"
 	"gururmm/internal/moment"
 	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
@@ -25,7 +26,7 @@ func agentsCommand(f *operatorFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "agents [AGENT]",
 		Short: "List the endpoints and how they are, or tell all of one",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  help.Words(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {
@@ -63,7 +64,7 @@ func agentsCommand(f *operatorFlags) *cobra.Command {
 	cmd.AddCommand(&cobra.Command{
 		Use:   "show AGENT",
 		Short: "Tell all of one endpoint, and which machines hold its identity",
-		Args:  cobra.ExactArgs(1),
+		Args:  help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {
@@ -97,7 +98,7 @@ func resolveCommand(f *operatorFlags) *cobra.Command {
 			"new identity at its next call, at the same site, and shows up as a new agent;\n" +
 			"what it had of the old one it keeps aside. Commands that wait then run on the\n" +
 			"machine that is kept. `gururmm agents show AGENT` names the instances.",
-		Args: cobra.ExactArgs(1),
+		Args: help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if keep == "" {
 				return errors.New("--keep is missing: the instance of the machine that keeps the identity (gururmm agents show)")
@@ -149,7 +150,7 @@ func quarantineCommand(f *operatorFlags) *cobra.Command {
 			"can still be examined: gururmm direct AGENT run_probes.\n\n" +
 			"Exit codes: 0 the endpoint has confirmed it, 1 it refused, 2 it has not been heard\n" +
 			"yet; the server's part holds in any case.",
-		Args: cobra.ExactArgs(1),
+		Args: help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkDuration("wait", wait); err != nil {
 				return err
@@ -195,7 +196,7 @@ func removeCommand(f *operatorFlags) *cobra.Command {
 			"removed; its status says so, and it asks again every few minutes. To bring it\n" +
 			"back: gururmm-agent enroll --force; it is a new agent then.",
 		Example: "  gururmm agents remove old-laptop\n  gururmm agents remove 01a20b84 --purge --yes",
-		Args:    cobra.ExactArgs(1),
+		Args:    help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {

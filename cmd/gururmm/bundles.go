@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gururmm/internal/help"
 	"gururmm/internal/moment"
 	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
@@ -82,7 +83,7 @@ func bundlesCommand(f *operatorFlags) *cobra.Command {
 	cmd.Flags().StringVar(&download, "download", "", "fetch the bundle of this id")
 	cmd.Flags().StringVarP(&file, "output", "o", "", "file to write it to, - for standard output (default ID.tar.gz)")
 	cmd.Flags().StringVar(&remove, "delete", "", "remove the bundle of this id from the server")
-	cmd.MarkFlagsMutuallyExclusive("download", "delete")
+	help.Apart(cmd, "download", "delete")
 	return cmd
 }
 

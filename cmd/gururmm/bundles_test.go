@@ -87,7 +87,7 @@ func TestBundlesAreListedRemovedAndNamedByTheirOrder(t *testing.T) {
 		"bundles vm --delete " + b.ID:                   "is removed",
 		"direct vm send_bundle":                         "gururmm bundles vm --download " + b.ID,
 		"bundles vm --download nothing":                 "no bundle",
-		"bundles vm --download x --delete y":            "none of the others can be",
+		"bundles vm --download x --delete y":            "give --download or --delete, not both",
 		"bundles vm -o file":                            "--output is for --download",
 		"bundles get vm":                                "gururmm bundles AGENT [--download ID",
 		"bundles vm --delete " + b.ID + " --json":       `"removed"`,

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/checkup"
+	"gururmm/internal/help"
 	"gururmm/internal/moment"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
@@ -67,7 +68,7 @@ func directCommand(f *operatorFlags) *cobra.Command {
 			"handed over with the answer to the endpoint's next beacon or poll. One with a\n" +
 			"verified link is called for it at once; another comes within 15 min.\n\n" +
 			"Exit codes: 0 done, 1 failed or refused, 2 not known yet after --wait.\n\nDirectives:" + lines,
-		Args:      cobra.ExactArgs(2),
+		Args:      help.Words(2, 2),
 		ValidArgs: names,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n.Kind = wire.DirectiveKind(args[1])
@@ -113,7 +114,7 @@ func directCommand(f *operatorFlags) *cobra.Command {
 	cmd.Flags().StringVar(&n.Reason, "reason", "", "kept with the directive")
 	cmd.Flags().DurationVar(&wait, "wait", directWait, "wait so long for the outcome")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "don't wait for the outcome")
-	cmd.MarkFlagsMutuallyExclusive("wait", "no-wait")
+	help.Apart(cmd, "wait", "no-wait")
 	return cmd
 }
 
@@ -235,7 +236,7 @@ func directivesCommand(f *operatorFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "directives AGENT | directives --id ID",
 		Short: "List orders to an endpoint's guardian, and what became of them",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  help.Words(0, 1),
 	}
 	var id string
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

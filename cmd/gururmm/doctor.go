@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/checkup"
+	"gururmm/internal/help"
 	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
@@ -42,7 +43,7 @@ func doctorCommand(f *operatorFlags) *cobra.Command {
 			"Exit codes: 0 all pass or warn, 1 any fails, 2 no report: not come for in time, or\n" +
 			"it could not run.",
 		Example: "  gururmm doctor web-17\n  gururmm doctor web-17 --only echo,mtu\n  gururmm doctor web-17 --last",
-		Args:    cobra.ExactArgs(1),
+		Args:    help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkDuration("wait", wait); err != nil {
 				return err

@@ -73,7 +73,7 @@ func TestDoctorsReportAtTheOperators(t *testing.T) {
 		{"not come for", "doctor vm --wait 1ms", of(operator.DirectiveWaiting, well), 2, "", "no outcome within 1ms"},
 		{"none yet", "doctor vm --last", of(operator.DirectiveWaiting, well), 2, "", "no doctor has reported"},
 		{"of another form", "doctor vm --last", foreign, 2, "", "schema 99"},
-		{"nobody named", "doctor", operator.Directive{}, 2, "", "accepts 1 arg"},
+		{"nobody named", "doctor", operator.Directive{}, 2, "", "AGENT is missing"},
 		{"both", "doctor vm --last --only dns", operator.Directive{}, 2, "", "leave out --only"},
 		{"no time", "doctor vm --wait 0", operator.Directive{}, 2, "", "--wait 0s"},
 	} {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gururmm/internal/help"
 	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
@@ -125,6 +126,7 @@ proves that.
 		},
 	}
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		err = help.FlagError(cmd, err)
 		if args := cmd.Flags().Args(); len(args) > 1 && cmd.ArgsLenAtDash() < 0 {
 			return fmt.Errorf("%w; %s", err, putDashes(f.typed, args))
 		}

@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
+	"os"
 
 	"gururmm/internal/neterr"
+	"gururmm/internal/tty"
+	"gururmm/internal/wrap"
 	"gururmm/operator"
 	"gururmm/wire"
 )
@@ -17,15 +21,38 @@ func explain(err error) error {
 	if p, ok := errors.AsType[wire.Problem](err); ok {
 		switch p.Code {
 		case wire.ProblemUnauthorized:
-			return fmt.Errorf("%w; log in again: gururmm login", err)
+			return fmt.Errorf("%w; log in again: gururmm login (or set GURURMM_TOKEN)", err)
 		case wire.ProblemAmbiguous:
 			return fmt.Errorf("%w; give the id, or more of it", err)
+		case codeNoServer:
+			return fmt.Errorf("%w: is this the URL of a GuruRMM server, https and with the right port? It prints it when it starts", err)
 		}
 	}
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return fmt.Errorf("%w; trust this server by its key, --pin sha256/… (it prints it when it starts), or by its CA, --ca FILE", err)
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return unreached(err, e)
 	}
 	return err
+}
+
+// unreachedError is an error on the way to the server, in people's words.
+type unreachedError struct {
+	text string
+	err  error
+}
+
+func (e *unreachedError) Error() string { return e.text }
+func (e *unreachedError) Unwrap() error { return e.err }
+
+func unreached(err error, at *url.Error) error {
+	server := at.URL
+	if u, failed := url.Parse(at.URL); failed == nil {
+		server = u.Scheme + "://" + u.Host
+	}
+	text := fmt.Sprintf("the server %s can't be asked: %s", server, neterr.Plain(err))
+	if advice := neterr.Advice(err); advice != "" {
+		text += "; " + advice
+	}
+	return &unreachedError{text, err}
 }
 
 // Codes of errors that are not the server's, in JSON.
@@ -35,6 +62,7 @@ const (
 	codeUntrusted   = "untrusted"    // the server's certificate or key
 	codeNoExitCode  = "no_exit_code" // exec: the command ended without one
 	codeLeftRunning = "left_running" // exec: by Ctrl-C
+	codeNoServer    = "http"         // what answers is no server of ours
 	codeNoOutcome   = "no_outcome"   // direct: the endpoint has not told it yet
 )
 
@@ -75,5 +103,10 @@ func tell(w io.Writer, err error, asJSON bool) {
 			return
 		}
 	}
-	fmt.Fprintln(w, "gururmm:", err)
+	text := "gururmm: " + err.Error()
+	// Folded for a reader at a terminal; a script's log keeps an error on its line.
+	if f, ok := w.(*os.File); ok && tty.Is(f) {
+		text = wrap.Behind("gururmm: ", err.Error())
+	}
+	fmt.Fprintln(w, text)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gururmm/internal/help"
 	"gururmm/internal/moment"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
@@ -54,7 +55,7 @@ func commandsCommand(f *operatorFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "commands",
 		Short: "List commands, the newest first",
-		Args:  cobra.NoArgs,
+		Args:  help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkCount("limit", filter.Limit); err != nil {
 				return err
@@ -103,7 +104,7 @@ func cancelCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "cancel COMMAND",
 		Short: "Stop a command: it never runs, or its process tree is killed",
-		Args:  cobra.ExactArgs(1),
+		Args:  help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {
@@ -130,7 +131,7 @@ func traceCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "trace COMMAND",
 		Short: "Tell a command's way, stage by stage, and where it stopped",
-		Args:  cobra.ExactArgs(1),
+		Args:  help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {
@@ -198,7 +199,7 @@ func beaconsCommand(f *operatorFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "beacons [AGENT]",
 		Short: "List what endpoints said by the second door",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  help.Words(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkCount("limit", limit); err != nil {
 				return err
@@ -320,7 +321,7 @@ func enrollTokenCommand(f *operatorFlags) *cobra.Command {
 	create := &cobra.Command{
 		Use:   "create",
 		Short: "Make a token; its secret is shown this once",
-		Args:  cobra.NoArgs,
+		Args:  help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := errors.Join(checkCount("uses", uses), checkDuration("expires", expires)); err != nil {
 				return err
@@ -350,7 +351,7 @@ func enrollTokenCommand(f *operatorFlags) *cobra.Command {
 	create.Flags().IntVar(&uses, "uses", 1, "how many endpoints may use it")
 	create.Flags().DurationVar(&expires, "expires", time.Hour, "good for so long")
 	list := &cobra.Command{
-		Use: "list", Short: "List the tokens", Args: cobra.NoArgs,
+		Use: "list", Short: "List the tokens", Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := f.client()
 			if err != nil {
@@ -367,7 +368,7 @@ func enrollTokenCommand(f *operatorFlags) *cobra.Command {
 		},
 	}
 	revoke := &cobra.Command{
-		Use: "revoke ID", Short: "Make a token useless", Args: cobra.ExactArgs(1),
+		Use: "revoke ID", Short: "Make a token useless", Args: help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {

@@ -81,7 +81,7 @@ func rootCommand(typed []string) *cobra.Command {
 	}
 	addServe(root)
 	root.AddCommand(&cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Args: help.Words(0, 0),
 		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version.Version) },
 	})
 	addOperator(root, typed)

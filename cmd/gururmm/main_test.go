@@ -137,7 +137,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 			t.Errorf("%s --json: %q, %v", c.args, errs, err)
 		}
 	}
-	if _, errs, _ := typed(t, nil, "exec", "vm", "--json", "--shel", "sh", "--", "true"); !strings.HasPrefix(errs, `{"error":"unknown flag: --shel","code":"failed"}`) {
+	if _, errs, _ := typed(t, nil, "exec", "vm", "--json", "--shel", "sh", "--", "true"); !strings.HasPrefix(errs, `{"error":"there is no flag --shel; see: gururmm exec --help","code":"failed"}`) {
 		t.Errorf("%q", errs)
 	}
 	if _, errs, _ := typed(t, nil, "exec", "vm", "--", "true", "--json"); !strings.HasPrefix(errs, "gururmm: ") {

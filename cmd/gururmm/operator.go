@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/internal/atomicfile"
+	"gururmm/internal/help"
 	"gururmm/internal/moment"
 	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
@@ -105,6 +106,9 @@ func (f *operatorFlags) connection() (connection, error) {
 	}
 	set(&c.Pin, "GURURMM_PIN", f.pin)
 	set(&c.CA, "GURURMM_CA", f.ca)
+	if f.ca != "" && f.pin == "" && os.Getenv("GURURMM_PIN") == "" {
+		c.Pin = "" // a CA named now is meant to decide, not the pin of the login
+	}
 	set(&c.Token, "GURURMM_TOKEN", "")
 	return c, nil
 }
@@ -158,7 +162,7 @@ func loginCommand(f *operatorFlags) *cobra.Command {
 		Long: "Remember a server and its operator token for the other commands, in a file that\n" +
 			"only you can read. The token is taken from --token-file, $GURURMM_TOKEN, or\n" +
 			"standard input; never from the command line, where others could see it.",
-		Args: cobra.NoArgs,
+		Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := f.connection()
 			if err != nil {

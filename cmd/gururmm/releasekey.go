@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/internal/atomicfile"
+	"gururmm/internal/help"
 	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
@@ -34,7 +35,7 @@ func keygenCommand(f *operatorFlags) *cobra.Command {
 			"machine that builds releases, with a copy in a safe place: whoever holds it can\n" +
 			"have any program run on each endpoint, and without it there are no updates. A\n" +
 			"password costs a second and a gigabyte of memory each time, by minisign's choice.",
-		Args: cobra.NoArgs,
+		Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out == "" {
 				return errors.New("where to? give --out FILE")
@@ -77,7 +78,7 @@ func keygenCommand(f *operatorFlags) *cobra.Command {
 	cmd.Flags().StringVar(&out, "out", "", "file of the private key (mode 0600); the public one is FILE.pub")
 	cmd.Flags().StringVar(&passwordFile, "password-file", "", "file with the password (default: asked for)")
 	cmd.Flags().BoolVar(&bare, "no-password", false, "don't encrypt the private key")
-	cmd.MarkFlagsMutuallyExclusive("password-file", "no-password")
+	help.Apart(cmd, "password-file", "no-password")
 	return cmd
 }
 
@@ -88,7 +89,7 @@ func signCommand(f *operatorFlags) *cobra.Command {
 		Short: "Sign programs with a release key; needs no server",
 		Long: "Sign programs with a release key. FILE.minisig is written beside each FILE; it names\n" +
 			"the version, and the platform that the program's own headers tell.",
-		Args: cobra.MinimumNArgs(1),
+		Args: help.Words(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if keyFile == "" {
 				return errors.New("signed by what? give --key FILE")

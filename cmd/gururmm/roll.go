@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gururmm/internal/help"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
 	"gururmm/wire"
@@ -29,7 +30,7 @@ func rollCommand(f *operatorFlags) *cobra.Command {
 			"over. Too many failures in a ring stop the rollout. Endpoints that are away hold\n" +
 			"up nothing; they are ordered when they come back. Those that enroll later are\n" +
 			"not part of it.",
-		Args: cobra.ExactArgs(1),
+		Args: help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if n.Rings, err = percents(rings); err != nil {
@@ -78,7 +79,7 @@ func rollCommand(f *operatorFlags) *cobra.Command {
 	cmd.Flags().IntVar(&n.Parallel, "parallel", 50, "at most so many endpoints at once")
 	cmd.Flags().BoolVar(&n.AllowDowngrade, "allow-downgrade", false, "also endpoints that run a newer version")
 	cmd.Flags().DurationVar(&grace, "grace", 0, "the new program must hold a verified link so long, 1s to 10m (default: 20s)")
-	cmd.MarkFlagsMutuallyExclusive("agents", "site")
+	help.Apart(cmd, "agents", "site")
 	return cmd
 }
 
@@ -98,7 +99,7 @@ func rolloutStatusCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status [ID]",
 		Short: "Tell how rollouts stand: those under way, else the last one",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  help.Words(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {
@@ -254,7 +255,7 @@ func nextFor(r operator.Rollout) string {
 
 func rolloutStopCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "stop ID", Short: "Order nothing more of a rollout, until it is resumed", Args: cobra.ExactArgs(1),
+		Use: "stop ID", Short: "Order nothing more of a rollout, until it is resumed", Args: help.Words(1, 1),
 		Long: "Order nothing more of a rollout, until it is resumed. What was not fetched is taken\n" +
 			"back; what endpoints have taken up already goes on, and is told.",
 		SuggestFor: []string{"pause", "cancel", "abort"},
@@ -272,7 +273,7 @@ func rolloutStopCommand(f *operatorFlags) *cobra.Command {
 func rolloutResumeCommand(f *operatorFlags) *cobra.Command {
 	var how operator.ResumeRollout
 	cmd := &cobra.Command{
-		Use: "resume ID", Short: "Let a stopped rollout go on", Args: cobra.ExactArgs(1),
+		Use: "resume ID", Short: "Let a stopped rollout go on", Args: help.Words(1, 1),
 		Long: "Let a stopped rollout go on, if it would not stop at once for the same reason:\n" +
 			"failures so far count until their endpoints are ordered once more (--retry), or\n" +
 			"more of them are allowed (--max-failures). No ring passes of which nobody runs\n" +

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/internal/atomicfile"
+	"gururmm/internal/help"
 	"gururmm/internal/logsink"
 	"gururmm/internal/moment"
 	"gururmm/internal/tty"
@@ -33,7 +34,7 @@ func addServe(root *cobra.Command) {
 			"enrolls an endpoint.\n\n" +
 			"Each setting is a flag, a GURURMM_* variable, or a key of the YAML file, in this\n" +
 			"order of precedence.",
-		Args: cobra.NoArgs,
+		Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkVariables(os.Environ()); err != nil {
 				return err
@@ -92,7 +93,7 @@ func operatorTokenCommand() *cobra.Command {
 		Short: "Make, list or revoke operator tokens, on the server's machine",
 		Long: "Make another operator token in the server's state directory, for another operator\n" +
 			"or because the first one was lost. It is printed once; the server may be running.",
-		Args: cobra.ExactArgs(1),
+		Args: help.Words(1, 1),
 		RunE: local(func(cmd *cobra.Command, args []string, stateDir string, log *slog.Logger) error {
 			token, err := server.NewOperatorToken(cmd.Context(), stateDir, args[0], log)
 			if err != nil {
@@ -105,7 +106,7 @@ func operatorTokenCommand() *cobra.Command {
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "List the operator tokens by name",
-		Args:  cobra.NoArgs,
+		Args:  help.Words(0, 0),
 		RunE: local(func(cmd *cobra.Command, _ []string, stateDir string, log *slog.Logger) error {
 			all, err := server.OperatorTokens(cmd.Context(), stateDir, log)
 			if err != nil {
@@ -124,7 +125,7 @@ func operatorTokenCommand() *cobra.Command {
 	revoke := &cobra.Command{
 		Use:   "revoke NAME",
 		Short: "Make an operator token useless, at once",
-		Args:  cobra.ExactArgs(1),
+		Args:  help.Words(1, 1),
 		RunE: local(func(cmd *cobra.Command, args []string, stateDir string, log *slog.Logger) error {
 			if err := server.RevokeOperatorToken(cmd.Context(), stateDir, args[0], log); err != nil {
 				return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gururmm/internal/help"
 	"gururmm/internal/moment"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
@@ -44,7 +45,7 @@ func publishCommand(f *operatorFlags) *cobra.Command {
 		Short: "Upload signed programs, so that they can be rolled out",
 		Long: "Upload signed programs, so that they can be rolled out. Version and platform are\n" +
 			"those that the signature names; it lies beside each FILE as FILE.minisig.",
-		Args: cobra.MinimumNArgs(1),
+		Args: help.Words(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if signature != "" && len(args) > 1 {
 				return errors.New("--signature is for one FILE; of several, each signature lies beside its FILE as FILE.minisig")
@@ -116,7 +117,7 @@ func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
 
 func buildsCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List the published programs", Args: cobra.NoArgs,
+		Use: "list", Short: "List the published programs", Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := f.client()
 			if err != nil {
@@ -151,7 +152,7 @@ func listBuilds(w io.Writer, items []operator.Build) error {
 
 func removeBuildsCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "remove VERSION", Short: "Forget all published programs of a version", Args: cobra.ExactArgs(1),
+		Use: "remove VERSION", Short: "Forget all published programs of a version", Args: help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {

@@ -88,7 +88,7 @@ func TestSigningSaysWhatIsWrong(t *testing.T) {
 		"update publish --signature " + key + " " + script + " " + script: "one FILE",
 		"update publish --signature " + script + " " + script:             release.ErrSignature.Error(),
 		"update sign --key " + dir + "/none --version v1.2.3 " + script:   "none",
-		"update roll":                            "accepts 1 arg",
+		"update roll":                            "VERSION is missing",
 		"update roll v1.2.3 --ring ten":          "--ring",
 		"update roll v1.2.3 --soak -1m":          "--soak",
 		"update roll v1.2.3 --grace 0s":          "--grace",

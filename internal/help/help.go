@@ -23,6 +23,7 @@ func Fit(root *cobra.Command) {
 		cmd.Long = foldText(cmd.Long)
 		refuseUnknown(cmd)
 	})
+	root.SetFlagErrorFunc(FlagError)
 	plain := root.UsageFunc()
 	// Not by a template of our own: it would link all that templates can do into a
 	// program that idles on an endpoint.
@@ -50,7 +51,7 @@ func Fit(root *cobra.Command) {
 // refuseUnknown has a group of commands fail for one it does not have: the library
 // would print its help and call that a success.
 func refuseUnknown(cmd *cobra.Command) {
-	if !cmd.HasParent() || !cmd.HasSubCommands() {
+	if !cmd.HasSubCommands() {
 		return
 	}
 	if cmd.Args == nil {
@@ -58,11 +59,7 @@ func refuseUnknown(cmd *cobra.Command) {
 			if len(args) == 0 {
 				return nil
 			}
-			like := ""
-			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				like = fmt.Sprintf("; do you mean %s?", strings.Join(near, " or "))
-			}
-			return fmt.Errorf("unknown command %q for %q%s; see: %s --help", args[0], cmd.CommandPath(), like, cmd.CommandPath())
+			return unknown(cmd, args[0])
 		}
 	}
 	if !cmd.Runnable() {

@@ -77,3 +77,35 @@ func TestAGroupRefusesACommandItDoesNotHave(t *testing.T) {
 		}
 	}
 }
+
+// What is typed wrongly is answered in sentences, with the line as it should be.
+func TestWhatIsTypedWronglyIsSaid(t *testing.T) {
+	for line, want := range map[string]string{
+		"nosuch":                 `there is no command "nosuch"; see: tool --help`,
+		"sho":                    `there is no command "sho"; do you mean show?; see: tool --help`,
+		"show":                   "AGENT is missing: tool show AGENT [REST] (see: tool show --help)",
+		"show a b c":             `"c" is one word too many: tool show AGENT [REST] (see: tool show --help)`,
+		"none x":                 `"x" is one word too many: tool none (see: tool none --help)`,
+		"show a --nosuch":        "there is no flag --nosuch; see: tool show --help",
+		"show a -x":              "there is no flag -x; see: tool show --help",
+		"show a --wait":          "--wait needs a value, a length of time such as 30s, 10m or 2h; see: tool show --help",
+		"show a --wait soon":     `--wait can't be "soon"; it wants a length of time such as 30s, 10m or 2h; see: tool show --help`,
+		"show a --n x":           `--n can't be "x"; it wants a whole number; see: tool show --help`,
+		"show a --n 1 --wait 1s": "give --n or --wait, not both; see: tool show --help",
+		"show a --=x":            `"--=x" is not a flag; see: tool show --help`,
+	} {
+		root := &cobra.Command{Use: "tool", SilenceErrors: true, SilenceUsage: true}
+		show := &cobra.Command{Use: "show AGENT [REST]", Args: Words(1, 2), Run: func(*cobra.Command, []string) {}}
+		show.Flags().Duration("wait", 0, "")
+		show.Flags().Int("n", 0, "")
+		Apart(show, "n", "wait")
+		root.AddCommand(show, &cobra.Command{Use: "none", Args: Words(0, 0), Run: func(*cobra.Command, []string) {}})
+		Fit(root)
+		root.SetOut(io.Discard)
+		root.SetErr(io.Discard)
+		root.SetArgs(strings.Fields(line))
+		if err := root.Execute(); err == nil || err.Error() != want {
+			t.Errorf("tool %s: %v, want %s", line, err, want)
+		}
+	}
+}

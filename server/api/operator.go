@@ -67,8 +67,18 @@ func one(r *http.Request, kind string, find func(ctx context.Context, ref string
 	return found[0], nil
 }
 
+// listings name, for each kind of thing, the command that lists it.
+var listings = map[string]string{
+	"agent": "gururmm agents", "command": "gururmm commands", "directive": "gururmm directives AGENT", "bundle": "gururmm bundles AGENT",
+	"rollout": "gururmm update status", "enrollment token": "gururmm enroll-token list", "build": "gururmm update list",
+}
+
 func unknown(kind, ref string) error {
-	return problem(http.StatusNotFound, wire.ProblemNotFound, fmt.Sprintf("no %s %s", kind, strconv.Quote(ref)))
+	said := fmt.Sprintf("no %s %s", kind, strconv.Quote(ref))
+	if by := listings[kind]; by != "" {
+		said += " is known; see: " + by
+	}
+	return problem(http.StatusNotFound, wire.ProblemNotFound, said)
 }
 
 // ambiguous names some of those that ref fits, so that one can be picked.
@@ -240,7 +250,7 @@ func (a *API) listCommands(w http.ResponseWriter, r *http.Request, _ string) err
 	}
 	state := wire.State(r.URL.Query().Get("state"))
 	if !slices.Contains(states, state) {
-		return problem(http.StatusBadRequest, wire.ProblemBadRequest, "state: no command is ever "+strconv.Quote(string(state)))
+		return problem(http.StatusBadRequest, wire.ProblemBadRequest, "no command is ever "+strconv.Quote(string(state))+"; the states are pending, running, completed, failed, cancelled, expired, interrupted and undeliverable")
 	}
 	items, err := a.o.Delivery.Commands(r.Context(), delivery.Filter{Agent: agent, State: state, Limit: n})
 	if err != nil {
@@ -357,7 +367,7 @@ func (a *API) createEnrollToken(w http.ResponseWriter, r *http.Request, by strin
 	case order.Uses < 0 || order.Uses > maxEnrollTokenUses:
 		return bad(fmt.Sprintf("uses: want 1 to %d", maxEnrollTokenUses))
 	case order.ExpiresInMS < 0 || order.ExpiresInMS > maxEnrollTokenLife.Milliseconds():
-		return bad(fmt.Sprintf("expires_in_ms: at most %d (90 days)", maxEnrollTokenLife.Milliseconds()))
+		return bad(fmt.Sprintf("expires_in_ms (--expires): at most %d, which is 90 days", maxEnrollTokenLife.Milliseconds()))
 	}
 	if life == 0 {
 		life = EnrollTokenLife
