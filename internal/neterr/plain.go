@@ -18,8 +18,8 @@ func Plain(err error) string {
 		return ""
 	}
 	text := err.Error()
-	for _, part := range []func(error) (of error, says string){ofURL, ofOp, ofDNS, ofCertificate, ofDeadline} {
-		if of, says := part(err); of != nil {
+	for _, part := range []func(error) (says string, of error){ofURL, ofOp, ofDNS, ofCertificate, ofDeadline} {
+		if says, of := part(err); of != nil {
 			if plain := strings.Replace(text, of.Error(), says, 1); plain != text || of.Error() == says {
 				return plain
 			}
@@ -28,18 +28,18 @@ func Plain(err error) string {
 	return text
 }
 
-func ofURL(err error) (error, string) {
+func ofURL(err error) (string, error) {
 	e, ok := errors.AsType[*url.Error](err)
 	if !ok {
-		return nil, ""
+		return "", nil
 	}
-	return e, Plain(e.Err) // the caller knows which URL that was
+	return Plain(e.Err), e // the caller knows which URL that was
 }
 
-func ofOp(err error) (error, string) {
+func ofOp(err error) (string, error) {
 	e, ok := errors.AsType[*net.OpError](err)
 	if !ok {
-		return nil, ""
+		return "", nil
 	}
 	at := ""
 	if e.Addr != nil {
@@ -52,40 +52,40 @@ func ofOp(err error) (error, string) {
 	case TCPTimedOut:
 		why = "no answer in time"
 	}
-	return e, at + why
+	return at + why, e
 }
 
-func ofDNS(err error) (error, string) {
+func ofDNS(err error) (string, error) {
 	e, ok := errors.AsType[*net.DNSError](err)
 	switch {
 	case !ok:
-		return nil, ""
+		return "", nil
 	case e.IsNotFound:
-		return e, "the name " + e.Name + " does not exist"
+		return "the name " + e.Name + " does not exist", e
 	case e.IsTimeout:
-		return e, "no name server answered for " + e.Name
+		return "no name server answered for " + e.Name, e
 	}
-	return e, "the name " + e.Name + " can't be looked up: " + e.Err
+	return "the name " + e.Name + " can't be looked up: " + e.Err, e
 }
 
-func ofCertificate(err error) (error, string) {
+func ofCertificate(err error) (string, error) {
 	e, ok := errors.AsType[*tls.CertificateVerificationError](err)
 	if !ok {
-		return nil, ""
+		return "", nil
 	}
-	return e, "its certificate is not trusted: " + strings.TrimPrefix(e.Err.Error(), "x509: ")
+	return "its certificate is not trusted: " + strings.TrimPrefix(e.Err.Error(), "x509: "), e
 }
 
-func ofDeadline(err error) (error, string) {
+func ofDeadline(err error) (string, error) {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return context.DeadlineExceeded, "no answer in time"
+		return "no answer in time", context.DeadlineExceeded
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return os.ErrDeadlineExceeded, "no answer in time"
+		return "no answer in time", os.ErrDeadlineExceeded
 	case errors.Is(err, context.Canceled):
-		return context.Canceled, "given up"
+		return "given up", context.Canceled
 	}
-	return nil, ""
+	return "", nil
 }
 
 // Advice says what a person at this end can do about err, in half a sentence; "": nothing
