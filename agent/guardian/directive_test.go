@@ -164,6 +164,42 @@ func TestDirectivesAreCarriedOut(t *testing.T) {
 	})
 }
 
+// A machine that boots with its clock far ahead does not forget what it has carried
+// out: its own clock says that all of it has expired, the server's says when it has.
+func TestAClockAheadForgetsNoDirective(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.run()
+		pass(2 * time.Second)
+		again := b.directive(wire.Directive{ID: "once", Kind: wire.DirectiveRestartWorker, ExpiresAt: time.Now().Add(time.Hour)})
+		b.send(again)
+		b.end()
+		if n := b.spawned(); n != 2 {
+			t.Fatalf("%d workers, want the one that was ordered", n)
+		}
+		time.Sleep(26 * time.Hour) // what passes for this machine alone
+		b.door.set(func() { b.door.down = errors.New("not up yet") })
+		b.run()
+		pass(time.Minute)
+		b.end() // its state is written
+		b.door.set(func() { b.door.down, b.door.offset = nil, new(-26*time.Hour) })
+		b.run()
+		pass(2 * time.Second)
+		b.send(again)
+		if n := b.door.nacks(t); len(n) != 1 || n[0].Code != wire.CodeDuplicate {
+			t.Errorf("the same directive again: %+v, want it known", n)
+		}
+		b.door.set(func() { b.door.offset = new(time.Duration(0)) }) // now it is the server that says so
+		b.end()
+		b.run()
+		pass(2 * time.Second)
+		b.end()
+		if raw := string(b.stateFile()["directives"]); strings.Contains(raw, "once") {
+			t.Errorf("what has expired by the server's clock is remembered: %s", raw)
+		}
+	})
+}
+
 func TestManyDirectivesDoNotShutOutTheUrgentOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)

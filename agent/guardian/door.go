@@ -356,16 +356,22 @@ const offsetStep = 2 * time.Second
 
 // now is the server's clock, as far as it is known.
 func (g *Guardian) now() time.Time {
-	now := fault.Now()
+	now, _ := g.serverNow()
+	return now
+}
+
+// serverNow gives the server's clock; known is false where it is only this machine's.
+func (g *Guardian) serverNow() (now time.Time, known bool) {
+	now = fault.Now()
 	if g.cfg.Door != nil {
 		if offset, known := g.cfg.Door.Offset(); known {
-			return now.Add(offset)
+			return now.Add(offset), true
 		}
 	}
 	if off := g.snapshot.Clock.Offset; off != nil {
-		return now.Add(*off)
+		return now.Add(*off), true
 	}
-	return now
+	return now, false
 }
 
 // doorFacts sums the door up for the judge.

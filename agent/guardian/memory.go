@@ -135,9 +135,14 @@ func (g *Guardian) encode() ([]byte, error) {
 	})
 }
 
-// forgetExpired drops the directives that could not be replayed any more.
+// forgetExpired drops the directives that could not be replayed any more. While only
+// this machine's clock is known, which may be years ahead after a boot, it drops none
+// unless their places are needed: what was forgotten could run again.
 func (g *Guardian) forgetExpired() {
-	now := g.now()
+	now, known := g.serverNow()
+	if !known && len(g.memory.done) < maxDirectives-keptPlaces {
+		return
+	}
 	for id, until := range g.memory.done {
 		if now.After(until.Add(directiveSlack)) {
 			delete(g.memory.done, id)
