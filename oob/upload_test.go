@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -223,5 +224,63 @@ func TestAnUploadTriesUntilItMustEnd(t *testing.T) {
 	err := newClient(t, nil, d.door()).PutBundle(ctx, s.info, bytes.NewReader(data))
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), d.URL) || d.calls.Load() < 2 {
 		t.Errorf("after %d requests: %v", d.calls.Load(), err)
+	}
+}
+
+// A server that is busy is left alone for as long as it asked, and the upload goes on
+// where it was; what else goes by the same door does not wait for it.
+func TestAnUploadWaitsAsLongAsItWasAsked(t *testing.T) {
+	s, data := newShelf(t, wire.BundlePart+1)
+	var refused, again time.Time // guarded by s.mu
+	s.odd = func(n int, w http.ResponseWriter) bool {
+		switch n {
+		case 3: // behind the question and the first part
+			refused = time.Now()
+			w.Header().Set("Retry-After", "2")
+			problem(w, http.StatusTooManyRequests, wire.ProblemRateLimited)
+			return true
+		case 4:
+			again = time.Now()
+		}
+		return false
+	}
+	var beacons atomic.Int64
+	d := newDoor(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/oob/beacon" {
+			beacons.Add(1)
+			io.WriteString(w, "{}")
+			return
+		}
+		s.serve(w, r)
+	})
+	c := newClient(t, nil, d.door())
+	done := make(chan error, 1)
+	go func() { done <- c.PutBundle(t.Context(), s.info, bytes.NewReader(data)) }()
+	for { // until it was refused; the test's own deadline bounds it
+		s.mu.Lock()
+		n := len(s.log)
+		s.mu.Unlock()
+		if n >= 3 {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if _, err := c.Beacon(t.Context(), oob.Report{}); err != nil || beacons.Load() != 1 {
+		t.Errorf("a beacon meanwhile: %v, %d arrived", err, beacons.Load())
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if waited := again.Sub(refused); waited < 2*time.Second {
+		t.Errorf("it came back after %v, asked were 2s", waited)
+	}
+	if !s.done || !bytes.Equal(s.held, data) {
+		t.Errorf("complete %v, %d of %d bytes", s.done, len(s.held), len(data))
+	}
+	// After the refusal it asks, and sends only what is not held.
+	if want := fmt.Sprintf("bytes %d-%d/%d", wire.BundlePart, wire.BundlePart, len(data)); s.log[len(s.log)-1] != want || len(s.log) != 5 {
+		t.Errorf("requests %v, want 5, the last %q", s.log, want)
 	}
 }

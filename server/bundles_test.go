@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"gururmm/operator"
 	"gururmm/wire"
@@ -335,4 +336,78 @@ func TestBundlesAreBoundedAndRemoved(t *testing.T) {
 			t.Errorf("removed: %d %.80s", status, raw)
 		}
 	}
+}
+
+// One agent sends two parts at once, no more; a third is told when to come back, and
+// another agent is not kept waiting. Nothing of it costs what is held.
+func TestTooManyPartsAtOnceAreToldWhenToComeBack(t *testing.T) {
+	n := start(t, false, nil)
+	id, other := n.enroll("alpha"), n.enroll("beta")
+	p, q := newParcel(300), newParcel(100)
+	if got := n.sent(id, p, p.span(0, 100), p.data[:100], nil); got.held != 100 {
+		t.Fatalf("%+v", got)
+	}
+	var lines []*io.PipeWriter
+	var senders sync.WaitGroup
+	for range 2 { // of each only a beginning comes
+		body, line := io.Pipe()
+		lines = append(lines, line)
+		senders.Go(func() {
+			n.send(id, p, p.span(100, 300), body, func(r *http.Request) { r.ContentLength = 200 }) // is cut off
+		})
+		if _, err := line.Write(p.data[100:150]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got said
+	var after string
+	for range 200 { // the two may not have been taken up yet: a question shows it
+		res := n.raw(id, p)
+		got.status, after = res.StatusCode, res.Header.Get("Retry-After")
+		res.Body.Close()
+		if got.status == http.StatusTooManyRequests {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if seconds, err := strconv.Atoi(after); got.status != http.StatusTooManyRequests || err != nil || seconds < 1 || seconds > 60 {
+		t.Errorf("a third at once: %d, Retry-After %q", got.status, after)
+	}
+	if got := n.sent(other, q, q.span(0, 100), q.data, nil); !got.Complete {
+		t.Errorf("another agent: %+v", got)
+	}
+	for _, line := range lines {
+		line.CloseWithError(errors.New("broken line"))
+	}
+	senders.Wait()
+	for range 200 { // the handlers end by themselves
+		if got = n.asked(id, p); got.status == 200 && got.held == 150 {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if got.status != 200 || got.held != 150 {
+		t.Errorf("of two parts cut off after 50 of 200 bytes: %+v, want 150 held", got)
+	}
+	if got := n.sent(id, p, p.span(150, 300), p.data[150:], nil); !got.Complete {
+		t.Errorf("the rest: %+v", got)
+	}
+	n.whole(id, p)
+}
+
+// raw asks how much of p is held, and gives the answer as it is.
+func (n *node) raw(id identity, p parcel) *http.Response {
+	n.t.Helper()
+	req, err := http.NewRequestWithContext(n.t.Context(), "PUT", n.Info().OOBURL+"/v1/oob/bundle/"+p.id, http.NoBody)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+id.token(nil))
+	req.Header.Set("Content-Range", fmt.Sprintf("bytes */%d", len(p.data)))
+	req.Header.Set(wire.HeaderBundle, p.sha256)
+	res, err := n.http.Do(req)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return res
 }
