@@ -188,12 +188,13 @@ func watchUntil(ctx context.Context, c *guardian.Client, w io.Writer, done func(
 
 func reconnectCommand(o *agent.Options) *cobra.Command {
 	var r guardian.ReconnectRequest
+	var noWait bool
 	cmd := &cobra.Command{
 		Use:   "reconnect",
 		Short: "Make the agent drop its link and verify a new one",
 		Long: "Make the running agent drop its link and dial anew, and wait until the new link\n" +
 			"is verified. It takes root or the account that the agent runs as; the group\n" +
-			"gururmm may look, not act.\n\nExit codes: 0 a new link is verified, 1 it is not.",
+			"gururmm may look, not act.\n\nExit codes: 0 a new link is verified (with --no-wait:\nordered), 1 it is not.",
 		Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := localClient(o)
@@ -209,7 +210,11 @@ func reconnectCommand(o *agent.Options) *cobra.Command {
 				return errors.New("not reconnected: " + acted.Refused)
 			}
 			out := cmd.OutOrStdout()
-			fmt.Fprintln(out, "Ordered.")
+			if noWait {
+				fmt.Fprintln(out, "Ordered; not waited for. See: gururmm-agent status")
+				return nil
+			}
+			fmt.Fprintf(out, "Ordered; waiting for a new link to be verified, %v at the longest.\n", actWait)
 			err = watchUntil(cmd.Context(), c, out, func(s guardian.Status) (string, bool, error) {
 				line, done := agent.Progress(s, acted.Link)
 				return line, done, nil
@@ -222,6 +227,7 @@ func reconnectCommand(o *agent.Options) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&r.Reason, "reason", "", "is told to the server and kept in the history")
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "order it, and don't wait for the new link")
 	cmd.Flags().BoolVar(&r.Alternative, "alternative", false, "by another endpoint, or the other IP family")
 	return cmd
 }

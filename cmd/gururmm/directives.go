@@ -167,6 +167,23 @@ func progressOf(d operator.Directive) string {
 	return said
 }
 
+// receipts tells when a directive was ordered, and what its endpoint told of it since.
+func receipts(d operator.Directive) string {
+	said := "ordered " + moment.Aged(d.CreatedAt, time.Now())
+	for _, step := range []struct {
+		name string
+		at   *time.Time
+	}{{"handed over", d.DeliveredAt}, {"accepted", d.AcceptedAt}, {d.State, d.EndedAt}} {
+		if step.at != nil {
+			said += fmt.Sprintf(", %s after %.1f s", step.name, step.at.Sub(d.CreatedAt).Seconds())
+		}
+	}
+	if d.Kind == wire.DirectiveReconnect || d.Kind == wire.DirectiveUseEndpoint {
+		said += "; whether the new link is verified: gururmm agents show " + quote(wrap.Plain(d.AgentName))
+	}
+	return said
+}
+
 // directed prints a directive as it is now.
 func (f *operatorFlags) directed(w io.Writer, d operator.Directive) error {
 	if f.json {
@@ -190,6 +207,7 @@ func (f *operatorFlags) directed(w io.Writer, d operator.Directive) error {
 			said += ": " + wrap.Plain(d.Detail)
 		}
 		fmt.Fprintln(w, wrap.Behind("", said))
+		fmt.Fprintln(w, wrap.Behind("  ", receipts(d)))
 	}
 	if d.Kind == wire.DirectiveSendBundle {
 		var sent struct{ Bundle string }
