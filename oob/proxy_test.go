@@ -20,6 +20,7 @@ import (
 func connectProxy(t *testing.T) *url.URL {
 	t.Helper()
 	var wg sync.WaitGroup
+	wg.Add(1) // a tunnel may begin, unseen by s.Close, while the end is waited for
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect {
 			http.Error(w, "CONNECT only", http.StatusMethodNotAllowed)
@@ -42,7 +43,7 @@ func connectProxy(t *testing.T) *url.URL {
 		wg.Go(func() { io.Copy(up, down); up.Close() })
 		wg.Go(func() { io.Copy(down, up); down.Close() })
 	}))
-	t.Cleanup(func() { s.Close(); wg.Wait() })
+	t.Cleanup(func() { s.Close(); wg.Done(); wg.Wait() })
 	u, err := url.Parse(s.URL)
 	if err != nil {
 		t.Fatal(err)
