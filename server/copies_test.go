@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,6 +84,12 @@ func TestTwoMachinesByTheSecondDoorGetNothing(t *testing.T) {
 				}
 				if p := n.pollAs(id, other, 0); p.View == nil || p.View.Presence != "duplicate" {
 					t.Errorf("the second one is told %+v", p.View)
+				}
+				// Each machine's own host name leads to the identity, not only the one it is known by.
+				for _, name := range []string{"alpha", first.Hostname, strings.ToUpper(other.Hostname)} {
+					if a := operate[operator.Agent](n, "GET", "/v1/agents/"+name, nil); a.ID != id.Agent {
+						t.Errorf("%s leads to %q", name, a.ID)
+					}
 				}
 				cmd := operate[operator.Command](n, "POST", "/v1/agents/"+id.Agent+"/commands", operator.NewCommand{Script: "true", ExpiresInMS: 3_600_000})
 				for range 20 {
