@@ -8,8 +8,9 @@ import (
 	"gururmm/selfcheck"
 )
 
-// diskEvery is how often the disk below the state directory is looked at.
-const diskEvery = 15 * time.Second
+// diskEvery is how often the disk below the state directory is looked at, at the turn
+// of the loop that comes then: it is worth no wake of its own.
+const diskEvery = 30 * time.Second
 
 // diskState is what the loop knows of that disk.
 type diskState struct {

@@ -671,7 +671,6 @@ func (g *Guardian) nextDue(now, over time.Time) time.Time {
 		sooner(g.framesBy)
 	}
 	sooner(g.insight.nextDue())
-	sooner(g.disk.next)
 	if !g.bundle.making { // its end turns the loop
 		sooner(g.bundle.due)
 	}
