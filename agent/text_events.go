@@ -41,7 +41,11 @@ func WriteEvents(w io.Writer, list history.List, st Style) error {
 func WriteEvent(w io.Writer, e history.Event, st Style) error {
 	p := &page{}
 	head := fmt.Sprintf("%s  %s %s", moment.Local(e.At), e.Kind, e.Code)
-	if e.Verdict != "" {
+	switch e.Verdict {
+	case "":
+	case selfcheck.CodeOK, selfcheck.CodeOKIdle: // nothing called for it: somebody ordered it
+		head += " while " + string(e.Verdict)
+	default:
 		head += " for " + string(e.Verdict)
 	}
 	if e.Count > 1 {

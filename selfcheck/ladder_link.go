@@ -254,7 +254,13 @@ func (l *Ladder) NextStep(now time.Time) (kind StepKind, in time.Duration, ok bo
 // Ordered notes a step that somebody else ordered (a directive, an operator), so
 // that status and beacons tell of it; budgets are not touched.
 func (l *Ladder) Ordered(kind StepKind, code Code, reason string, now time.Time) StepRecord {
-	r := StepRecord{At: now, Kind: kind, Verdict: code, Reason: reason, Expected: "as ordered"}
+	r := StepRecord{At: now, Kind: kind, Verdict: code, Reason: reason, Expected: "it is done as ordered"}
+	switch kind {
+	case StepReconnect, StepAlternative:
+		r.Expected = "a new link, verified"
+	case StepRestartWorker:
+		r.Expected = "a fresh worker, and a verified link"
+	}
 	l.record(r)
 	return r
 }
