@@ -2,6 +2,7 @@ package server
 
 import (
 	"database/sql"
+	"encoding/binary"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -88,8 +89,9 @@ func TestBadMessagesAreRefusedAndTheLinkGoesOn(t *testing.T) {
 	n := start(t, false, nil)
 	id := n.enroll("alpha")
 	m := n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+	// One write below the WebSocket: the session goes on writing its own frames.
 	raw := func(kind int, data string) {
-		if err := m.ws.WriteMessage(kind, []byte(data)); err != nil { // the session is quiet now
+		if _, err := m.ws.NetConn().Write(frame(kind, data)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -126,6 +128,20 @@ func TestBadMessagesAreRefusedAndTheLinkGoesOn(t *testing.T) {
 	if n.hub.Links() != 1 {
 		t.Error("the link did not go on")
 	}
+}
+
+// frame is a client's whole message in one frame (RFC 6455 section 5.2), masked with a key of zeros.
+func frame(kind int, data string) []byte {
+	b := []byte{0x80 | byte(kind)}
+	switch n := len(data); {
+	case n < 126:
+		b = append(b, 0x80|byte(n))
+	case n <= 0xffff:
+		b = binary.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
+	default:
+		b = binary.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n))
+	}
+	return append(append(b, 0, 0, 0, 0), data...)
 }
 
 func TestNewerLinkOfSameBootReplacesOlderAtOnce(t *testing.T) {
