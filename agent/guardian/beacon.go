@@ -114,9 +114,9 @@ func (g *Guardian) compose(cause string, now time.Time) oob.Report {
 }
 
 // flush sends what is spooled, oldest first, until it is empty or the door fails.
-func (g *Guardian) flush(helpers context.Context) {
+func (g *Guardian) flush() {
 	door, spool := g.cfg.Door, g.cfg.Spool
-	g.ask(helpers, askFlush, flushLimit, func(ctx context.Context) answer {
+	g.ask(askFlush, flushLimit, func(ctx context.Context) answer {
 		for {
 			id, report, ok := spool.Next()
 			if !ok {
@@ -139,7 +139,7 @@ func (g *Guardian) flush(helpers context.Context) {
 				g.log.Warn("a report that arrived stays in the spool", "report", report.ReportID, "error", err)
 				return answer{resp: resp, report: status} // the server knows its id: a repeat is harmless
 			}
-			g.say(helpers, answer{kind: askFlush, resp: resp, report: status})
+			g.hand(func() { g.answered(answer{kind: askFlush, resp: resp, report: status}) })
 		}
 	})
 }

@@ -49,9 +49,9 @@ type bundleState struct {
 }
 
 // startUploads hands over what waits, as long as this guardian runs.
-func (g *Guardian) startUploads(helpers context.Context) {
+func (g *Guardian) startUploads() {
 	if g.cfg.Bundles != nil && g.cfg.Door != nil {
-		g.wg.Go(func() { g.cfg.Bundles.Upload(helpers) })
+		g.wg.Go(func() { g.cfg.Bundles.Upload(g.helpers) })
 	}
 }
 
@@ -116,10 +116,7 @@ func (g *Guardian) bundleDue(now time.Time) {
 		ctx, cancel := context.WithTimeout(g.helpers, bundleLimit)
 		defer cancel()
 		detail, err := g.cfg.Bundles.Make(ctx, why)
-		select {
-		case g.steps <- func() { g.bundleEnded(why, detail, err) }:
-		case <-g.helpers.Done():
-		}
+		g.hand(func() { g.bundleEnded(why, detail, err) })
 	})
 }
 

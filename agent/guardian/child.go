@@ -148,39 +148,27 @@ func (l *life) end(stacks bool) {
 	l.killOnce.Do(func() { l.stacks.Store(stacks); close(l.kill) })
 }
 
-// lifeFact is what one generation said.
-type lifeFact struct {
-	gen  int
-	pid  int                             // > 0: it was started
-	look func() (tcpinfo.Process, error) // with pid: Child.Outside
-	fact pipe.Fact
-}
-
 // lifeExit is the end of a generation; its tree is gone and its pipes are read to the end.
 type lifeExit struct {
-	gen   int
 	err   error
 	words string // last of its standard error
 }
 
 // live runs one generation and reports it to the loop; it returns when nothing of it is left.
-func (g *Guardian) live(ctx context.Context, l *life) {
-	exit := lifeExit{gen: l.gen}
-	child, err := l.spawn(ctx)
+func (g *Guardian) live(l *life) {
+	var exit lifeExit
+	child, err := l.spawn(g.helpers)
 	if err != nil {
 		exit.err = err
 	} else {
-		exit.words, exit.err = g.attend(ctx, l, child)
+		exit.words, exit.err = g.attend(l, child)
 	}
-	select {
-	case g.exits <- exit:
-	case <-ctx.Done():
-	}
+	g.hand(func() { g.workerEnded(l, exit) })
 }
 
 // attend serves the pipes of a started child until it has ended.
-func (g *Guardian) attend(ctx context.Context, l *life, child Child) (words string, err error) {
-	g.report(ctx, lifeFact{gen: l.gen, pid: child.PID, look: child.Outside})
+func (g *Guardian) attend(l *life, child Child) (words string, err error) {
+	g.hand(func() { g.workerStarted(l, child) })
 	last := &ring{}
 	gone := make(chan struct{})
 	var waitErr error
@@ -188,7 +176,7 @@ func (g *Guardian) attend(ctx context.Context, l *life, child Child) (words stri
 	wg.Go(func() { waitErr = child.Wait(); close(gone) })
 	done := make(chan struct{})
 	wg.Go(func() { l.orders.write(child.Stdin, done) })
-	readers.Go(func() { g.readFacts(ctx, l, child.Stdout) })
+	readers.Go(func() { g.readFacts(l, child.Stdout) })
 	if child.Stderr != nil {
 		readers.Go(func() { g.readLog(child.Stderr, last) })
 	}
@@ -197,7 +185,7 @@ func (g *Guardian) attend(ctx context.Context, l *life, child Child) (words stri
 	case <-gone:
 	case <-l.kill:
 		g.putDown(l, child, gone)
-	case <-ctx.Done():
+	case <-g.helpers.Done():
 		g.putDown(l, child, gone)
 	}
 	if kerr := child.Kill(l.lastJobs()); kerr != nil { // its tree, when it ended by itself
@@ -248,18 +236,8 @@ func (l *life) lastJobs() []selfcheck.JobFact {
 	return nil
 }
 
-// report hands f to the loop, if it still turns.
-func (g *Guardian) report(ctx context.Context, f lifeFact) bool {
-	select {
-	case g.facts <- f:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // readFacts passes on what the worker says until it says no more.
-func (g *Guardian) readFacts(ctx context.Context, l *life, r io.Reader) {
+func (g *Guardian) readFacts(l *life, r io.Reader) {
 	lines := pipe.NewReader[pipe.Fact](r)
 	garbled := 0
 	for {
@@ -287,7 +265,7 @@ func (g *Guardian) readFacts(ctx context.Context, l *life, r io.Reader) {
 		if fact.Snapshot != nil {
 			l.jobs.Store(&fact.Snapshot.Jobs.Jobs)
 		}
-		if !g.report(ctx, lifeFact{gen: l.gen, fact: fact}) {
+		if !g.hand(func() { g.take(l, fact) }) {
 			return
 		}
 	}

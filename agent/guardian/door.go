@@ -84,23 +84,16 @@ type answer struct {
 }
 
 // ask runs one request in a goroutine of its own.
-func (g *Guardian) ask(helpers context.Context, kind requestKind, limit time.Duration, do func(context.Context) answer) {
-	ctx, cancel := context.WithTimeout(helpers, limit)
+func (g *Guardian) ask(kind requestKind, limit time.Duration, do func(context.Context) answer) {
+	ctx, cancel := context.WithTimeout(g.helpers, limit)
 	r := &g.door.requests[kind]
 	r.busy, r.cancel = true, cancel
 	g.wg.Go(func() {
 		defer cancel()
 		a := do(ctx)
 		a.kind, a.last = kind, true
-		g.say(helpers, a)
+		g.hand(func() { g.answered(a) })
 	})
-}
-
-func (g *Guardian) say(ctx context.Context, a answer) {
-	select {
-	case g.answers <- a:
-	case <-ctx.Done():
-	}
 }
 
 // answered takes in what a door said.
@@ -173,15 +166,15 @@ func (g *Guardian) ready(kind requestKind, now time.Time) bool {
 }
 
 // doorDue begins and ends requests as the moment wants it.
-func (g *Guardian) doorDue(helpers context.Context, now time.Time) {
+func (g *Guardian) doorDue(now time.Time) {
 	if g.cfg.Door == nil {
 		return
 	}
 	if g.beacons.waiting > 0 && g.ready(askFlush, now) {
-		g.flush(helpers)
+		g.flush()
 	}
 	if len(g.door.up) > 0 && g.ready(askUpload, now) {
-		g.upload(helpers)
+		g.upload()
 	}
 	wait, deliver, want := g.wantPoll(now)
 	poll := &g.door.requests[askPoll]
@@ -192,7 +185,7 @@ func (g *Guardian) doorDue(helpers context.Context, now time.Time) {
 		poll.cancel = nil
 	}
 	if want && g.ready(askPoll, now) {
-		g.poll(helpers, wait, deliver)
+		g.poll(wait, deliver)
 	}
 }
 
@@ -235,7 +228,7 @@ func (g *Guardian) workerDown() bool {
 	return g.worker.gen > 1 && (l == nil || l.reported.IsZero())
 }
 
-func (g *Guardian) poll(helpers context.Context, wait time.Duration, deliver bool) {
+func (g *Guardian) poll(wait time.Duration, deliver bool) {
 	r := &g.door.requests[askPoll]
 	r.deliver, r.long = deliver, wait > 0
 	g.door.called = false
@@ -243,7 +236,7 @@ func (g *Guardian) poll(helpers context.Context, wait time.Duration, deliver boo
 		g.door.viewAsk = time.Now()
 	}
 	req := wire.PollRequest{Instance: g.cfg.Presence.Instance, WaitMS: wait.Milliseconds(), Deliver: deliver}
-	g.ask(helpers, askPoll, wait+requestMargin, func(ctx context.Context) answer {
+	g.ask(askPoll, wait+requestMargin, func(ctx context.Context) answer {
 		resp, err := g.cfg.Door.Poll(ctx, req)
 		return answer{resp: resp, err: err}
 	})
@@ -268,7 +261,7 @@ func (g *Guardian) send(messages ...wire.Envelope) {
 func size(m wire.Envelope) int { return len(m.Payload) + len(m.Type) + len(m.Sig) + 64 }
 
 // upload hands in the next batch, while a long poll may hang.
-func (g *Guardian) upload(helpers context.Context) {
+func (g *Guardian) upload() {
 	d := &g.door
 	n, bytes, most := 0, 0, maxUpMessages
 	if d.upSingly {
@@ -280,7 +273,7 @@ func (g *Guardian) upload(helpers context.Context) {
 	}
 	d.upTaken = n
 	req := wire.PollRequest{Instance: g.cfg.Presence.Instance, Upstream: d.up[:n:n]}
-	g.ask(helpers, askUpload, requestMargin, func(ctx context.Context) answer {
+	g.ask(askUpload, requestMargin, func(ctx context.Context) answer {
 		resp, err := g.cfg.Door.Poll(ctx, req)
 		return answer{resp: resp, err: err}
 	})

@@ -21,14 +21,6 @@ type Errand func(ctx context.Context, d wire.Directive) (detail string, report j
 // errandLimit bounds one errand: a bundle or doctor's visit over a bad path.
 const errandLimit = 15 * time.Minute
 
-// errandEnd is what came of an errand.
-type errandEnd struct {
-	d      wire.Directive
-	detail string
-	report json.RawMessage
-	err    error
-}
-
 // begin starts the errand that d orders.
 func (g *Guardian) begin(d wire.Directive, e Errand) error {
 	if g.errands[d.Kind] != "" {
@@ -39,30 +31,26 @@ func (g *Guardian) begin(d wire.Directive, e Errand) error {
 	g.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(g.helpers, errandLimit)
 		defer cancel()
-		end := errandEnd{d: d}
-		end.detail, end.report, end.err = e(ctx, d)
+		detail, report, err := e(ctx, d)
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			end.err = fmt.Errorf("not done within %v: %w", errandLimit, end.err)
+			err = fmt.Errorf("not done within %v: %w", errandLimit, err)
 		}
-		select {
-		case g.errandEnds <- end:
-		case <-g.helpers.Done():
-		}
+		g.hand(func() { g.errandEnded(d, detail, report, err) })
 	})
 	return nil
 }
 
 // errandEnded tells the server what came of an errand.
-func (g *Guardian) errandEnded(e errandEnd) {
-	delete(g.errands, e.d.Kind)
-	if e.err != nil {
-		g.log.Error("errand failed", "id", e.d.ID, "kind", e.d.Kind, "error", e.err)
-		g.result(e.d, wire.DirectiveFailed, e.err.Error(), e.report)
+func (g *Guardian) errandEnded(d wire.Directive, detail string, report json.RawMessage, err error) {
+	delete(g.errands, d.Kind)
+	if err != nil {
+		g.log.Error("errand failed", "id", d.ID, "kind", d.Kind, "error", err)
+		g.result(d, wire.DirectiveFailed, err.Error(), report)
 		return
 	}
-	g.log.Info("errand done", "id", e.d.ID, "kind", e.d.Kind, "detail", e.detail)
-	g.result(e.d, wire.DirectiveDone, e.detail, e.report)
-	if e.d.Kind == wire.DirectiveReenroll {
+	g.log.Info("errand done", "id", d.ID, "kind", d.Kind, "detail", detail)
+	g.result(d, wire.DirectiveDone, detail, report)
+	if d.Kind == wire.DirectiveReenroll {
 		g.renewed, g.stopping = true, true
 	}
 }

@@ -194,17 +194,11 @@ type Guardian struct {
 	keys  wire.Keyring
 	start time.Time
 
-	facts      chan lifeFact
-	exits      chan lifeExit
-	answers    chan answer
-	kept       chan kept
-	asks       chan ask
-	errandEnds chan errandEnd
-	steps      chan func() // of an update or a bundle, for the loop to take
-	looks      chan look
-	helpers    context.Context // of all helpers of this run; set once, by Run
-	keeper     *serial.Queue[job]
-	wg         sync.WaitGroup // of the helpers
+	steps   chan func() // what helpers hand to the loop
+	asks    chan ask
+	helpers context.Context // of all helpers of this run; set once, by Run
+	wg      sync.WaitGroup  // of the helpers
+	keeper  *serial.Queue[job]
 
 	// All below belongs to the loop.
 	policy    wire.Policy
@@ -270,11 +264,10 @@ func New(cfg Config) (*Guardian, error) {
 	cfg.Policy = cfg.Policy.WithDefaults()
 	g := &Guardian{
 		cfg: cfg, log: cfg.Log, rng: cfg.Rand, keys: keys,
-		facts: make(chan lifeFact), exits: make(chan lifeExit),
-		answers: make(chan answer), kept: make(chan kept), asks: make(chan ask),
-		errandEnds: make(chan errandEnd), errands: map[wire.DirectiveKind]string{}, steps: make(chan func()), looks: make(chan look),
-		policy: cfg.Policy,
-		ladder: selfcheck.NewLadder(cfg.Policy, cfg.Rand),
+		steps: make(chan func()), asks: make(chan ask),
+		errands: map[wire.DirectiveKind]string{},
+		policy:  cfg.Policy,
+		ladder:  selfcheck.NewLadder(cfg.Policy, cfg.Rand),
 	}
 	if u := cfg.Updates; u != nil {
 		g.update.unsure = u.Unsure
@@ -289,13 +282,13 @@ func (g *Guardian) Run(ctx context.Context) error {
 	helpers, release := context.WithCancel(context.WithoutCancel(ctx))
 	g.helpers = helpers
 	g.recall()
-	g.keeper = serial.New(maxJobs, func(j job) { g.work(helpers, j) })
+	g.keeper = serial.New(maxJobs, g.work)
 	g.noteSteps(true)
 	g.note(history.Event{Kind: history.KindGuardian, Code: "started",
 		Sentence: fmt.Sprintf("The agent starts, version %s.", cmp.Or(g.cfg.Presence.Version, "unknown")), Detail: "instance " + g.cfg.Presence.Instance})
-	g.serveStatus(helpers)
-	g.startWorker(helpers)
-	g.startUploads(helpers)
+	g.serveStatus()
+	g.startWorker()
+	g.startUploads()
 	g.beacon(causeStart)
 	g.resumeUpdate()
 	g.tellOld()
@@ -307,20 +300,8 @@ func (g *Guardian) Run(ctx context.Context) error {
 	for !g.stopped(over) {
 		var asked []ask // answered once this moment is judged
 		select {
-		case f := <-g.facts:
-			g.take(f)
-		case e := <-g.exits:
-			g.workerEnded(e)
-		case a := <-g.answers:
-			g.answered(a)
-		case k := <-g.kept:
-			g.keeperDid(k)
-		case e := <-g.errandEnds:
-			g.errandEnded(e)
 		case step := <-g.steps:
 			step()
-		case k := <-g.looks:
-			g.looked(k)
 		case q := <-g.asks:
 			asked = append(asked, q)
 		case e := <-g.cfg.Events:
@@ -347,7 +328,7 @@ func (g *Guardian) Run(ctx context.Context) error {
 		for _, q := range asked {
 			q.do(q, now)
 		}
-		g.due(helpers, now)
+		g.due(now)
 		g.tellTurn(now)
 		g.wakeAt = g.nextDue(now, over)
 		alarm.Reset(time.Until(g.wakeAt))
@@ -483,6 +464,16 @@ func (g *Guardian) stopped(over time.Time) bool {
 	return said && g.worker.life == nil
 }
 
+// hand gives the loop a step to take, from a helper; false: the helpers are to end.
+func (g *Guardian) hand(step func()) bool {
+	select {
+	case g.steps <- step:
+		return true
+	case <-g.helpers.Done():
+		return false
+	}
+}
+
 // dismiss ends the helpers and waits for them, as long as that makes sense;
 // what they still say is thrown away. It reports whether all have ended.
 func (g *Guardian) dismiss(release context.CancelFunc) bool {
@@ -503,11 +494,6 @@ func (g *Guardian) dismiss(release context.CancelFunc) bool {
 		case <-limit.C:
 			g.log.Error("helpers of the guardian do not end: left behind")
 			return false
-		case <-g.facts:
-		case <-g.exits:
-		case <-g.answers:
-		case <-g.looks:
-		case <-g.kept:
 		case q := <-g.asks:
 			close(q.reply)
 		}
@@ -632,11 +618,11 @@ func (g *Guardian) restartService(reason string) {
 }
 
 // due does what its time has come for.
-func (g *Guardian) due(helpers context.Context, now time.Time) {
+func (g *Guardian) due(now time.Time) {
 	g.abandon(now)
 	g.updateDue(now)
 	if g.worker.life == nil && !g.stopping && !now.Before(g.worker.startAt) {
-		g.startWorker(helpers)
+		g.startWorker()
 	}
 	if len(g.framesFor) > 0 && !now.Before(g.framesBy) {
 		g.answerFrames(nil)
@@ -645,8 +631,8 @@ func (g *Guardian) due(helpers context.Context, now time.Time) {
 	g.bundleDue(now)
 	g.diskOrdersDue(now)
 	g.diskDue(now)
-	g.lookDue(helpers, now)
-	g.doorDue(helpers, now)
+	g.lookDue(now)
+	g.doorDue(now)
 	g.rememberDue(now)
 }
 

@@ -1,7 +1,6 @@
 package guardian
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -202,14 +201,6 @@ type job struct {
 	then func(error) // in the loop, once it is done; nil: nothing
 }
 
-// kept is what became of a job.
-type kept struct {
-	what             string
-	err              error
-	then             func(error)
-	spooled, dropped int
-}
-
 // keep hands j to the keeper; it returns at once. False: it will not be done.
 func (g *Guardian) keep(j job) bool {
 	if err := g.keeper.Push(j, 1); err != nil {
@@ -223,32 +214,32 @@ func (g *Guardian) keep(j job) bool {
 }
 
 // work does one job, in the keeper's goroutine.
-func (g *Guardian) work(ctx context.Context, j job) {
-	k := kept{what: j.what, err: j.do(), then: j.then}
+func (g *Guardian) work(j job) {
+	err := j.do()
+	spooled, dropped := 0, 0
 	if g.cfg.Spool != nil {
-		k.spooled, k.dropped = g.cfg.Spool.Len(), g.cfg.Spool.Dropped()
+		spooled, dropped = g.cfg.Spool.Len(), g.cfg.Spool.Dropped()
 	}
-	select {
-	case g.kept <- k:
-	case <-ctx.Done():
-	}
+	g.hand(func() {
+		g.beacons.waiting, g.beacons.dropped = spooled, dropped
+		g.worked(j, err)
+	})
 }
 
-// keeperDid takes note of what became of a job.
-func (g *Guardian) keeperDid(k kept) {
-	if k.err != nil {
-		g.log.Error("could not be written to disk", "what", k.what, "error", k.err)
+// worked takes note of what became of a job.
+func (g *Guardian) worked(j job, err error) {
+	if err != nil {
+		g.log.Error("could not be written to disk", "what", j.what, "error", err)
 	}
-	switch k.what {
+	switch j.what {
 	case jobReport:
 		g.beacons.putting--
 	case jobState:
-		g.memory.broken = k.err
+		g.memory.broken = err
 	case jobHistory:
-		g.history.broken = k.err
+		g.history.broken = err
 	}
-	g.beacons.waiting, g.beacons.dropped = k.spooled, k.dropped
-	if k.then != nil {
-		k.then(k.err)
+	if j.then != nil {
+		j.then(err)
 	}
 }

@@ -1,7 +1,6 @@
 package guardian
 
 import (
-	"context"
 	"time"
 
 	"gururmm/agent/pipe"
@@ -25,15 +24,8 @@ type outside struct {
 	unread *uint64 // bytes, of its link
 }
 
-// look is what one look has shown.
-type look struct {
-	gen  int
-	seen tcpinfo.Process
-	err  error
-}
-
 // lookDue looks at a silent worker when it is time.
-func (g *Guardian) lookDue(helpers context.Context, now time.Time) {
+func (g *Guardian) lookDue(now time.Time) {
 	l := g.worker.life
 	if l == nil || l.outside.busy || g.stopping {
 		return
@@ -55,31 +47,27 @@ func (g *Guardian) lookDue(helpers context.Context, now time.Time) {
 		return
 	}
 	l.outside.busy = true
-	gen, ask := l.gen, l.outside.look
+	look := l.outside.look
 	g.wg.Go(func() {
-		seen, err := ask()
-		select {
-		case g.looks <- look{gen: gen, seen: seen, err: err}:
-		case <-helpers.Done():
-		}
+		seen, err := look()
+		g.hand(func() { g.looked(l, seen, err) })
 	})
 }
 
-// looked takes in what a look has shown.
-func (g *Guardian) looked(k look) {
-	l := g.worker.life
-	if l == nil || l.gen != k.gen {
+// looked takes in what a look at l has shown.
+func (g *Guardian) looked(l *life, seen tcpinfo.Process, err error) {
+	if g.worker.life != l {
 		return
 	}
 	o := &l.outside
 	o.busy, o.at = false, time.Now().Add(lookEvery)
-	o.state, o.unread = k.seen.State, nil
-	if k.err != nil {
-		g.log.Debug("silent worker can't be looked at", "error", k.err)
+	o.state, o.unread = seen.State, nil
+	if err != nil {
+		g.log.Debug("silent worker can't be looked at", "error", err)
 		return
 	}
 	remote := g.worker.said.Link.Remote
-	for _, q := range k.seen.Queues {
+	for _, q := range seen.Queues {
 		if remote == "" || q.Remote == remote {
 			if o.unread == nil {
 				o.unread = new(uint64(0))

@@ -267,12 +267,12 @@ func askLoop[T any](ctx context.Context, g *Guardian, do func(q ask, now time.Ti
 	}
 }
 
-// serveStatus answers on the status listener until helpers ends.
-func (g *Guardian) serveStatus(helpers context.Context) {
+// serveStatus answers on the status listener until the helpers end.
+func (g *Guardian) serveStatus() {
 	if g.cfg.Status == nil {
 		return
 	}
-	ServeStatus(helpers, &g.wg, g.cfg.Status, g.withActs(g.withInsight(Handler(
+	ServeStatus(g.helpers, &g.wg, g.cfg.Status, g.withActs(g.withInsight(Handler(
 		func(ctx context.Context) (Status, error) {
 			return askLoop[Status](ctx, g, func(q ask, now time.Time) { q.reply <- g.status(now) })
 		},

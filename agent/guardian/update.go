@@ -319,10 +319,7 @@ func (g *Guardian) fetchUpdate() {
 	}
 	g.wg.Go(func() {
 		err := fetch(g.helpers)
-		select {
-		case g.steps <- func() { g.fetchedUpdate(err) }:
-		case <-g.helpers.Done():
-		}
+		g.hand(func() { g.fetchedUpdate(err) })
 	})
 }
 
@@ -432,10 +429,11 @@ func (g *Guardian) watchTrial(l *life) {
 		defer tick.Stop()
 		for {
 			if held, err := look(pid); err == nil && held > limit {
-				select {
-				case g.steps <- func() { g.update.memory = max(g.update.memory, held) }:
-				case <-ctx.Done():
-				}
+				g.hand(func() {
+					if g.worker.life == l {
+						g.update.memory = held
+					}
+				})
 				return
 			}
 			select {

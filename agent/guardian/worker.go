@@ -2,7 +2,6 @@ package guardian
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"maps"
 	"strings"
@@ -39,7 +38,7 @@ type workerState struct {
 }
 
 // startWorker begins the next generation.
-func (g *Guardian) startWorker(helpers context.Context) {
+func (g *Guardian) startWorker() {
 	w := &g.worker
 	w.gen++
 	l := &life{gen: w.gen, began: time.Now(), orders: newOutbox(), kill: make(chan struct{})}
@@ -49,66 +48,71 @@ func (g *Guardian) startWorker(helpers context.Context) {
 	if spawn := g.trialSpawn(); spawn != nil {
 		l.spawn, l.trial = spawn, true
 	}
-	g.wg.Go(func() { g.live(helpers, l) })
+	g.wg.Go(func() { g.live(l) })
+}
+
+// workerStarted takes note of the process that l has become.
+func (g *Guardian) workerStarted(l *life, child Child) {
+	if g.worker.life != l {
+		return
+	}
+	l.pid, l.outside.look = child.PID, child.Outside
+	g.log.Info("worker started", "pid", l.pid, "generation", l.gen)
+	g.note(history.Event{Kind: history.KindWorker, Code: "started",
+		Sentence: fmt.Sprintf("Worker %d started, process %d.", l.gen, l.pid)})
+	g.tellPolicy()
+	g.tellVerdict()
+	g.syncOffset()
+	g.watchTrial(l)
 }
 
 // take takes in what a worker said. What an older generation still says of
 // commands counts; what it says of itself does not.
-func (g *Guardian) take(f lifeFact) {
-	if len(f.fact.Upstream) > 0 {
-		g.send(f.fact.Upstream...)
+func (g *Guardian) take(l *life, f pipe.Fact) {
+	if len(f.Upstream) > 0 {
+		g.send(f.Upstream...)
 	}
-	l := g.worker.life
-	if l == nil || l.gen != f.gen {
+	if g.worker.life != l {
 		return
 	}
 	now := time.Now()
 	switch {
-	case f.pid > 0:
-		l.pid, l.outside.look = f.pid, f.look
-		g.log.Info("worker started", "pid", f.pid, "generation", f.gen)
-		g.note(history.Event{Kind: history.KindWorker, Code: "started",
-			Sentence: fmt.Sprintf("Worker %d started, process %d.", f.gen, f.pid)})
-		g.tellPolicy()
-		g.tellVerdict()
-		g.syncOffset()
-		g.watchTrial(l)
-	case f.fact.Snapshot != nil:
-		s := *f.fact.Snapshot
+	case f.Snapshot != nil:
+		s := *f.Snapshot
 		s.Taken = now
 		g.worker.said, l.reported = s, now
-	case f.fact.Same:
+	case f.Same:
 		if said := g.worker.said; !said.Taken.IsZero() {
 			g.worker.said, l.reported = said.Aged(now.Sub(said.Taken)), now
 		}
-	case f.fact.Call:
+	case f.Call:
 		g.door.called = true
-	case f.fact.Policy != nil:
-		g.adoptUpdate(*f.fact.Policy)
-	case f.fact.Frames != nil:
-		g.answerFrames(f.fact.Frames)
-	case f.fact.Stacks != "":
-		g.tookStacks(f.gen, f.fact.Stacks, now)
-		g.answerStacks(f.fact.Stacks, nil)
-	case f.fact.Stage != nil:
-		g.stageAnswered(*f.fact.Stage)
-	case f.fact.Trace != nil:
-		g.answerTrace(f.fact.Trace, nil)
-	case f.fact.Fatal != "":
-		g.worker.fatal = f.fact.Fatal
-		g.log.Error("worker can't go on", "reason", f.fact.Fatal)
-	case len(f.fact.Upstream) == 0:
+	case f.Policy != nil:
+		g.adoptUpdate(*f.Policy)
+	case f.Frames != nil:
+		g.answerFrames(f.Frames)
+	case f.Stacks != "":
+		g.tookStacks(l.gen, f.Stacks, now)
+		g.answerStacks(f.Stacks, nil)
+	case f.Stage != nil:
+		g.stageAnswered(*f.Stage)
+	case f.Trace != nil:
+		g.answerTrace(f.Trace, nil)
+	case f.Fatal != "":
+		g.worker.fatal = f.Fatal
+		g.log.Error("worker can't go on", "reason", f.Fatal)
+	case len(f.Upstream) == 0:
 		g.answerFrames([]selfcheck.FrameHeader{}) // an empty line: a ring without frames
 	}
 }
 
 // workerEnded takes note of the end of a generation and plans the next.
-func (g *Guardian) workerEnded(e lifeExit) {
+func (g *Guardian) workerEnded(l *life, e lifeExit) {
 	w := &g.worker
-	if w.life == nil || w.life.gen != e.gen {
+	if w.life != l {
 		return
 	}
-	l, now := w.life, time.Now()
+	now := time.Now()
 	w.life, w.said = nil, selfcheck.Snapshot{Taken: now} // known: there is none
 	switch {
 	case g.stopping:
