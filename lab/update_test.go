@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,20 +15,26 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"gururmm/agent/guardian"
 	"gururmm/agent/history"
 	"gururmm/lab/harness"
+	"gururmm/oob"
 	"gururmm/operator"
 	"gururmm/release"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
 
-// goodVersion is a whole agent; the others are programs that only look like one.
-const goodVersion = "v1.1.0"
+// goodVersion and curedVersion are whole agents, the second one without the seams for
+// faults; the others are programs that only look like one.
+const (
+	goodVersion  = "v1.1.0"
+	curedVersion = "v1.2.0"
+)
 
 // bad is the source of programs that fail as worker: which way, its own
 // path tells, since a version is part of it.
@@ -84,6 +91,10 @@ var updates = sync.OnceValues(func() (*programs, error) {
 	if err := goBuild(good, "-race", "-tags=faults", "-ldflags=-X gururmm/internal/version.Version="+goodVersion, "gururmm/cmd/gururmm-agent"); err != nil {
 		return nil, err
 	}
+	cured := filepath.Join(p.dir, "cured")
+	if err := goBuild(cured, "-race", "-ldflags=-X gururmm/internal/version.Version="+curedVersion, "gururmm/cmd/gururmm-agent"); err != nil {
+		return nil, err
+	}
 	source, failing := filepath.Join(p.dir, "bad.go"), filepath.Join(p.dir, "bad")
 	if err := os.WriteFile(source, []byte(bad), 0o600); err != nil {
 		return nil, err
@@ -95,7 +106,7 @@ var updates = sync.OnceValues(func() (*programs, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.files[goodVersion] = good
+	p.files[goodVersion], p.files[curedVersion] = good, cured
 	for _, v := range []string{"v2.0.1", "v2.0.2", "v2.0.3", "v2.0.4"} {
 		p.files[v] = filepath.Join(p.dir, v)
 		// Each program is another: what stands behind the last section is not loaded.
@@ -328,9 +339,33 @@ func (u *updating) rolledBack(st guardian.Status, reason string) {
 	u.t.Errorf("findings %+v, want a rollback: %s", st.Findings, reason)
 }
 
+// rollbackBeaconed waits until the server was told of a rollback, and why.
+func (u *updating) rollbackBeaconed(since time.Time, version, reason string) {
+	u.t.Helper()
+	u.eventually("a beacon that tells of the rollback of "+version, func() (bool, error) {
+		var seen []string
+		for _, b := range u.beacons() {
+			var r oob.Report
+			if err := json.Unmarshal(b.Report, &r); err != nil {
+				return false, harness.Final(err)
+			}
+			for _, f := range r.Findings {
+				if f.Code != selfcheck.FindUpdateRolledBack || b.ReceivedAt.Before(since) {
+					continue
+				}
+				if seen = append(seen, f.Sentence); strings.Contains(f.Sentence, version) && strings.Contains(f.Sentence, reason) {
+					return true, nil
+				}
+			}
+		}
+		return false, fmt.Errorf("told were %q", seen)
+	})
+}
+
 // deadUpdate rolls a program that fails, and measures how long the endpoint was without its worker.
 func (u *updating) deadUpdate(version, reason string) {
 	u.t.Helper()
+	since := time.Now()
 	done, why := u.told(u.roll(version))
 	if done || !strings.Contains(why, reason) {
 		u.t.Errorf("%s: done %v, told %q, want %q", version, done, why, reason)
@@ -343,6 +378,7 @@ func (u *updating) deadUpdate(version, reason string) {
 		u.t.Errorf("%s: the old worker was back after %v", version, *st.Update.BackAfter)
 	}
 	u.rolledBack(st, reason)
+	u.rollbackBeaconed(since, version, reason)
 	u.kept(version, reason, "ordered", "fetched", "draining", "trial", "rolled_back")
 }
 
@@ -415,6 +451,69 @@ func TestUpdateThatNeverVerifies(t *testing.T) {
 	u := newUpdating(t, "v2.0.3")
 	u.deadUpdate("v2.0.3", "not verified")
 	u.completed(u.submit(""))
+}
+
+// TestUpdateCuresAWorkerThatCantLive: while each worker dies as it starts, what support
+// needs arrives, by itself and by order, a bad version changes nothing, and a version
+// that can live takes over; then what waited runs.
+func TestUpdateCuresAWorkerThatCantLive(t *testing.T) {
+	u := newUpdating(t, curedVersion, "v2.0.1")
+	since := time.Now()
+	u.fault("worker.crash", true) // of curedVersion it asks nothing
+	if _, err := u.agent.SignalWorker(t.Context(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	u.step(since, func(r selfcheck.StepRecord) bool {
+		return r.Kind == selfcheck.StepHold && r.Verdict == selfcheck.CodeAgentCrashloop
+	})
+	waiting := u.submit("")
+
+	d, err := u.Client().Direct(t.Context(), u.agent.ID, operator.NewDirective{Kind: wire.DirectiveSendBundle, Reason: "no worker can live"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.eventually("the bundle that was ordered", func() (bool, error) {
+		now, err := u.Client().Directive(t.Context(), d.ID)
+		return err == nil && now.State == string(wire.DirectiveDone), fmt.Errorf("it is %s: %s (%v)", now.State, now.Detail, err)
+	})
+	u.eventually("two bundles that tell how the worker dies", func() (bool, error) {
+		list, err := u.Client().Bundles(t.Context(), u.agent.ID)
+		if err != nil {
+			return false, err
+		}
+		telling, byItself := 0, false
+		for _, b := range list {
+			if !b.Complete {
+				continue
+			}
+			members, err := u.unpacked(b)
+			if err != nil {
+				return false, err
+			}
+			for name, data := range members {
+				if strings.HasPrefix(name, "stacks/kept/") && bytes.Contains(data, []byte("worker.crash is switched on")) {
+					telling++
+					byItself = byItself || strings.Contains(b.Reason, "verdict "+string(selfcheck.CodeAgentCrashloop))
+					break
+				}
+			}
+		}
+		return telling >= 2 && byItself, fmt.Errorf("%d of %+v tell it, by itself: %v", telling, list, byItself)
+	})
+
+	if done, why := u.told(u.roll("v2.0.1")); done || !strings.Contains(why, "dead on arrival") {
+		t.Errorf("a version that is as bad: done %v, %s", done, why)
+	}
+	if done, why := u.told(u.roll(curedVersion)); !done {
+		t.Fatalf("the cure failed: %s", why)
+	}
+	u.runs(curedVersion, guardian.SourceUpdated)
+	if _, err := os.Stat(filepath.Join(u.Faults(), "worker.crash")); err != nil {
+		t.Errorf("it was not the update that cured it: %v", err)
+	}
+	u.completed(waiting)
+	u.completed(u.submit(""))
+	u.allOnce()
 }
 
 // killedAt rolls version while the agent dies at each of labels in turn, and is
