@@ -21,27 +21,26 @@ const module = "gururmm"
 // "internal" stands for every leaf under internal/. Anything not listed is
 // forbidden; a new arrow is a decision, to be recorded in docs/decisions.
 var allowed = map[string][]string{
-	"internal":        {"internal"},
-	"wire":            {},
-	"selfcheck":       {"wire"},
-	"session":         {"internal", "wire", "selfcheck"},
-	"oob":             {"internal", "wire", "selfcheck"},
-	"operator":        {"internal", "wire"},
-	"checkup":         {"internal"},
-	"release":         {"internal", "wire"},
-	"agent/state":     {"internal", "wire", "oob", "release"},
-	"agent/versions":  {"internal", "wire", "release"},
-	"agent/pipe":      {"internal", "wire", "selfcheck"},
-	"agent/history":   {"internal", "wire", "selfcheck"},
-	"agent/task/tree": {"internal"},
-	"agent/task":      {"internal", "wire", "selfcheck", "agent/task/tree"},
-	"agent/link":      {"internal", "wire", "selfcheck", "session", "agent/state"},
-	"agent/probe":     {"internal", "wire", "selfcheck", "checkup", "session", "oob", "agent/state", "agent/link"},
-	"agent/worker":    {"internal", "wire", "selfcheck", "session", "agent/state", "agent/pipe", "agent/task", "agent/link"},
-	"agent/guardian":  {"internal", "wire", "selfcheck", "oob", "release", "agent/versions", "agent/state", "agent/pipe", "agent/history", "agent/task/tree"},
-	"agent/bundle":    {"internal", "wire", "selfcheck", "oob", "agent/state", "agent/pipe", "agent/history", "agent/task", "agent/guardian"},
-	"agent": {"internal", "wire", "selfcheck", "checkup", "agent/probe", "oob", "release", "agent/versions", "agent/state", "agent/pipe", "agent/history",
-		"agent/task/tree", "agent/task", "agent/link", "agent/worker", "agent/guardian", "agent/bundle"},
+	"internal":               {"internal"},
+	"wire":                   {},
+	"selfcheck":              {"wire"},
+	"session":                {"internal", "wire", "selfcheck"},
+	"oob":                    {"internal", "wire", "selfcheck"},
+	"operator":               {"internal", "wire"},
+	"checkup":                {"internal"},
+	"release":                {"internal", "wire"},
+	"agent/state":            {"internal", "wire", "oob", "release"},
+	"agent/versions":         {"internal", "wire", "release"},
+	"agent/pipe":             {"internal", "wire", "selfcheck"},
+	"agent/history":          {"internal", "selfcheck"},
+	"agent/task/tree":        {"internal"},
+	"agent/task":             {"internal", "wire", "selfcheck", "agent/task/tree"},
+	"agent/link":             {"internal", "wire", "selfcheck", "session"},
+	"agent/probe":            {"internal", "wire", "selfcheck", "checkup", "session", "oob", "agent/state", "agent/link"},
+	"agent/worker":           {"internal", "wire", "selfcheck", "session", "agent/state", "agent/pipe", "agent/task", "agent/link"},
+	"agent/guardian":         {"internal", "wire", "selfcheck", "oob", "release", "agent/versions", "agent/pipe", "agent/history", "agent/task/tree"},
+	"agent/bundle":           {"internal", "wire", "oob", "agent/state", "agent/history", "agent/task", "agent/guardian"},
+	"agent":                  {"internal", "wire", "selfcheck", "checkup", "agent/probe", "oob", "release", "agent/versions", "agent/state", "agent/history", "agent/task/tree", "agent/worker", "agent/guardian", "agent/bundle"},
 	"server/store":           {"internal", "wire", "operator"},
 	"server/store/storetest": {"internal", "wire", "operator", "server/store"},
 	"server/delivery":        {"internal", "wire", "operator", "server/store"},
@@ -49,17 +48,17 @@ var allowed = map[string][]string{
 	"server/bundles":         {"internal", "wire", "operator", "server/store"},
 	"server/rollout":         {"internal", "wire", "operator", "release", "server/store"},
 	"server/hub":             {"internal", "wire", "selfcheck", "session", "oob", "operator", "server/store", "server/delivery"},
-	"server/api":             {"internal", "wire", "selfcheck", "session", "oob", "operator", "release", "server/store", "server/delivery", "server/builds", "server/bundles", "server/rollout", "server/hub"},
-	"server":                 {"internal", "wire", "selfcheck", "operator", "release", "server/store", "server/delivery", "server/builds", "server/bundles", "server/rollout", "server/hub", "server/api"},
-	"lab":                    {"internal", "wire", "selfcheck", "checkup", "operator", "lab/proxy", "lab/harness", "lab/demo", "agent/guardian"},
+	"server/api":             {"internal", "wire", "session", "oob", "operator", "release", "server/store", "server/delivery", "server/builds", "server/bundles", "server/rollout", "server/hub"},
+	"server":                 {"internal", "wire", "release", "server/store", "server/delivery", "server/builds", "server/bundles", "server/rollout", "server/hub", "server/api"},
+	"lab":                    {},
 	"lab/virtual":            {},
-	"lab/proxy":              {"internal", "wire", "selfcheck"},
-	"lab/harness":            {"internal", "wire", "selfcheck", "operator", "lab/proxy", "agent/guardian"},
-	"lab/demo":               {"internal", "wire", "selfcheck", "oob", "operator", "lab/proxy", "lab/harness", "agent/guardian"},
+	"lab/proxy":              {},
+	"lab/harness":            {"internal", "wire", "operator", "lab/proxy", "agent/guardian"},
+	"lab/demo":               {"internal", "wire", "selfcheck", "oob", "operator", "lab/proxy", "lab/harness"},
 	"lab/figures":            {"internal", "wire", "selfcheck", "operator", "release", "lab/harness", "lab/demo", "agent/guardian"},
-	"cmd/gururmm-agent":      {"internal", "wire", "selfcheck", "checkup", "agent/probe", "agent/state", "agent/history", "agent/guardian", "agent/bundle", "agent"},
+	"cmd/gururmm-agent":      {"internal", "selfcheck", "checkup", "agent/probe", "agent/state", "agent/history", "agent/guardian", "agent/bundle", "agent"},
 	"cmd/gururmm":            {"internal", "wire", "checkup", "operator", "release", "server"},
-	"cmd/gururmm-lab":        {"internal", "wire", "operator", "lab/proxy", "lab/harness", "lab/demo", "lab/figures"},
+	"cmd/gururmm-lab":        {"internal", "lab/proxy", "lab/harness", "lab/demo", "lab/figures"},
 }
 
 // foreign lists where a third-party module may be used at all; a module that is
@@ -68,18 +67,18 @@ var foreign = map[string]struct {
 	in  []string
 	why string
 }{
-	"github.com/gorilla/websocket": {[]string{"session", "agent/link", "agent/worker", "server/hub", "server/api", "lab/proxy"},
+	"github.com/gorilla/websocket": {[]string{"session", "agent/link", "agent/worker", "server/hub", "server/api"},
 		"the second door must not share the link's library"},
 	"modernc.org/sqlite":           {[]string{"server/store"}, "one house knows the database"},
 	"github.com/golang-jwt/jwt/v5": {[]string{"agent/state", "server/api"}, "tokens are made and checked in one place each"},
-	"github.com/shirou/gopsutil/v4": {[]string{"agent/worker", "agent/bundle", "agent/versions", "agent/task", "agent/task/tree", "lab/harness", "lab/demo"},
+	"github.com/shirou/gopsutil/v4": {[]string{"agent/worker", "agent/bundle", "agent/versions", "agent/task/tree", "lab/harness"},
 		"metrics live in the worker, the machine's facts in the bundle"},
-	"github.com/rs/zerolog":            {[]string{"agent", "server", "cmd/gururmm", "cmd/gururmm-agent", "cmd/gururmm-lab"}, "packages log to slog; the commands choose the writer"},
-	"go.yaml.in/yaml/v3":               {[]string{"agent/state", "server", "cmd/gururmm"}, "configuration is read in one place each"},
+	"github.com/rs/zerolog":            {[]string{"cmd/gururmm", "cmd/gururmm-agent"}, "packages log to slog; the commands choose the writer"},
+	"go.yaml.in/yaml/v3":               {[]string{"agent/state", "cmd/gururmm"}, "configuration is read in one place each"},
 	"aead.dev/minisign":                {[]string{"release"}, "one house says which program may run"},
 	"golang.org/x/mod":                 {[]string{"release"}, "versions are compared in one place"},
-	"github.com/Microsoft/go-winio":    {[]string{"agent/guardian", "agent"}, "named pipes are the status door on Windows"},
-	"golang.org/x/sys":                 {[]string{"internal", "agent", "agent/state", "agent/task", "agent/task/tree", "agent/guardian", "agent/worker", "agent/link", "agent/probe", "server/store", "server", "lab/harness", "cmd/gururmm", "cmd/gururmm-agent"}, "platform seams only"},
+	"github.com/Microsoft/go-winio":    {[]string{"agent/guardian"}, "named pipes are the status door on Windows"},
+	"golang.org/x/sys":                 {[]string{"internal", "agent", "agent/state", "agent/task", "agent/task/tree", "agent/guardian", "agent/probe"}, "platform seams only"},
 	"github.com/coreos/go-systemd/v22": {[]string{"internal"}, "internal/sdnotify alone speaks to systemd"},
 }
 
@@ -150,6 +149,8 @@ func house(path string) string {
 }
 
 func TestArrows(t *testing.T) {
+	type arrow struct{ from, to string }
+	used := map[arrow]bool{}
 	for dir, p := range packages(t) {
 		if dir == "." {
 			continue
@@ -161,13 +162,18 @@ func TestArrows(t *testing.T) {
 		}
 		for name, file := range p.imports {
 			if strings.HasPrefix(name, module+"/") {
+				used[arrow{house(dir), house(name)}] = true
 				if !slices.Contains(may, house(name)) {
 					t.Errorf("%s imports %s: not along the arrows (docs/architecture.md)", file, name)
 				}
 				continue
 			}
 			for mod, rule := range foreign {
-				if (name == mod || strings.HasPrefix(name, mod+"/")) && !slices.Contains(rule.in, house(dir)) {
+				if name != mod && !strings.HasPrefix(name, mod+"/") {
+					continue
+				}
+				used[arrow{house(dir), mod}] = true
+				if !slices.Contains(rule.in, house(dir)) {
 					t.Errorf("%s imports %s: %s", file, name, rule.why)
 				}
 			}
@@ -178,6 +184,21 @@ func TestArrows(t *testing.T) {
 				if slices.Contains([]string{"net", "net/http", "os", "os/exec", "log", "log/slog"}, name) {
 					t.Errorf("%s imports %s: %s does no I/O", file, name, dir)
 				}
+			}
+		}
+	}
+	// What nobody needs any more is not left open for the next to walk through.
+	for from, may := range allowed {
+		for _, to := range may {
+			if to != "internal" && !used[arrow{from, to}] {
+				t.Errorf("%s may import %s and does not: take it out of allowed", from, to)
+			}
+		}
+	}
+	for mod, rule := range foreign {
+		for _, from := range rule.in {
+			if !used[arrow{from, mod}] {
+				t.Errorf("%s may import %s and does not: take it out of foreign", from, mod)
 			}
 		}
 	}
