@@ -84,6 +84,7 @@ func (c *child) live() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	c.report()
+	leave := c.leave
 	for {
 		select {
 		case <-c.gone:
@@ -99,7 +100,8 @@ func (c *child) live() {
 			return
 		case <-tick.C:
 			c.report()
-		case <-c.leave: // as a worker that was drained: its link first, then itself
+		case <-leave: // as a worker that was drained: its link first, then itself
+			leave = nil
 			c.mu.Lock()
 			c.snap.Link = selfcheck.LinkFacts{PhaseAge: new(time.Duration(0)), URL: c.snap.Link.URL}
 			c.mu.Unlock()
