@@ -3,10 +3,13 @@ package agent
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
+	"gururmm/agent/state"
 	"gururmm/internal/wrap"
 	"gururmm/oob"
 	"gururmm/wire"
@@ -51,19 +54,32 @@ func (t DoorTest) Well() bool {
 // TestDoors asks at each configured second door with this endpoint's identity. The
 // requests are marked as probes: the server hands nothing out and notes no presence.
 func TestDoors(ctx context.Context, o Options) (DoorTest, error) {
-	s, err := Prepare(o)
+	path, err := StatePath(o)
 	if err != nil {
 		return DoorTest{}, err
 	}
-	id, err := s.Dir.Identity()
+	dir, exposed, err := state.Look(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return DoorTest{}, fmt.Errorf("%w: there is no %s", state.ErrNotEnrolled, path)
+	case err != nil:
+		return DoorTest{}, err
+	case exposed != nil: // who can write agent.yaml would be sent the endpoint's token
+		return DoorTest{}, fmt.Errorf("%w; mend that first (%s), see: gururmm-agent doctor --only state", exposed, state.PrivateBy(path))
+	}
+	config, err := dir.Config()
 	if err != nil {
 		return DoorTest{}, err
 	}
-	doors := s.Config.Doors()
+	id, err := dir.Identity()
+	if err != nil {
+		return DoorTest{}, err
+	}
+	doors := config.Doors()
 	if len(doors) == 0 {
 		doors = id.OOB
 	}
-	proxy, err := s.Config.OOBProxy()
+	proxy, err := config.OOBProxy()
 	if err != nil {
 		return DoorTest{}, err
 	}

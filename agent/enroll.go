@@ -86,7 +86,7 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	if path != "-" {
 		var err error
 		if f, err = os.Open(path); err != nil {
-			return nil, err
+			return nil, state.Why(err)
 		}
 		defer f.Close()
 	}
@@ -94,5 +94,5 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	if err == nil && int64(len(raw)) > limit {
 		err = fmt.Errorf("%s is larger than %d bytes", path, limit)
 	}
-	return raw, err
+	return raw, state.Why(err)
 }

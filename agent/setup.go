@@ -86,15 +86,13 @@ func FindSocket(o Options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := os.Stat(path); err == nil {
-		if dir, err := state.Open(path); err == nil {
-			config, err := dir.Config()
-			if err != nil {
-				return "", err
-			}
-			if config.StatusSocket != "" {
-				return config.StatusSocket, nil
-			}
+	if dir, _, err := state.Look(path); err == nil {
+		config, err := dir.Config()
+		if err != nil {
+			return "", err
+		}
+		if config.StatusSocket != "" {
+			return config.StatusSocket, nil
 		}
 	}
 	own := guardian.SocketPath(path, isDefault)
@@ -162,7 +160,7 @@ func BadIdentity(o Options) error {
 	if err != nil {
 		return nil
 	}
-	dir, err := state.Open(path)
+	dir, _, err := state.Look(path)
 	if err != nil {
 		return nil
 	}

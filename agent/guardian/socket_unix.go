@@ -119,5 +119,5 @@ func dialStatus(ctx context.Context, path string) (net.Conn, error) {
 
 // notListening reports whether err says that there is nobody at the socket.
 func notListening(err error) bool {
-	return errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ECONNREFUSED)
 }

@@ -93,7 +93,7 @@ func exchange[T any](ctx context.Context, c *Client, method, path string, ask io
 	resp, err := c.http.Do(req)
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return v, fmt.Errorf("no right to ask at %s (root, or the group %s): %w", c.path, StatusGroup, os.ErrPermission)
+		return v, fmt.Errorf("this account may not ask at %s; root may, and the group %s (%w)", c.path, StatusGroup, os.ErrPermission)
 	case err != nil && notListening(err):
 		return v, fmt.Errorf("%w: nobody answers at %s", ErrNotRunning, c.path)
 	case late(ctx, err):

@@ -76,23 +76,39 @@ func Open(dir string) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	if err := makeParent(filepath.Dir(abs)); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
+	err = makeParent(filepath.Dir(abs))
+	if errors.Is(err, ErrNotPrivate) {
+		return nil, err
 	}
-	if err := makePrivate(abs); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("state directory: %w", err)
+	if err == nil {
+		err = makePrivate(abs)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("the state directory %s can't be made: %w; %s", abs, Why(err), ElseRoot(err, elsewhere))
 	}
 	fi, err := os.Lstat(abs)
 	if err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
+		return nil, unreadable(abs, err)
 	}
 	if !fi.IsDir() { // a link, a junction, a file
-		return nil, fmt.Errorf("%w: %s is not a directory but %s", ErrNotPrivate, abs, kind(fi.Mode()))
+		return nil, noDirectory(abs, fi.Mode())
 	}
 	if err := ensurePrivate(abs); err != nil {
 		return nil, err
 	}
 	return &Dir{path: abs}, nil
+}
+
+// elsewhere is what may be done where a state directory can't be.
+const elsewhere = "name another directory with --state-dir"
+
+// unreadable says that dir is there, or not, and can't be looked at.
+func unreadable(dir string, err error) error {
+	return fmt.Errorf("the state directory %s can't be read: %w; %s", dir, Why(err), ElseRoot(err, elsewhere))
+}
+
+func noDirectory(dir string, m fs.FileMode) error {
+	return &said{fmt.Sprintf("%s is not a directory but %s; name the agent's own directory with --state-dir", dir, kind(m)), ErrNotPrivate}
 }
 
 // taken reports whether a directory that others can get at, with these names in

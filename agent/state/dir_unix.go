@@ -125,7 +125,7 @@ func ensurePrivate(dir string) error {
 	fd, err := syscall.Open(dir, syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		if errors.Is(err, syscall.EACCES) {
-			return fmt.Errorf("%w: %s can't be opened by this account (uid %d): %w", ErrNotPrivate, dir, os.Geteuid(), err)
+			return &said{unreadable(dir, &os.PathError{Op: "open", Path: dir, Err: err}).Error(), errors.Join(ErrNotPrivate, err)}
 		}
 		return fmt.Errorf("%w: %w", ErrNotPrivate, &os.PathError{Op: "open", Path: dir, Err: err})
 	}

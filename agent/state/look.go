@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 )
 
-// Look gives the state directory as it is, made and mended by nobody: a doctor
+// Look gives the state directory as it is, made and mended by nobody: who only looks
 // changes nothing. The error says that there is none or that it can't be entered;
 // exposed says who else can get at it, nil if nobody can.
 func Look(dir string) (d *Dir, exposed, err error) {
@@ -18,12 +18,12 @@ func Look(dir string) (d *Dir, exposed, err error) {
 	fi, err := os.Lstat(abs)
 	switch {
 	case err != nil:
-		return nil, nil, fmt.Errorf("state directory: %w", err)
+		return nil, nil, unreadable(abs, err)
 	case !fi.IsDir():
-		return nil, nil, fmt.Errorf("%w: %s is not a directory but %s", ErrNotPrivate, abs, kind(fi.Mode()))
+		return nil, nil, noDirectory(abs, fi.Mode())
 	}
 	if _, err := os.ReadDir(abs); err != nil {
-		return nil, nil, fmt.Errorf("state directory: %w", err)
+		return nil, nil, unreadable(abs, err)
 	}
 	return &Dir{path: abs}, exposedTo(abs, fi), nil
 }

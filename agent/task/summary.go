@@ -49,7 +49,7 @@ func Summarize(dir string, max int) (JournalSummary, error) {
 	var s JournalSummary
 	f, err := os.Open(filepath.Join(dir, journalName))
 	if errors.Is(err, fs.ErrNotExist) {
-		return s, fmt.Errorf("no command has come yet: %w", err)
+		return s, fmt.Errorf("no command has come yet (%w)", fs.ErrNotExist)
 	}
 	if err != nil {
 		return s, fmt.Errorf("task journal: %w", err)

@@ -41,7 +41,7 @@ func TestDoctorOnTheCommandLine(t *testing.T) {
 		{name: "no URL", args: "doctor --server rmm.example:8443 --state-dir " + dir, code: 2, errout: "write https://host:port"},
 		{name: "no pin", args: "doctor --server https://127.0.0.1:1 --pin x --state-dir " + dir, code: 2, errout: `pin "x"`},
 		{name: "a pin for nothing", args: "doctor --pin x --state-dir " + dir, code: 2, errout: "are for --server"},
-		{name: "no CA file", args: "doctor --server https://127.0.0.1:1 --ca /nowhere/at/all --state-dir " + dir, code: 2, errout: "--ca: open /nowhere/at/all"},
+		{name: "no CA file", args: "doctor --server https://127.0.0.1:1 --ca /nowhere/at/all --state-dir " + dir, code: 2, errout: "--ca: there is no /nowhere/at/all"},
 		{name: "a flag that does not exist", args: "doctor --frobnicate", code: 2, errout: "there is no flag --frobnicate"},
 		{name: "a negative limit", args: "doctor --timeout -1s", code: 2, errout: "--timeout -1s"},
 	} {

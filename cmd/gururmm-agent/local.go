@@ -16,6 +16,7 @@ import (
 	"gururmm/agent"
 	"gururmm/agent/guardian"
 	"gururmm/agent/history"
+	"gururmm/agent/state"
 	"gururmm/internal/help"
 	"gururmm/internal/wrap"
 	"gururmm/selfcheck"
@@ -58,7 +59,7 @@ func eventsCommand(o *agent.Options) *cobra.Command {
 				return err
 			}
 			if _, err := os.ReadDir(dir); err != nil {
-				return fmt.Errorf("no history can be read: %w; it takes root or the agent's account, and the agent's --state-dir", err)
+				return fmt.Errorf("no history can be read: %w; %s", state.Why(err), state.ElseRoot(err, "name the agent's own directory with --state-dir"))
 			}
 			list, err := history.Read(dir, f)
 			if err != nil {

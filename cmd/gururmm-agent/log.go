@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"gururmm/internal/footprint"
 	"gururmm/internal/logsink"
 	"gururmm/internal/tty"
+	"gururmm/internal/wrap"
 )
 
 // An endpoint's memory is not ours: both processes collect early. The limits
@@ -111,7 +113,13 @@ func (l *logs) close() {
 // lastWords prints to standard error at the end of the program, which must come though nobody reads.
 func lastWords(format string, args ...any) {
 	s := logsink.New(os.Stderr)
-	fmt.Fprintf(s, format+"\n", args...)
+	for line := range strings.SplitSeq(fmt.Sprintf(format, args...), "\n") {
+		// Folded for a reader at a terminal; a script's log keeps an error on its line.
+		if len([]rune(line)) > wrap.Width && tty.Is(os.Stderr) {
+			line = wrap.Behind("", line)
+		}
+		fmt.Fprintln(s, line)
+	}
 	s.Close()
 }
 

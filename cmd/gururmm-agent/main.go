@@ -46,7 +46,8 @@ func main() {
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	cmd := root()
+	var o agent.Options
+	cmd := root(&o)
 	cmd.SetArgs(args)
 	called, err := cmd.ExecuteContextC(ctx)
 	code, ok := errors.AsType[exitCode](err)
@@ -58,6 +59,9 @@ func run(args []string) int {
 	case errors.Is(err, state.ErrNotEnrolled):
 		lastWords("gururmm-agent: %v. Enroll it with:\n  %s", err, agent.HintEnroll)
 		return exitNotEnrolled
+	case errors.Is(err, guardian.ErrNotRunning):
+		lastWords("gururmm-agent: %v\n%s", err, adviseStart(o))
+		return exitFailed
 	case errors.Is(err, guardian.ErrHandover):
 		return agent.ExitHandover
 	case errors.Is(err, guardian.ErrRestartService):
@@ -71,8 +75,7 @@ func run(args []string) int {
 	return exitFailed
 }
 
-func root() *cobra.Command {
-	var o agent.Options
+func root(o *agent.Options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:           "gururmm-agent",
 		Short:         "The GuruRMM endpoint agent",
@@ -83,17 +86,41 @@ func root() *cobra.Command {
 			return fromEnvironment(cmd.Flags())
 		},
 	}
-	flags := cmd.PersistentFlags()
-	flags.StringVar(&o.StateDir, "state-dir", "", "directory of identity and state (default: the platform's)")
-	flags.StringVar(&o.StatusSocket, "status-socket", "", "where the local status is answered")
-	flags.StringVar(&o.StatusGroup, "status-group", "", "Unix group that may ask for the status (default "+guardian.StatusGroup+")")
-	flags.StringVar(&o.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
-	cmd.AddCommand(enrollCommand(&o), runCommand(&o), workerCommand(&o), statusCommand(&o), eventsCommand(&o), reconnectCommand(&o), beaconCommand(&o), policyCommand(&o), definitionCommand(&o), doctorCommand(&o), bundleCommand(&o), versionCommand(&o))
+	for _, c := range []*cobra.Command{enrollCommand(o), eventsCommand(o), versionCommand(o)} {
+		stateFlag(c, o)
+		cmd.AddCommand(c)
+	}
+	for _, c := range []*cobra.Command{statusCommand(o), reconnectCommand(o), beaconCommand(o), policyCommand(o), doctorCommand(o), bundleCommand(o)} {
+		stateFlag(c, o)
+		socketFlag(c, o)
+		cmd.AddCommand(c)
+	}
+	for _, c := range []*cobra.Command{runCommand(o), workerCommand(o), definitionCommand(o)} {
+		allFlags(c, o)
+		cmd.AddCommand(c)
+	}
 	for _, action := range agent.ServiceActions {
-		cmd.AddCommand(serviceCommand(&o, action))
+		cmd.AddCommand(serviceCommand(o, action))
 	}
 	help.Fit(cmd)
 	return cmd
+}
+
+// A command has the flags that it heeds, and no others.
+
+func stateFlag(cmd *cobra.Command, o *agent.Options) {
+	cmd.PersistentFlags().StringVar(&o.StateDir, "state-dir", "", "directory of identity and state (default: the platform's)")
+}
+
+func socketFlag(cmd *cobra.Command, o *agent.Options) {
+	cmd.PersistentFlags().StringVar(&o.StatusSocket, "status-socket", "", "where the local status is answered")
+}
+
+func allFlags(cmd *cobra.Command, o *agent.Options) {
+	stateFlag(cmd, o)
+	socketFlag(cmd, o)
+	cmd.PersistentFlags().StringVar(&o.StatusGroup, "status-group", "", "Unix group that may ask for the status (default "+guardian.StatusGroup+")")
+	cmd.PersistentFlags().StringVar(&o.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
 }
 
 // fromEnvironment lets GURURMM_AGENT_* stand for flags that were not given.
@@ -240,6 +267,8 @@ func serviceCommand(o *agent.Options, action string) *cobra.Command {
 	}
 	if action == "install" {
 		cmd.Long = short + ". Flags and GURURMM_AGENT_* variables given here hold for the service too."
+		cmd.Example = "  gururmm-agent install && gururmm-agent start\n  gururmm-agent install --hardened --log-level warn"
+		allFlags(cmd, o)
 		cmd.Flags().BoolVar(&s.Hardened, "hardened", false, "systemd: jobs may observe the machine, not change it")
 	}
 	return cmd

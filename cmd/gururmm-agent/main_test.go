@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"gururmm/agent"
 	"gururmm/internal/help"
 )
 
@@ -107,6 +108,17 @@ func TestCommandLine(t *testing.T) {
 			out: `"mode": "not_running",` + "\n" + `  "error": "the agent is not running`},
 		{name: "status of too long a path", unix: true, args: "status --status-socket /tmp/" + strings.Repeat("x", 120), code: 2, errout: "choose a shorter one"},
 		{name: "worker by hand", args: "worker --state-dir " + dir, code: 2, errout: "not enrolled"},
+		{name: "policy of what is not enrolled advises enrolling", args: "policy show --state-dir " + dir, code: 1, errout: "Enroll it with:\n  gururmm-agent enroll --server"},
+		{name: "beacon test of no directory", args: "beacon test --state-dir " + dir, code: 2, errout: "not enrolled: there is no " + dir + ". Enroll it with:"},
+		{name: "no directory can be made in a file", unix: true, args: "run --state-dir " + filepath.Join(broken, "agent.yaml", "below"), code: 1,
+			errout: filepath.Join(broken, "agent.yaml") + " is a file, or lies below one, where a directory is wanted; name another directory with --state-dir"},
+		{name: "a file is no state directory", args: "run --state-dir " + filepath.Join(broken, "agent.yaml"), code: 1, errout: "agent.yaml is not a directory but a file; name"},
+		{name: "nobody answers below a file", unix: true, args: "status --state-dir " + filepath.Join(broken, "agent.yaml"), code: 2, errout: "is not running"},
+		{name: "no token file", args: "enroll --server https://127.0.0.1:1 --token-file /nowhere/t --state-dir " + dir, code: 1, errout: "--token-file: there is no /nowhere/t\n"},
+		{name: "no place for a bundle", args: "bundle --no-doctor --output /nowhere/b --state-dir " + corrupt, code: 1, errout: "no file /nowhere/b can be made: there is no /nowhere/b; choose another place"},
+		{name: "a flag that a command does not heed", args: "start --state-dir " + dir, code: 1, errout: "there is no flag --state-dir"},
+		{name: "a log level of what writes no log", args: "status --log-level debug", code: 1, errout: "there is no flag --log-level"},
+		{name: "a flag before the command", args: "--state-dir " + dir + " status", code: 2, errout: dir},
 		{name: "unknown flag", args: "run --frobnicate", code: 1, errout: "there is no flag --frobnicate"},
 		{name: "unknown command", args: "frobnicate", code: 1, errout: `there is no command "frobnicate"`},
 		{name: "enroll without a server", args: "enroll --token x --state-dir " + dir, code: 1, errout: "gururmm-agent: --server is required: https://HOST:8443\n"},
@@ -137,6 +149,45 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
+// Who only looks makes no directory, and mends none: what is wrong is there to be seen.
+func TestWhoLooksChangesNothing(t *testing.T) {
+	none := filepath.Join(t.TempDir(), "none")
+	open := filepath.Join(t.TempDir(), "open")
+	if err := os.Mkdir(open, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"identity.json": "{", "agent.yaml": "log_level: info\n"} {
+		if err := os.WriteFile(filepath.Join(open, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, line := range []string{
+		"status", "status --json", "events", "policy show", "beacon test", "reconnect", "version", "doctor --only state,disk,instance,service,versions", "bundle --no-doctor --json --output " + filepath.Join(t.TempDir(), "b"),
+	} {
+		for _, dir := range []string{none, open} {
+			got := call(t, nil, append(strings.Fields(line), "--state-dir", dir)...)
+			if _, err := os.Lstat(none); !errors.Is(err, os.ErrNotExist) {
+				t.Fatalf("%s made a state directory (%v)", line, err)
+			}
+			if runtime.GOOS == "windows" {
+				continue
+			}
+			if fi, err := os.Stat(open); err != nil || fi.Mode().Perm() != 0o755 {
+				t.Fatalf("%s changed a state directory: %v, %v", line, fi.Mode(), err)
+			}
+			if held, err := os.ReadDir(open); err != nil || len(held) != 2 {
+				t.Fatalf("%s left %v, %v", line, held, err)
+			}
+			if line == "beacon test" && dir == open && !strings.Contains(got.errout, "mend that first (chmod 700") {
+				t.Errorf("%s of an open directory: %q", line, got.errout)
+			}
+		}
+	}
+}
+
 func TestRunWithoutAnIdentitySaysSoOnce(t *testing.T) {
 	got := call(t, nil, "run", "--state-dir", filepath.Join(t.TempDir(), "state"))
 	if said := got.out + got.errout; strings.Count(said, "not enrolled") != 1 {
@@ -147,7 +198,7 @@ func TestRunWithoutAnIdentitySaysSoOnce(t *testing.T) {
 func TestEnvironmentStandsForEveryFlag(t *testing.T) {
 	t.Setenv("GURURMM_AGENT_TOKEN", "from-env")
 	t.Setenv("GURURMM_AGENT_FORCE", "true")
-	cmd, _, err := root().Find([]string{"enroll"})
+	cmd, _, err := root(new(agent.Options)).Find([]string{"enroll"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +235,7 @@ func TestStacksOfACrashAreShownAsTheyAre(t *testing.T) {
 }
 
 func TestHelpFitsATerminal(t *testing.T) {
-	wide, all := help.Wide(root())
+	wide, all := help.Wide(root(new(agent.Options)))
 	if all < 300 {
 		t.Errorf("only %d lines of help", all)
 	}

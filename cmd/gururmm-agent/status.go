@@ -70,15 +70,21 @@ func (a asker) unknown(cmd *cobra.Command, err error) error {
 		fmt.Fprintln(cmd.ErrOrStderr(), wrap.Behind("", silent.Do()))
 	}
 	if errors.Is(err, guardian.ErrNotRunning) {
-		if dir, none := agent.NoIdentity(a.options); none {
-			fmt.Fprintf(cmd.ErrOrStderr(), "Nothing is enrolled in %s. Enroll it with:\n  %s\n", dir, agent.HintEnroll)
-		} else if bad := agent.BadIdentity(a.options); bad != nil {
-			fmt.Fprintf(cmd.ErrOrStderr(), "It would not start: %v\nRestore the file from a backup, or enroll anew, which keeps the old file:\n  %s --force\n", bad, agent.HintEnroll)
-		} else {
-			fmt.Fprintln(cmd.ErrOrStderr(), "Start it with: gururmm-agent start, or: gururmm-agent run")
-		}
+		fmt.Fprintln(cmd.ErrOrStderr(), adviseStart(a.options))
 	}
 	return exitCode(agent.ExitUnknown)
+}
+
+// adviseStart says what brings an agent up that does not run.
+func adviseStart(o agent.Options) string {
+	if dir, none := agent.NoIdentity(o); none {
+		return wrap.Behind("", "Nothing is enrolled in "+dir+". Enroll it with:") + "\n  " + agent.HintEnroll
+	}
+	if bad := agent.BadIdentity(o); bad != nil {
+		return wrap.Behind("", "It would not start: "+bad.Error()) +
+			"\nRestore the file from a backup, or enroll anew, which keeps the old file:\n  " + agent.HintEnroll + " --force"
+	}
+	return "Start it with: gururmm-agent start, or: gururmm-agent run"
 }
 
 // absent stands for the status of an agent that gave none.
