@@ -305,7 +305,7 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 	})
 	s.rollouts = rollout.New(rollout.Options{
 		Store: s.store, Orders: s.delivery, Fact: s.standing, Log: s.log.With("part", "rollout"),
-		Later: func(err error) bool { return errors.Is(err, delivery.ErrBusy) },
+		Later: func(err error) bool { return errors.Is(err, delivery.ErrBusy) || errors.Is(err, delivery.ErrRemoved) },
 	})
 	s.api = api.New(api.Options{
 		Store: s.store, Delivery: s.delivery, Hub: s.hub, Builds: s.builds, Bundles: s.bundles, Rollouts: s.rollouts, Sign: sign, Policy: policy,

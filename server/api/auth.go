@@ -50,7 +50,11 @@ func (a *API) agent(mux *http.ServeMux, pattern string, h func(w http.ResponseWr
 			return errTooMany
 		}
 		defer release()
-		return h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, copied)), agent)
+		err = h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, copied)), agent)
+		if errors.Is(err, store.ErrRemoved) { // after it was let in
+			return errRemoved
+		}
+		return err
 	})
 }
 

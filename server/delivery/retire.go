@@ -2,13 +2,12 @@ package delivery
 
 import (
 	"context"
-	"errors"
 
 	"gururmm/server/store"
 )
 
 // ErrRemoved: the agent was removed; nothing can be ordered of it any more.
-var ErrRemoved = errors.New("the agent was removed by an operator")
+var ErrRemoved = store.ErrRemoved
 
 // Retire ends what an agent that was removed still owes: nobody will tell of it any more.
 // ended is how many commands that were. by is the operator token's name.

@@ -130,6 +130,8 @@ func check(db *sql.DB) error {
 // everyday ones, and makes damage of the file recognisable.
 func (d *database) named(err error) error {
 	switch {
+	case late(err):
+		return ErrRemoved
 	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrConflict), errors.Is(err, ErrTokenInvalid),
 		errors.Is(err, ErrClosed), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
@@ -203,6 +205,13 @@ func taken(err error) bool {
 func orphan(err error) bool {
 	e, ok := errors.AsType[*sqlite.Error](err)
 	return ok && e.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+}
+
+// late reports whether err is the refusal of a row of an agent that was removed; see
+// migration 0010.
+func late(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && e.Code() == sqlite3.SQLITE_CONSTRAINT_TRIGGER
 }
 
 // row is a row to be scanned.

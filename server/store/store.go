@@ -27,6 +27,8 @@ import (
 // Errors to branch on.
 var (
 	ErrNotFound = errors.New("not found")
+	// ErrRemoved: the agent was removed by an operator; nothing is kept of it any more.
+	ErrRemoved = errors.New("the agent was removed by an operator")
 	// ErrConflict: someone else changed the row since it was read, or the name is taken.
 	ErrConflict = errors.New("changed or taken by someone else")
 	// ErrTokenInvalid: unknown, spent or expired. Which of them is not said.

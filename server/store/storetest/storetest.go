@@ -776,6 +776,21 @@ func removal(t *testing.T, r *rig) {
 		must(t, r.RemoveAgent(t.Context(), a.ID, fmt.Sprint("op", i), epoch.Add(time.Duration(i)*time.Minute)))
 		must(t, r.RemoveAgent(t.Context(), third.ID, "op0", epoch))
 	}
+	nothingMore := func() { // what was let in just before the removal and is stored just after it
+		t.Helper()
+		late := cmd
+		late.ID = wire.NewID()
+		_, _, err := r.CreateCommand(t.Context(), late, store.Stage{Command: late.ID, TraceEntry: operator.TraceEntry{Stage: wire.StageAccepted, At: epoch, End: "server"}})
+		want(t, err, store.ErrRemoved)
+		d := d
+		d.ID = wire.NewID()
+		want(t, r.CreateDirective(t.Context(), d, "op", epoch), store.ErrRemoved)
+		_, err = r.SaveBeacon(t.Context(), operator.Beacon{ReportID: wire.NewID(), Agent: a.ID, ReceivedAt: epoch, Report: []byte(`{}`)})
+		want(t, err, store.ErrRemoved)
+		want(t, r.CreateBundle(t.Context(), operator.Bundle{ID: "late", Agent: a.ID, SHA256: "ab", Size: 60, BeganAt: epoch}, 100), store.ErrRemoved)
+		want(t, r.Resolve(t.Context(), a.ID, []store.Resolution{{ID: wire.NewID(), By: "op", At: epoch}}), store.ErrRemoved)
+	}
+	nothingMore()
 	must(t, r.Close())
 	r.Store = r.open()
 	got, err := r.Agent(t.Context(), a.ID) // its endpoint must be told
@@ -817,6 +832,7 @@ func removal(t *testing.T, r *rig) {
 	}
 
 	must(t, r.PurgeAgent(t.Context(), a.ID))
+	nothingMore()
 	if _, err := r.Command(t.Context(), cmd.ID); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("its command after the purge: %v", err)
 	}
