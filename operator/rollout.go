@@ -54,6 +54,8 @@ type Rollout struct {
 	Plan    RolloutPlan `json:"plan"`
 	State   string      `json:"state"`
 	Reason  string      `json:"reason,omitempty"` // why it stopped
+	// Resumable: it is stopped, and can go on as it is; else not without ResumeRollout's fields.
+	Resumable bool `json:"resumable,omitempty"`
 	// Now says in a sentence what it is at, or waits for.
 	Now      string         `json:"now"`
 	Ring     int            `json:"ring"` // the one under way, from 0

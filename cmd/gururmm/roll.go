@@ -170,23 +170,24 @@ func printRollout(w io.Writer, r operator.Rollout) error {
 	for _, line := range columns(rows) {
 		fmt.Fprintln(w, line)
 	}
-	printParts(w, r.Failures, 0)
-	printParts(w, r.Open, r.OpenMore)
+	active := r.State == operator.RolloutActive
+	printParts(w, active, r.Failures, 0)
+	printParts(w, active, r.Open, r.OpenMore)
 	_, err := io.WriteString(w, nextFor(r))
 	return err
 }
 
-func printParts(w io.Writer, parts []operator.RolloutAgent, more int) {
+func printParts(w io.Writer, active bool, parts []operator.RolloutAgent, more int) {
 	for _, a := range parts[:min(len(parts), shownEndpoints)] {
-		fmt.Fprintln(w, wrap.Behind("  ", fmt.Sprintf("%s (ring %d) %s", oneLine(a.AgentName, 24), a.Ring+1, partOf(a))))
+		fmt.Fprintln(w, wrap.Behind("  ", fmt.Sprintf("%s (ring %d) %s", oneLine(a.AgentName, 24), a.Ring+1, partOf(a, active))))
 	}
 	if more += len(parts) - min(len(parts), shownEndpoints); more > 0 {
 		fmt.Fprintf(w, "  and %d more\n", more)
 	}
 }
 
-// partOf says where an endpoint stands, and why.
-func partOf(a operator.RolloutAgent) string {
+// partOf says where an endpoint stands, and why; active: its rollout goes on.
+func partOf(a operator.RolloutAgent, active bool) string {
 	why := wrap.Plain(a.Detail)
 	switch {
 	case a.State == operator.RollFailed:
@@ -199,6 +200,10 @@ func partOf(a operator.RolloutAgent) string {
 		return fmt.Sprintf("was ordered %s and is away; it may answer when it comes back", ago(a.OrderedAt))
 	case a.State == operator.RollOrdered:
 		return fmt.Sprintf("was ordered %s, and has not answered yet", ago(a.OrderedAt))
+	case !active && a.NotBefore != nil:
+		return fmt.Sprintf("put it off (%s), and is not ordered any more: %s", times(a.Attempts), why)
+	case !active:
+		return "was not ordered"
 	case a.Standing == operator.RollAway:
 		return "is away; it is ordered when it comes back"
 	case a.Standing == operator.RollPresenceUnknown:
@@ -228,7 +233,9 @@ func in(t time.Time) string {
 func nextFor(r operator.Rollout) string {
 	line := func(what, command string) string { return fmt.Sprintf("%s:\n  gururmm update %s\n", what, command) }
 	again := slices.ContainsFunc(r.Rings, func(ring operator.RolloutRing) bool { return ring.Failed+ring.Untried > 0 })
-	failed := slices.ContainsFunc(r.Rings, func(ring operator.RolloutRing) bool { return ring.Failed > 0 })
+	vain := slices.ContainsFunc(r.Rings, func(ring operator.RolloutRing) bool { // no limit helps where nobody is left
+		return ring.Failed+ring.Untried > 0 && ring.Failed+ring.Untried+ring.Skipped == ring.Wanted
+	})
 	var out strings.Builder
 	switch r.State {
 	case operator.RolloutActive:
@@ -240,10 +247,13 @@ func nextFor(r operator.Rollout) string {
 		if again {
 			out.WriteString(line("To go on, and order those that failed or could not be tried once more", "resume "+r.ID+" --retry"))
 		}
-		if failed {
+		switch {
+		case r.Resumable:
+			out.WriteString(line("To go on as it is", "resume "+r.ID))
+		case vain:
+			out.WriteString(line("To begin afresh, with rings that are drawn anew", "roll "+oneLine(r.Version, 40)))
+		default:
 			out.WriteString(line("To go on with more failures allowed in a ring", "resume "+r.ID+" --max-failures N"))
-		} else if !again {
-			out.WriteString(line("To go on", "resume "+r.ID))
 		}
 	case operator.RolloutDone:
 		if again {

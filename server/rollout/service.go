@@ -609,5 +609,6 @@ func (s *Service) shown(ctx context.Context, r *roll) (operator.Rollout, error) 
 			out.Open = append(out.Open, a)
 		}
 	}
+	out.Resumable = r.State == operator.RolloutStopped && tooMany(r.Rollout, members) == ""
 	return out, ctx.Err()
 }

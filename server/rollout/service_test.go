@@ -241,7 +241,7 @@ func TestARingThatFailsStopsAndIsResumed(t *testing.T) {
 		r.tell(first, wire.DirectiveFailed, "no space left")
 		pass()
 		s := r.status(id)
-		if s.State != operator.RolloutStopped || !strings.Contains(s.Reason, "no space left") || len(s.Failures) != 1 || s.Failures[0].Agent != first.Agent || len(r.waiting()) != 0 {
+		if s.State != operator.RolloutStopped || !strings.Contains(s.Reason, "no space left") || s.Resumable || len(s.Failures) != 1 || s.Failures[0].Agent != first.Agent || len(r.waiting()) != 0 {
 			t.Fatalf("%+v", s)
 		}
 		r.stop()
@@ -504,7 +504,7 @@ func TestStoppedItTakesBackWhatNobodyFetched(t *testing.T) {
 			t.Fatalf("ordered %d", len(open))
 		}
 		r.tell(open[0], wire.DirectiveAccepted, "")
-		if s, err := r.Stop(t.Context(), id, "ops"); err != nil || s.State != operator.RolloutStopped || s.Reason != "by ops" {
+		if s, err := r.Stop(t.Context(), id, "ops"); err != nil || s.State != operator.RolloutStopped || s.Reason != "by ops" || !s.Resumable {
 			t.Fatalf("%+v, %v", s, err)
 		}
 		pass()
