@@ -41,6 +41,11 @@ type Problem struct {
 	Code   string `json:"code"` // stable, to branch on
 }
 
+// NewProblem fills in what follows from code.
+func NewProblem(status int, title, code, detail string) Problem {
+	return Problem{Type: "urn:gururmm:problem:" + code, Title: title, Status: status, Detail: detail, Code: code}
+}
+
 func (p Problem) Error() string {
 	if p.Detail == "" {
 		return p.Title

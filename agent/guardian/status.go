@@ -238,8 +238,7 @@ func refuseLocal(w http.ResponseWriter, status int, code, detail string) {
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(wire.Problem{Type: "urn:gururmm:problem:" + code, Title: title,
-		Status: status, Detail: detail, Code: code})
+	json.NewEncoder(w).Encode(wire.NewProblem(status, title, code, detail))
 }
 
 // errEnding says that the loop has ended.

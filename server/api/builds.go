@@ -13,7 +13,6 @@ import (
 
 	"gururmm/operator"
 	"gururmm/release"
-	"gururmm/server/builds"
 	"gururmm/server/store"
 	"gururmm/wire"
 )
@@ -45,28 +44,16 @@ func (a *API) publish(w http.ResponseWriter, r *http.Request, by string) error {
 	}
 	b.SHA256, b.Size = r.PathValue("sha256"), r.ContentLength
 	if err := a.o.Builds.Publish(r.Context(), b, &pacedReader{r: r.Body, ctl: http.NewResponseController(w)}, by); err != nil {
-		return buildProblem(err)
+		return err
 	}
 	a.log.Info("build published", "version", b.Version, "os", b.OS, "arch", b.Arch, "sha256", b.SHA256, "bytes", b.Size, "by", by)
 	return a.answer(w, http.StatusOK, b)
 }
 
-func buildProblem(err error) error {
-	switch {
-	case errors.Is(err, builds.ErrNoKeys), errors.Is(err, builds.ErrTaken):
-		return problem(http.StatusConflict, wire.ProblemConflict, err.Error())
-	case errors.Is(err, builds.ErrRefused):
-		return problem(http.StatusUnprocessableEntity, wire.ProblemBadRequest, err.Error())
-	case errors.Is(err, builds.ErrBusy):
-		return problem(http.StatusTooManyRequests, wire.ProblemRateLimited, err.Error())
-	}
-	return err
-}
-
 func (a *API) removeBuilds(w http.ResponseWriter, r *http.Request, by string) error {
 	version := r.PathValue("version")
 	if id, err := a.o.Rollouts.Uses(r.Context(), version); err != nil {
-		return rolloutProblem(err)
+		return err
 	} else if id != "" {
 		return problem(http.StatusConflict, wire.ProblemConflict, fmt.Sprintf("rollout %s needs it; stop it first: gururmm update stop %s", id, id))
 	}

@@ -79,25 +79,16 @@ func (a *API) keepCut(ctx context.Context, o bundles.Offer, span contentRange, p
 
 func (a *API) bundleState(w http.ResponseWriter, state wire.BundleState, err error) error {
 	held := func(n int64) { w.Header().Set(wire.HeaderBundleHeld, strconv.FormatInt(n, 10)) }
-	if gap, ok := errors.AsType[*bundles.GapError](err); ok {
-		held(gap.Held)
-		return problem(http.StatusConflict, wire.ProblemConflict, err.Error())
-	}
+	gap, isGap := errors.AsType[*bundles.GapError](err)
 	switch {
 	case err == nil:
 		held(state.Held)
 		return a.answer(w, http.StatusOK, state)
+	case isGap:
+		held(gap.Held)
+		return problem(http.StatusConflict, wire.ProblemConflict, err.Error())
 	case errors.Is(err, bundles.ErrWrongHash):
 		held(0)
-		return problem(http.StatusBadRequest, wire.ProblemBadRequest, err.Error())
-	case errors.Is(err, bundles.ErrRefused):
-		return problem(http.StatusBadRequest, wire.ProblemBadRequest, err.Error())
-	case errors.Is(err, bundles.ErrTooLarge):
-		return problem(http.StatusRequestEntityTooLarge, wire.ProblemTooLarge, err.Error())
-	case errors.Is(err, bundles.ErrTaken):
-		return problem(http.StatusConflict, wire.ProblemConflict, err.Error())
-	case errors.Is(err, bundles.ErrFull):
-		return problem(http.StatusInsufficientStorage, wire.ProblemDiskFull, err.Error())
 	}
 	return err
 }
@@ -212,9 +203,6 @@ func (a *API) getBundle(w http.ResponseWriter, r *http.Request, by string) error
 		return err
 	}
 	f, b, err := a.o.Bundles.Open(r.Context(), agent, id)
-	if errors.Is(err, bundles.ErrPartial) {
-		return problem(http.StatusConflict, wire.ProblemConflict, err.Error())
-	}
 	if err != nil {
 		return err
 	}

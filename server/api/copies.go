@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -25,11 +26,11 @@ func (a *API) resolve(w http.ResponseWriter, r *http.Request, by string) error {
 		return err
 	}
 	kept, others, err := a.o.Hub.Split(s.ID, order.Keep)
-	switch {
-	case errors.Is(err, hub.ErrNoCopy):
-		return problem(http.StatusNotFound, wire.ProblemNotFound, err.Error()+": gururmm agents show "+s.ID)
-	case err != nil:
-		return problem(http.StatusConflict, wire.ProblemConflict, err.Error())
+	if errors.Is(err, hub.ErrNoCopy) {
+		err = fmt.Errorf("%w: gururmm agents show %s", err, s.ID)
+	}
+	if err != nil {
+		return err
 	}
 	now := time.Now().UTC()
 	out := operator.Resolution{Agent: s.ID, Kept: operator.Copy{Copy: kept, Standing: "kept"}}

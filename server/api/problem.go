@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,7 +9,11 @@ import (
 	"strconv"
 	"time"
 
+	"gururmm/server/builds"
+	"gururmm/server/bundles"
 	"gururmm/server/delivery"
+	"gururmm/server/hub"
+	"gururmm/server/rollout"
 	"gururmm/server/store"
 	"gururmm/wire"
 )
@@ -17,14 +22,55 @@ import (
 const retryAfter = 5
 
 // problem makes an error that is answered as it is.
-func problem(status int, code, detail string) error {
-	return wire.Problem{
-		Type: "urn:gururmm:problem:" + code, Title: http.StatusText(status),
-		Status: status, Detail: detail, Code: code,
-	}
+func problem(status int, code, detail string) wire.Problem {
+	return wire.NewProblem(status, http.StatusText(status), code, detail)
 }
 
-var errDraining = problem(http.StatusServiceUnavailable, wire.ProblemDraining, "the server is going down; come back in a few seconds")
+const draining = "the server is going down; come back in a few seconds"
+
+var errDraining = problem(http.StatusServiceUnavailable, wire.ProblemDraining, draining)
+
+// problems are the answers to the errors of the houses below; the first that fits counts,
+// so an error that wraps another stands before it.
+var problems = []struct {
+	err    error
+	status int
+	code   string
+	detail string // "": what the error says
+}{
+	{builds.ErrNoKeys, http.StatusConflict, wire.ProblemConflict, ""},
+	{builds.ErrTaken, http.StatusConflict, wire.ProblemConflict, ""},
+	{builds.ErrRefused, http.StatusUnprocessableEntity, wire.ProblemBadRequest, ""},
+	{builds.ErrBusy, http.StatusTooManyRequests, wire.ProblemRateLimited, ""},
+
+	{bundles.ErrWrongHash, http.StatusBadRequest, wire.ProblemBadRequest, ""},
+	{bundles.ErrRefused, http.StatusBadRequest, wire.ProblemBadRequest, ""},
+	{bundles.ErrTooLarge, http.StatusRequestEntityTooLarge, wire.ProblemTooLarge, ""},
+	{bundles.ErrTaken, http.StatusConflict, wire.ProblemConflict, ""},
+	{bundles.ErrPartial, http.StatusConflict, wire.ProblemConflict, ""},
+	{bundles.ErrFull, http.StatusInsufficientStorage, wire.ProblemDiskFull, ""},
+
+	{rollout.ErrInvalid, http.StatusBadRequest, wire.ProblemBadRequest, ""},
+	{rollout.ErrOverlap, http.StatusConflict, wire.ProblemConflict, ""},
+	{rollout.ErrState, http.StatusConflict, wire.ProblemConflict, ""},
+	{rollout.ErrStopped, http.StatusServiceUnavailable, wire.ProblemDraining, draining},
+
+	{hub.ErrNoCopy, http.StatusNotFound, wire.ProblemNotFound, ""},
+	{hub.ErrSoleCopy, http.StatusConflict, wire.ProblemConflict, ""},
+
+	{store.ErrNotFound, http.StatusNotFound, wire.ProblemNotFound, "no such thing"},
+	{store.ErrConflict, http.StatusConflict, wire.ProblemConflict, "it exists already, or changed meanwhile"},
+	{store.ErrTokenInvalid, http.StatusForbidden, wire.ProblemToken, "the token is unknown, spent or expired"},
+	{store.ErrFull, http.StatusInsufficientStorage, wire.ProblemDiskFull, "the disk of the server's state directory is full; nothing was stored. Free space there, then repeat"},
+	{store.ErrClosed, http.StatusServiceUnavailable, wire.ProblemDraining, draining},
+
+	{delivery.ErrInvalid, http.StatusBadRequest, wire.ProblemBadRequest, ""},
+	{delivery.ErrBusy, http.StatusTooManyRequests, wire.ProblemRateLimited, ""},
+	{delivery.ErrKeyUsed, http.StatusConflict, wire.ProblemConflict, ""},
+	{delivery.ErrRemoved, http.StatusGone, wire.ProblemRemoved, ""},
+	{delivery.ErrQuarantined, http.StatusConflict, wire.ProblemQuarantined, ""},
+	{delivery.ErrStopped, http.StatusServiceUnavailable, wire.ProblemDraining, draining},
+}
 
 // asProblem gives any error its answer; known is false for one of our own making
 // that the client is told nothing of.
@@ -32,32 +78,12 @@ func asProblem(err error) (p wire.Problem, known bool) {
 	if p, ok := errors.AsType[wire.Problem](err); ok {
 		return p, true
 	}
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		err = problem(http.StatusNotFound, wire.ProblemNotFound, "no such thing")
-	case errors.Is(err, store.ErrConflict):
-		err = problem(http.StatusConflict, wire.ProblemConflict, "it exists already, or changed meanwhile")
-	case errors.Is(err, store.ErrTokenInvalid):
-		err = problem(http.StatusForbidden, wire.ProblemToken, "the token is unknown, spent or expired")
-	case errors.Is(err, delivery.ErrInvalid):
-		err = problem(http.StatusBadRequest, wire.ProblemBadRequest, err.Error())
-	case errors.Is(err, delivery.ErrBusy):
-		err = problem(http.StatusTooManyRequests, wire.ProblemRateLimited, err.Error())
-	case errors.Is(err, delivery.ErrKeyUsed):
-		err = problem(http.StatusConflict, wire.ProblemConflict, err.Error())
-	case errors.Is(err, delivery.ErrRemoved):
-		err = problem(http.StatusGone, wire.ProblemRemoved, err.Error())
-	case errors.Is(err, delivery.ErrQuarantined):
-		err = problem(http.StatusConflict, wire.ProblemQuarantined, err.Error())
-	case errors.Is(err, store.ErrFull):
-		err = problem(http.StatusInsufficientStorage, wire.ProblemDiskFull, "the disk of the server's state directory is full; nothing was stored. Free space there, then repeat")
-	case errors.Is(err, delivery.ErrStopped), errors.Is(err, store.ErrClosed):
-		err = errDraining
-	default:
-		p, _ := asProblem(problem(http.StatusInternalServerError, wire.ProblemInternal, "the server failed; its log says how"))
-		return p, false
+	for _, a := range problems {
+		if errors.Is(err, a.err) {
+			return problem(a.status, a.code, cmp.Or(a.detail, err.Error())), true
+		}
 	}
-	return asProblem(err)
+	return problem(http.StatusInternalServerError, wire.ProblemInternal, "the server failed; its log says how"), false
 }
 
 // fail answers err as a problem document.

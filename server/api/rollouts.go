@@ -1,29 +1,15 @@
 package api
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 
 	"gururmm/operator"
-	"gururmm/server/rollout"
 	"gururmm/wire"
 )
 
 // maxNamed bounds the endpoints that a rollout may name one by one.
 const maxNamed = 1000
-
-func rolloutProblem(err error) error {
-	switch {
-	case errors.Is(err, rollout.ErrInvalid):
-		return problem(http.StatusBadRequest, wire.ProblemBadRequest, err.Error())
-	case errors.Is(err, rollout.ErrOverlap), errors.Is(err, rollout.ErrState):
-		return problem(http.StatusConflict, wire.ProblemConflict, err.Error())
-	case errors.Is(err, rollout.ErrStopped):
-		return errDraining
-	}
-	return err
-}
 
 func (a *API) createRollout(w http.ResponseWriter, r *http.Request, by string) error {
 	order, err := decodeStrict[operator.NewRollout](w, r)
@@ -42,7 +28,7 @@ func (a *API) createRollout(w http.ResponseWriter, r *http.Request, by string) e
 	}
 	out, err := a.o.Rollouts.Create(r.Context(), order, by)
 	if err != nil {
-		return rolloutProblem(err)
+		return err
 	}
 	w.Header().Set("Location", "/v1/rollouts/"+out.ID)
 	return a.answer(w, http.StatusCreated, out)
@@ -55,7 +41,7 @@ func (a *API) listRollouts(w http.ResponseWriter, r *http.Request, _ string) err
 	}
 	items, err := a.o.Rollouts.Rollouts(r.Context(), n)
 	if err != nil {
-		return rolloutProblem(err)
+		return err
 	}
 	return a.answer(w, http.StatusOK, operator.List[operator.Rollout]{Items: orEmpty(items)})
 }
@@ -67,7 +53,7 @@ func (a *API) getRollout(w http.ResponseWriter, r *http.Request, _ string) error
 	}
 	out, err := a.o.Rollouts.Rollout(r.Context(), id)
 	if err != nil {
-		return rolloutProblem(err)
+		return err
 	}
 	return a.answer(w, http.StatusOK, out)
 }
@@ -82,7 +68,7 @@ func (a *API) stopRollout(w http.ResponseWriter, r *http.Request, by string) err
 	}
 	out, err := a.o.Rollouts.Stop(r.Context(), id, by)
 	if err != nil {
-		return rolloutProblem(err)
+		return err
 	}
 	return a.answer(w, http.StatusOK, out)
 }
@@ -98,7 +84,7 @@ func (a *API) resumeRollout(w http.ResponseWriter, r *http.Request, by string) e
 	}
 	out, err := a.o.Rollouts.Resume(r.Context(), id, by, order)
 	if err != nil {
-		return rolloutProblem(err)
+		return err
 	}
 	return a.answer(w, http.StatusOK, out)
 }
