@@ -135,11 +135,7 @@ func addresses(ctx context.Context, id state.Identity, config state.Config, d Do
 		trust.URL = u
 		out = append(out, trust)
 	}
-	doors := config.Doors()
-	if len(doors) == 0 {
-		doors = id.OOB
-	}
-	for _, door := range doors {
+	for _, door := range config.Doors(id.OOB) {
 		a := probe.Address{Kind: probe.KindDoor, URL: door.URL, Pin: door.Pin, Proxy: doorProxy}
 		if door.Pin == "" {
 			a.CA = id.LinkCA

@@ -75,22 +75,15 @@ func TestDoors(ctx context.Context, o Options) (DoorTest, error) {
 	if err != nil {
 		return DoorTest{}, err
 	}
-	doors := config.Doors()
-	if len(doors) == 0 {
-		doors = id.OOB
-	}
-	proxy, err := config.OOBProxy()
+	way, err := doorOptions(config, id)
 	if err != nil {
 		return DoorTest{}, err
 	}
-	var roots *x509.CertPool
-	if id.LinkCA != "" {
-		roots = x509.NewCertPool()
-		roots.AppendCertsFromPEM([]byte(id.LinkCA))
-	}
+	way.Probe = true
 	var t DoorTest
-	for _, d := range doors {
-		client, err := oob.NewClient(oob.ClientOptions{Doors: []wire.OOBDoor{d}, Token: id.Token, Proxy: proxy, RootCAs: roots, Probe: true})
+	for _, d := range config.Doors(id.OOB) {
+		way.Doors = []wire.OOBDoor{d}
+		client, err := oob.NewClient(way)
 		if err != nil {
 			t.Doors = append(t.Doors, DoorAnswer{URL: d.URL, Why: err.Error()})
 			continue
@@ -99,6 +92,20 @@ func TestDoors(ctx context.Context, o Options) (DoorTest, error) {
 		client.Close()
 	}
 	return t, nil
+}
+
+// doorOptions are how a second door is reached as id, whichever it is.
+func doorOptions(config state.Config, id state.Identity) (oob.ClientOptions, error) {
+	proxy, err := config.OOBProxy()
+	if err != nil {
+		return oob.ClientOptions{}, err
+	}
+	o := oob.ClientOptions{Token: id.Token, Proxy: proxy}
+	if id.LinkCA != "" {
+		o.RootCAs = x509.NewCertPool()
+		o.RootCAs.AppendCertsFromPEM([]byte(id.LinkCA))
+	}
+	return o, nil
 }
 
 func askDoor(ctx context.Context, url string, client *oob.Client) DoorAnswer {

@@ -71,12 +71,8 @@ func (s *Setup) renewDoors(id state.Identity) ([]state.RenewDoor, error) {
 	if proxy == nil {
 		proxy = none
 	}
-	doors := s.Config.Doors()
-	if len(doors) == 0 {
-		doors = id.OOB
-	}
 	var all []state.RenewDoor
-	for _, d := range doors {
+	for _, d := range s.Config.Doors(id.OOB) {
 		door := state.RenewDoor{URL: d.URL, Pin: d.Pin, Proxy: proxy}
 		if d.Pin == "" {
 			door.CAPEM = []byte(id.LinkCA)
@@ -127,10 +123,10 @@ func (s *Setup) awaitWorker(ctx context.Context) error {
 		return nil
 	}
 	for over := time.Now().Add(workerGone); ; {
-		release, err := lockfile.Hold(s.Dir.Path(jobsDir + "/lock"))
+		lock, err := lockfile.Take(s.Dir.Path(jobsDir + "/lock"))
 		switch {
 		case err == nil:
-			return release()
+			return lock.Release()
 		case errors.Is(err, fs.ErrNotExist):
 			return nil
 		case !errors.Is(err, lockfile.ErrInUse) || time.Now().After(over):

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -268,24 +267,17 @@ func (s *Setup) guardianConfig(id state.Identity, p program, log *slog.Logger) (
 
 // addDoor opens the second door and its spool.
 func (s *Setup) addDoor(c *guardian.Config, id state.Identity, log *slog.Logger) error {
-	doors := s.Config.Doors()
-	if len(doors) == 0 {
-		doors = id.OOB
-	}
+	doors := s.Config.Doors(id.OOB)
 	if len(doors) == 0 {
 		log.Warn("no second door is configured: nothing can be rescued out of band")
 		return nil
 	}
-	proxy, err := s.Config.OOBProxy()
+	way, err := doorOptions(s.Config, id)
 	if err != nil {
 		return err
 	}
-	var roots *x509.CertPool
-	if id.LinkCA != "" {
-		roots = x509.NewCertPool()
-		roots.AppendCertsFromPEM([]byte(id.LinkCA))
-	}
-	client, err := oob.NewClient(oob.ClientOptions{Doors: doors, Token: id.Token, Proxy: proxy, RootCAs: roots, Log: log})
+	way.Doors, way.Log = doors, log
+	client, err := oob.NewClient(way)
 	if err != nil {
 		return fmt.Errorf("second door: %w", err)
 	}

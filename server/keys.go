@@ -77,7 +77,7 @@ func openState(dir string) error {
 // ownState takes the state directory for this process: two servers would hand
 // out the same commands, each by its own account of who has them.
 func ownState(dir string) (release func() error, err error) {
-	release, err = lockfile.Hold(filepath.Join(dir, fileLock))
+	lock, err := lockfile.Take(filepath.Join(dir, fileLock))
 	held, inUse := errors.AsType[*lockfile.InUseError](err)
 	switch {
 	case inUse && held.PID != 0:
@@ -87,7 +87,7 @@ func ownState(dir string) (release func() error, err error) {
 	case err != nil:
 		return nil, fmt.Errorf("state_dir: %w", err)
 	}
-	return release, nil
+	return lock.Release, nil
 }
 
 // wholeState checks that a directory with a database has what the endpoints in

@@ -262,7 +262,7 @@ func parseLocal(raw []byte) (r localRead, err error) {
 	for _, u := range c.Link.URLs {
 		r.facts.LinkURLs = append(r.facts.LinkURLs, place(u))
 	}
-	for _, d := range c.Doors() {
+	for _, d := range c.Doors(nil) {
 		r.facts.Doors = append(r.facts.Doors, wire.OOBDoor{URL: place(d.URL), Pin: d.Pin})
 	}
 	return r, nil

@@ -88,11 +88,11 @@ func TestWhoHoldsTheDirectory(t *testing.T) {
 		s := bare(t)
 		s.Guardian = c.guardian
 		if c.hold {
-			release, err := lockfile.Hold(s.LockFile)
+			lock, err := lockfile.Take(s.LockFile)
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer release()
+			defer lock.Release()
 		}
 		r := visit(t, s, Instance)[Instance]
 		if r.Status != c.status || !strings.Contains(r.Seen, c.seen) || (r.Status != checkup.Pass) != (r.Do != "") {

@@ -144,7 +144,7 @@ func (c Config) validate() error {
 			return fmt.Errorf("link.urls: %w", err)
 		}
 	}
-	if err := oob.CheckDoors(c.Doors()); err != nil {
+	if err := oob.CheckDoors(c.Doors(nil)); err != nil {
 		return fmt.Errorf("oob.doors: %w", err)
 	}
 	if _, err := release.ParseKeys(c.ReleaseKeys); err != nil {
@@ -159,8 +159,11 @@ func (c Config) validate() error {
 	return nil
 }
 
-// Doors are the doors set here; none: as enrolled.
-func (c Config) Doors() []wire.OOBDoor {
+// Doors are the doors set here; none are: those enrolled with.
+func (c Config) Doors(enrolled []wire.OOBDoor) []wire.OOBDoor {
+	if len(c.OOB.Doors) == 0 {
+		return enrolled
+	}
 	var doors []wire.OOBDoor
 	for _, d := range c.OOB.Doors {
 		doors = append(doors, wire.OOBDoor{URL: d.URL, Pin: d.Pin})

@@ -9,7 +9,7 @@ import (
 func TestConfig(t *testing.T) {
 	d := open(t)
 	c, err := d.Config()
-	if err != nil || c.LogLevel != "" || c.Doors() != nil {
+	if err != nil || c.LogLevel != "" || c.Doors(nil) != nil {
 		t.Fatalf("without a file: %+v, %v", c, err)
 	}
 	write(t, d.Path("agent.yaml"), []byte(`# local
@@ -27,7 +27,7 @@ oob:
 		t.Fatal(err)
 	}
 	if c.LogLevel != "debug" || c.StatusSocket != "/run/x.sock" || len(c.Link.URLs) != 1 ||
-		len(c.Doors()) != 1 || c.Doors()[0].URL != "https://192.0.2.1:8444" || c.Doors()[0].Pin == "" {
+		len(c.Doors(nil)) != 1 || c.Doors(nil)[0].URL != "https://192.0.2.1:8444" || c.Doors(nil)[0].Pin == "" {
 		t.Errorf("%+v", c)
 	}
 	via, err := c.LinkProxy()

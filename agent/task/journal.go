@@ -56,11 +56,11 @@ type journal struct {
 	snapshot func() []record
 	open     func(name string, flag int) (file, error)
 
-	io   sync.Mutex   // whoever holds it does the I/O, for all that wait
-	f    file         // nil: broken, to be rewritten
-	size int64        // bytes known to be good
-	next int64        // size to compact at
-	lock func() error // gives it back; nil: not had yet
+	io   sync.Mutex     // whoever holds it does the I/O, for all that wait
+	f    file           // nil: broken, to be rewritten
+	size int64          // bytes known to be good
+	next int64          // size to compact at
+	lock *lockfile.Lock // nil: not had yet
 	// damage is set while an unreadable journal stands at its place: it is kept aside
 	// before it is replaced.
 	damage bool
@@ -132,11 +132,11 @@ func (j *journal) own() error {
 	if j.lock != nil {
 		return nil
 	}
-	release, err := lockfile.Hold(j.path(lockName))
+	lock, err := lockfile.Take(j.path(lockName))
 	if errors.Is(err, lockfile.ErrInUse) {
 		return fmt.Errorf("%w: %w", ErrLocked, err)
 	}
-	j.lock = release
+	j.lock = lock
 	return err
 }
 
@@ -347,7 +347,7 @@ func (j *journal) close(unlock bool) error {
 		j.f = nil
 	}
 	if unlock && j.lock != nil {
-		err = errors.Join(err, j.lock())
+		err = errors.Join(err, j.lock.Release())
 		j.lock = nil
 	}
 	return err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -43,9 +42,7 @@ func bundleCommand(o *agent.Options) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				return e.Encode(struct {
+				return indented(cmd.OutOrStdout(), struct {
 					File     string          `json:"file"`
 					Manifest bundle.Manifest `json:"manifest"`
 				}{file, m})

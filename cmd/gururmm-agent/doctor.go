@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -92,9 +91,7 @@ func doctorCommand(o *agent.Options) *cobra.Command {
 
 func show(w io.Writer, r checkup.Report, asJSON, verbose bool) error {
 	if asJSON {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(r)
+		return indented(w, r)
 	}
 	return checkup.Write(w, r, checkup.Style{Color: colorful(os.Stdout), Verbose: verbose})
 }

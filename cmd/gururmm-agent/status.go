@@ -173,11 +173,10 @@ func (a asker) watch(ctx context.Context, w io.Writer) error {
 }
 
 func (a asker) writeJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	if !a.watching {
-		e.SetIndent("", "  ")
+	if a.watching {
+		return json.NewEncoder(w).Encode(v)
 	}
-	return e.Encode(v)
+	return indented(w, v)
 }
 
 // colorful reports whether f shows colours: a terminal, and NO_COLOR is not set (no-color.org).

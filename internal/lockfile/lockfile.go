@@ -32,7 +32,7 @@ func (e *InUseError) Error() string {
 // Unwrap gives ErrInUse.
 func (e *InUseError) Unwrap() error { return ErrInUse }
 
-// Somebody who only looks ([Holder]) has the file for microseconds; Hold asks a
+// Somebody who only looks ([Holder]) has the file for microseconds; Take asks a
 // few times before it calls that a holder.
 const (
 	lookers    = 4
@@ -60,17 +60,7 @@ type Lock struct{ f *os.File }
 // Release gives the file back; it stays.
 func (l *Lock) Release() error { return l.f.Close() }
 
-// Hold takes file for this process, made if need be, and leaves the process id
-// in it. release gives it back; the file stays.
-func Hold(file string) (release func() error, err error) {
-	l, err := Take(file)
-	if err != nil {
-		return nil, err
-	}
-	return l.Release, nil
-}
-
-// Take is [Hold] for a lock that may be passed on.
+// Take takes file for this process, made if need be, and leaves the process id in it.
 func Take(file string) (*Lock, error) {
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

@@ -10,25 +10,25 @@ import (
 
 func TestOneHoldsAFileAndTheOtherLearnsWho(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "held")
-	release, err := Hold(file)
+	lock, err := Take(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = Hold(file)
+	_, err = Take(file)
 	held, ok := errors.AsType[*InUseError](err)
 	if !ok || held.PID != os.Getpid() || time.Since(held.Since).Abs() > time.Hour || !errors.Is(err, ErrInUse) {
 		t.Fatalf("second: %v, want ErrInUse with process %d", err, os.Getpid())
 	}
-	if err := release(); err != nil {
+	if err := lock.Release(); err != nil {
 		t.Fatal(err)
 	}
-	if release, err = Hold(file); err != nil {
+	if lock, err = Take(file); err != nil {
 		t.Fatalf("after the first is gone: %v", err)
 	}
-	if err := release(); err != nil {
+	if err := lock.Release(); err != nil {
 		t.Error(err)
 	}
-	if _, err := Hold(filepath.Join(file, "below")); err == nil || errors.Is(err, ErrInUse) {
+	if _, err := Take(filepath.Join(file, "below")); err == nil || errors.Is(err, ErrInUse) {
 		t.Errorf("below a file: %v", err)
 	}
 }
@@ -41,14 +41,14 @@ func TestWhoOnlyLooksTakesNothing(t *testing.T) {
 	if _, err := os.Stat(file); err == nil {
 		t.Error("the file was made")
 	}
-	release, err := Hold(file)
+	lock, err := Take(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if pid, held, err := Holder(file); err != nil || !held || pid != os.Getpid() {
 		t.Errorf("held: process %d, %v, %v", pid, held, err)
 	}
-	if err := release(); err != nil {
+	if err := lock.Release(); err != nil {
 		t.Fatal(err)
 	}
 	if _, held, err := Holder(file); err != nil || held {
@@ -67,13 +67,13 @@ func TestWhoOnlyLooksTakesNothing(t *testing.T) {
 			}
 		}
 	}()
-	release, err = Hold(file)
+	lock, err = Take(file)
 	close(stop)
 	<-gone
 	if err != nil {
 		t.Fatalf("while somebody looks: %v", err)
 	}
-	if err := release(); err != nil {
+	if err := lock.Release(); err != nil {
 		t.Error(err)
 	}
 }

@@ -80,12 +80,12 @@ func TestLockLivesOnInTheNextProgram(t *testing.T) {
 		if err != nil || strings.TrimSpace(got) != want {
 			t.Fatalf("said %q (%v), want %q", got, err, want)
 		}
-		release, err := Hold(file)
+		lock, err := Take(file)
 		if want == "released" {
 			if err != nil {
 				t.Fatalf("after it was released: %v", err)
 			}
-			release()
+			lock.Release()
 		} else if held, ok := errors.AsType[*InUseError](err); !ok || held.PID != cmd.Process.Pid {
 			t.Fatalf("%s: %v, want it held by process %d", want, err, cmd.Process.Pid)
 		}
@@ -112,7 +112,7 @@ func TestWhatWasNotPassedIsNotAdopted(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%q: %v", text, err)
 		}
-		if _, err := Hold(file); !errors.Is(err, ErrInUse) {
+		if _, err := Take(file); !errors.Is(err, ErrInUse) {
 			t.Errorf("%q: not held: %v", text, err)
 		}
 		if err := l.Release(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"strings"
 	"time"
 
 	"gururmm/operator"
@@ -59,6 +60,15 @@ func (d *database) Agent(ctx context.Context, id string) (Agent, error) {
 
 // prefixed picks ids that begin with ?1; no id has a character above "~".
 const prefixed = `id >= ?1 AND id < ?1 || '~'`
+
+// findIDs gives the id in table that is ref, else up to [MaxFound] that begin with it.
+func (d *database) findIDs(ctx context.Context, table, ref string) ([]string, error) {
+	id := func(r row) (id string, err error) { err = r.Scan(&id); return id, err }
+	if found, err := list(ctx, d, id, `SELECT id FROM `+table+` WHERE id = ?`, ref); err != nil || len(found) > 0 || len(ref) < MinPrefix {
+		return found, err
+	}
+	return list(ctx, d, id, `SELECT id FROM `+table+` WHERE `+prefixed+` ORDER BY id LIMIT ?2`, strings.ToLower(ref), MaxFound)
+}
 
 func (d *database) UpdatePresence(ctx context.Context, id string, p wire.Presence) error {
 	platform, err := json.Marshal(p.Platform)

@@ -81,11 +81,7 @@ func (d *database) Command(ctx context.Context, id string) (Command, error) {
 }
 
 func (d *database) FindCommands(ctx context.Context, ref string) ([]string, error) {
-	id := func(r row) (id string, err error) { err = r.Scan(&id); return id, err }
-	if found, err := list(ctx, d, id, `SELECT id FROM commands WHERE id = ?`, ref); err != nil || len(found) > 0 || len(ref) < MinPrefix {
-		return found, err
-	}
-	return list(ctx, d, id, `SELECT id FROM commands WHERE `+prefixed+` ORDER BY id LIMIT ?2`, strings.ToLower(ref), MaxFound)
+	return d.findIDs(ctx, "commands", ref)
 }
 
 func (d *database) Commands(ctx context.Context, f CommandFilter) ([]Command, error) {

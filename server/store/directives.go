@@ -121,11 +121,7 @@ func (d *database) Directive(ctx context.Context, id string) (operator.Directive
 }
 
 func (d *database) FindDirectives(ctx context.Context, ref string) ([]string, error) {
-	id := func(r row) (id string, err error) { err = r.Scan(&id); return id, err }
-	if found, err := list(ctx, d, id, `SELECT id FROM directives WHERE id = ?`, ref); err != nil || len(found) > 0 || len(ref) < MinPrefix {
-		return found, err
-	}
-	return list(ctx, d, id, `SELECT id FROM directives WHERE `+prefixed+` ORDER BY id LIMIT ?2`, strings.ToLower(ref), MaxFound)
+	return d.findIDs(ctx, "directives", ref)
 }
 
 // lightDirective are the columns without the report, which may be large.

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
-	"strings"
 
 	"gururmm/operator"
 )
@@ -87,11 +86,7 @@ func (d *database) OpenRollouts(ctx context.Context) ([]Rollout, error) {
 }
 
 func (d *database) FindRollouts(ctx context.Context, ref string) ([]string, error) {
-	id := func(r row) (id string, err error) { err = r.Scan(&id); return id, err }
-	if found, err := list(ctx, d, id, `SELECT id FROM rollouts WHERE id = ?`, ref); err != nil || len(found) > 0 || len(ref) < MinPrefix {
-		return found, err
-	}
-	return list(ctx, d, id, `SELECT id FROM rollouts WHERE `+prefixed+` ORDER BY id LIMIT ?2`, strings.ToLower(ref), MaxFound)
+	return d.findIDs(ctx, "rollouts", ref)
 }
 
 func (d *database) RolloutAgents(ctx context.Context, id string) ([]operator.RolloutAgent, error) {
