@@ -16,12 +16,23 @@ type Copy struct {
 	Door     wire.Channel `json:"door,omitempty"`
 	Addr     string       `json:"addr,omitempty"`
 	Linked   bool         `json:"linked,omitempty"`
-	// Standing is rival (it is one of two alive), asked (whether it lives, or the
-	// other one), kept (by an operator's word), leaving (it is to take a new identity),
-	// left (it has, as NewAgent), gone (not heard any more) or alone.
-	Standing string `json:"standing"`
-	NewAgent string `json:"new_agent,omitempty"`
+	Standing CopyStanding `json:"standing"`
+	NewAgent string       `json:"new_agent,omitempty"`
 }
+
+// CopyStanding is how one of several machines stands to the identity.
+type CopyStanding string
+
+// The standings.
+const (
+	CopyAlone   CopyStanding = "alone"
+	CopyRival   CopyStanding = "rival"   // one of several alive
+	CopyAsked   CopyStanding = "asked"   // whether it lives, or the other one
+	CopyKept    CopyStanding = "kept"    // keeps the identity, by an operator's word
+	CopyLeaving CopyStanding = "leaving" // is to take a new identity
+	CopyLeft    CopyStanding = "left"    // has taken one, as NewAgent
+	CopyGone    CopyStanding = "gone"    // not heard any more
+)
 
 // NewResolution says which machine keeps an identity (POST /v1/agents/{id}/resolve).
 type NewResolution struct {

@@ -237,7 +237,7 @@ func TestResolve(t *testing.T) {
 				if now := operate[operator.Agent](n, "GET", "/v1/agents/"+became[0].Agent, nil); now.Was != id.Agent {
 					t.Errorf("the new agent was %q", now.Was)
 				}
-				left := slices.ContainsFunc(n.agent(id).Copies, func(c operator.Copy) bool { return c.Standing == "left" && c.NewAgent == became[0].Agent })
+				left := slices.ContainsFunc(n.agent(id).Copies, func(c operator.Copy) bool { return c.Standing == operator.CopyLeft && c.NewAgent == became[0].Agent })
 				if !left {
 					t.Errorf("it is not shown as gone: %+v", n.agent(id).Copies)
 				}

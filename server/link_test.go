@@ -179,7 +179,7 @@ func TestTwoLivingMachinesGetNothing(t *testing.T) {
 		if len(a.Links) != 2 || a.Links[0].Verdict != string(selfcheck.CodeRouteDuplicate) || a.Links[1].Verdict != string(selfcheck.CodeRouteDuplicate) {
 			t.Fatalf("links: %+v", a.Links)
 		}
-		if len(a.Copies) != 2 || a.Copies[0].Standing != "rival" || a.Copies[1].Standing != "rival" || a.Copies[0].Hostname != "machine-f1" {
+		if len(a.Copies) != 2 || a.Copies[0].Standing != operator.CopyRival || a.Copies[1].Standing != operator.CopyRival || a.Copies[0].Hostname != "machine-f1" {
 			t.Errorf("machines shown: %+v", a.Copies)
 		}
 		cmd := operate[operator.Command](n, "POST", "/v1/agents/"+id.Agent+"/commands", operator.NewCommand{Script: "true"})

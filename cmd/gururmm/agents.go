@@ -283,7 +283,7 @@ func confirmResolve(cmd *cobra.Command, a operator.Agent, keep string) (bool, er
 		switch {
 		case strings.HasPrefix(c.Instance, keep):
 			does = "keeps " + a.ID
-		case c.Standing == "gone", c.Standing == "left":
+		case c.Standing == operator.CopyGone, c.Standing == operator.CopyLeft:
 			continue
 		}
 		lines = append(lines, wrap.Behind("  ", machineName(c)+" "+does+"."))
@@ -305,14 +305,14 @@ func short(s string) string {
 }
 
 // standings are what an operator reads of each of several machines.
-var standings = map[string]string{
-	"rival":   "alive, and one of several: commands wait",
-	"asked":   "asked whether it lives: commands wait",
-	"kept":    "keeps the identity, by an operator's word",
-	"leaving": "takes a new identity at its next call",
-	"left":    "has taken a new identity",
-	"gone":    "not heard any more",
-	"alone":   "alone now",
+var standings = map[operator.CopyStanding]string{
+	operator.CopyRival:   "alive, and one of several: commands wait",
+	operator.CopyAsked:   "asked whether it lives: commands wait",
+	operator.CopyKept:    "keeps the identity, by an operator's word",
+	operator.CopyLeaving: "takes a new identity at its next call",
+	operator.CopyLeft:    "has taken a new identity",
+	operator.CopyGone:    "not heard any more",
+	operator.CopyAlone:   "alone now",
 }
 
 // copyRows tell of one of several machines.

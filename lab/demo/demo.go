@@ -288,17 +288,13 @@ func (s *show) weigh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var rss, pss int64
-	for _, pid := range []int{s.agent.Guardian().PID(), worker} {
-		r, p, err := harness.Memory(pid)
-		if errors.Is(err, os.ErrNotExist) {
-			s.say("memory is measured on Linux only")
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		rss, pss = rss+r, pss+p
+	rss, pss, err := harness.Memory(s.agent.Guardian().PID(), worker)
+	if errors.Is(err, os.ErrNotExist) {
+		s.say("memory is measured on Linux only")
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	s.report.figure(figureRSS, float64(rss), "bytes", limitRSS)
 	s.report.figure(figurePSS, float64(pss), "bytes", 0)

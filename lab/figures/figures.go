@@ -169,13 +169,9 @@ func (r *run) idle(ctx context.Context, dir string) error {
 		}
 		minute := time.Duration(float64(after-before) * float64(time.Minute) / float64(time.Since(began)))
 		r.took("CPU of guardian and worker together, idle, in a minute", minute, mostCPU)
-		var rss, pss int64
-		for _, pid := range pids {
-			one, shared, err := harness.Memory(pid)
-			if err != nil {
-				return err
-			}
-			rss, pss = rss+one, pss+shared
+		rss, pss, err := harness.Memory(pids...)
+		if err != nil {
+			return err
 		}
 		r.figure("RSS of guardian and worker together, idle", float64(rss), "bytes", mostRSS)
 		r.figure("PSS of guardian and worker together, idle", float64(pss), "bytes", 0)

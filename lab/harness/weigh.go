@@ -37,14 +37,21 @@ func CPU(pid int) (time.Duration, error) {
 	return all, nil
 }
 
-// Memory of one process in bytes: RSS from /proc/PID/status, PSS (shared pages
-// counted once among their users) from /proc/PID/smaps_rollup; see proc(5).
-func Memory(pid int) (rss, pss int64, err error) {
-	if rss, err = kilobytes(fmt.Sprintf("/proc/%d/status", pid), "VmRSS:"); err != nil {
-		return 0, 0, err
+// Memory of processes together, in bytes: RSS from /proc/PID/status, PSS (shared
+// pages counted once among their users) from /proc/PID/smaps_rollup; see proc(5).
+func Memory(pids ...int) (rss, pss int64, err error) {
+	for _, pid := range pids {
+		r, err := kilobytes(fmt.Sprintf("/proc/%d/status", pid), "VmRSS:")
+		if err != nil {
+			return 0, 0, err
+		}
+		p, err := kilobytes(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Pss:")
+		if err != nil {
+			return 0, 0, err
+		}
+		rss, pss = rss+r, pss+p
 	}
-	pss, err = kilobytes(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Pss:")
-	return rss, pss, err
+	return rss, pss, nil
 }
 
 func kilobytes(file, field string) (int64, error) {

@@ -33,11 +33,11 @@ func (a *API) resolve(w http.ResponseWriter, r *http.Request, by string) error {
 		return err
 	}
 	now := time.Now().UTC()
-	out := operator.Resolution{Agent: s.ID, Kept: operator.Copy{Copy: kept, Standing: "kept"}}
+	out := operator.Resolution{Agent: s.ID, Kept: operator.Copy{Copy: kept, Standing: operator.CopyKept}}
 	var rs []store.Resolution
 	for _, o := range others {
 		rs = append(rs, store.Resolution{ID: wire.NewID(), Agent: s.ID, Kept: kept, Other: o, By: by, At: now})
-		out.Others = append(out.Others, operator.Copy{Copy: o, Standing: "leaving"})
+		out.Others = append(out.Others, operator.Copy{Copy: o, Standing: operator.CopyLeaving})
 	}
 	if err := a.o.Store.Resolve(r.Context(), s.ID, rs); err != nil {
 		return err

@@ -83,10 +83,9 @@ func (a *API) take(r *http.Request, agent store.Agent, commands bool) (envs []wi
 	if a.o.Hub.Removed(agent.ID) {
 		return nil, nil, false, errRemoved
 	}
-	standing := a.o.Hub.Standing(agent.ID, caller(r))
-	if !standing.Deliver {
-		if standing.Reenroll != nil {
-			env, err := a.reenroll(r, agent, *standing.Reenroll)
+	if who := caller(r); !a.o.Hub.Alone(agent.ID, who) {
+		if why := a.o.Hub.Reenroll(agent.ID, who); why != nil {
+			env, err := a.reenroll(r, agent, *why)
 			if err != nil {
 				return nil, nil, false, err
 			}

@@ -54,15 +54,6 @@ type sighting struct {
 	callAt      time.Time // not before
 }
 
-// Standing is what the hub says of a copy that calls by the second door.
-type Standing struct {
-	// Deliver: it is the only one that can be meant, so commands and directives may
-	// be handed to it. Else they are nobody's for now.
-	Deliver bool
-	// Reenroll is the resolution by which it is to take a new identity, now; nil: it is not.
-	Reenroll *store.Resolution
-}
-
 // Load takes up the operators' words on duplicates and quarantines; call it before the hub is used.
 func (h *Hub) Load(ctx context.Context) error {
 	all, err := h.opts.Store.Resolutions(ctx, "")
@@ -104,7 +95,9 @@ func (h *Hub) Called(agent string, who wire.Copy, addr string, at time.Time) {
 	h.follow(agent, j)
 }
 
-// Alone reports whether what waits for agent may be handed to this copy of it.
+// Alone reports whether what waits for agent may be handed to this copy of it: it is
+// the only one that can be meant. Else it is nobody's for now. To ask is no sign of life:
+// a poll may hang on a connection that is dead.
 func (h *Hub) Alone(agent string, who wire.Copy) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -112,24 +105,20 @@ func (h *Hub) Alone(agent string, who wire.Copy) bool {
 	return !ep.shuns(who) && h.contention(ep, agent, time.Now()) == identitySole
 }
 
-// Standing says what a copy that has called is handed now; an order to take a new
-// identity is due once in a while only. It is no sign of life: a poll may hang on a
-// connection that is dead.
-func (h *Hub) Standing(agent string, who wire.Copy) Standing {
+// Reenroll gives the resolution by which a copy that has called is to take a new
+// identity now; nil: it is not. The order is due once in a while only.
+func (h *Hub) Reenroll(agent string, who wire.Copy) *store.Resolution {
 	now := time.Now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	ep := h.endpoint(agent)
 	r := ep.other(who)
-	if r == nil {
-		return Standing{Deliver: h.contention(ep, agent, now) == identitySole}
-	}
 	i := slices.IndexFunc(ep.copies, func(c *sighting) bool { return c.who.Instance == who.Instance })
-	if r.DoneAt != nil || i < 0 || now.Sub(ep.copies[i].ordered) < reenrollEvery {
-		return Standing{}
+	if r == nil || r.DoneAt != nil || i < 0 || now.Sub(ep.copies[i].ordered) < reenrollEvery {
+		return nil
 	}
 	ep.copies[i].ordered = now
-	return Standing{Reenroll: r}
+	return r
 }
 
 // hear notes a sign of life of a copy. If it is new, or was silent for long, the
@@ -389,33 +378,33 @@ func (h *Hub) copies(ep *endpoint, agent string, now time.Time) (out []operator.
 		}
 		switch r := ep.other(c.who); {
 		case r != nil && r.DoneAt != nil:
-			v.Standing, v.NewAgent = "left", r.NewAgent
+			v.Standing, v.NewAgent = operator.CopyLeft, r.NewAgent
 		case r != nil:
-			v.Standing = "leaving"
+			v.Standing = operator.CopyLeaving
 		case c.superseded(ep, now), c.left, state == identitySole && now.Sub(c.at) >= h.aloneAfter(agent):
-			v.Standing = "gone"
+			v.Standing = operator.CopyGone
 		case state == identitySole:
-			v.Standing = "alone"
+			v.Standing = operator.CopyAlone
 		case state == identityContested:
-			v.Standing = "asked"
+			v.Standing = operator.CopyAsked
 		default:
-			v.Standing = "rival"
+			v.Standing = operator.CopyRival
 		}
 		for _, r := range ep.resolved {
-			if v.Standing == "alone" && c.who.Which(r.Kept, r.Other) == 1 {
-				v.Standing = "kept"
+			if v.Standing == operator.CopyAlone && c.who.Which(r.Kept, r.Other) == 1 {
+				v.Standing = operator.CopyKept
 			}
 		}
 		out = append(out, v)
 	}
-	several := slices.ContainsFunc(out, func(c operator.Copy) bool { return c.Standing != "gone" && c.Standing != "alone" })
+	several := slices.ContainsFunc(out, func(c operator.Copy) bool { return c.Standing != operator.CopyGone && c.Standing != operator.CopyAlone })
 	if !several && len(ep.resolved) == 0 {
 		return nil
 	}
 	for _, r := range ep.resolved { // machines that have not been heard since
 		heard := slices.ContainsFunc(out, func(c operator.Copy) bool { return c.Which(r.Kept, r.Other) == 2 })
 		if r.DoneAt == nil && !heard {
-			out = append(out, operator.Copy{Copy: r.Other, Standing: "leaving"})
+			out = append(out, operator.Copy{Copy: r.Other, Standing: operator.CopyLeaving})
 		}
 	}
 	return out

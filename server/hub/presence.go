@@ -469,7 +469,7 @@ func (s sight) quarantine() string {
 func (s sight) rivals() string {
 	n := 0
 	for _, c := range s.copies {
-		if c.Standing == "rival" {
+		if c.Standing == operator.CopyRival {
 			n++
 		}
 	}

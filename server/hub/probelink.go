@@ -12,18 +12,18 @@ import (
 )
 
 const (
-	// lookLife bounds a probe link: a whole ladder of echoes on a slow path takes half of it.
-	lookLife = 90 * time.Second
-	// lookBytes bounds what goes over it, both ways together: several ladders.
-	lookBytes = 16 << 20
-	// lookQueue bounds what waits for an endpoint that asks and does not read.
-	lookQueue = 1 << 20
+	// probeLinkLife bounds a probe link: a whole ladder of echoes on a slow path takes half of it.
+	probeLinkLife = 90 * time.Second
+	// probeLinkBytes bounds what goes over it, both ways together: several ladders.
+	probeLinkBytes = 16 << 20
+	// probeLinkQueue bounds what waits for an endpoint that asks and does not read.
+	probeLinkQueue = 1 << 20
 )
 
 // Reasons why a probe link ends, as the closing frame says them.
 var (
-	errLookLife  = fmt.Errorf("a probe link lives %v at most", lookLife)
-	errLookBytes = fmt.Errorf("a probe link carries %d MiB at most", lookBytes>>20)
+	errProbeLife  = fmt.Errorf("a probe link lives %v at most", probeLinkLife)
+	errProbeBytes = fmt.Errorf("a probe link carries %d MiB at most", probeLinkBytes>>20)
 )
 
 // Probe takes over an upgraded connection that only looks at the path: pings are
@@ -32,7 +32,7 @@ var (
 // done is called when the link is gone.
 func (h *Hub) Probe(ws *websocket.Conn, agent string, id wire.LinkID, addr string, done func()) {
 	// One that is too large is not read to its end: it would cost more than it is counted for.
-	conn := session.New(ws, session.Options{Link: id, MaxQueue: lookQueue, MaxRead: wire.MaxMessage})
+	conn := session.New(ws, session.Options{Link: id, MaxQueue: probeLinkQueue, MaxRead: wire.MaxMessage})
 	h.mu.Lock()
 	refuse := h.draining
 	if refuse == nil {
@@ -40,7 +40,7 @@ func (h *Hub) Probe(ws *websocket.Conn, agent string, id wire.LinkID, addr strin
 		h.probed++
 		h.readers.Go(func() {
 			defer done()
-			h.look(conn, agent, addr)
+			h.serveProbe(conn, agent, addr)
 			h.mu.Lock()
 			delete(h.probing, conn)
 			h.mu.Unlock()
@@ -60,20 +60,20 @@ func (h *Hub) Probes() (open int, total uint64) {
 	return len(h.probing), h.probed
 }
 
-// look is a probe link's one reader and owner.
-func (h *Hub) look(conn *session.Conn, agent, addr string) {
+// serveProbe is a probe link's one reader and owner.
+func (h *Hub) serveProbe(conn *session.Conn, agent, addr string) {
 	began := time.Now()
-	over := time.AfterFunc(lookLife, func() { conn.Close(websocket.ClosePolicyViolation, errLookLife) })
+	over := time.AfterFunc(probeLinkLife, func() { conn.Close(websocket.ClosePolicyViolation, errProbeLife) })
 	defer over.Stop()
-	left, echoes := lookBytes, 0
+	left, echoes := probeLinkBytes, 0
 	for {
 		m, err := conn.Read()
 		if err != nil {
 			break
 		}
-		reply, spent := answerLook(m)
+		reply, spent := answerProbe(m)
 		if left -= spent; left < 0 {
-			conn.Close(websocket.ClosePolicyViolation, errLookBytes)
+			conn.Close(websocket.ClosePolicyViolation, errProbeBytes)
 			break
 		}
 		if err := conn.Send(reply, session.SendOptions{Flush: true}); err != nil {
@@ -84,11 +84,11 @@ func (h *Hub) look(conn *session.Conn, agent, addr string) {
 	}
 	conn.Close(websocket.CloseNormalClosure, errors.New("looked at"))
 	h.log.Info("probe link ended", "agent", agent, "link", conn.Link().String(), "addr", addr, "texts", echoes,
-		"bytes", lookBytes-left, "open_for", time.Since(began).Round(time.Millisecond), "reason", conn.Err())
+		"bytes", probeLinkBytes-left, "open_for", time.Since(began).Round(time.Millisecond), "reason", conn.Err())
 }
 
-// answerLook gives the answer to one text of a probe link, and the bytes both cost.
-func answerLook(m session.Message) (reply wire.Envelope, spent int) {
+// answerProbe gives the answer to one text of a probe link, and the bytes both cost.
+func answerProbe(m session.Message) (reply wire.Envelope, spent int) {
 	refuse := func(env wire.Envelope, code wire.Code, detail string) (wire.Envelope, int) {
 		nack, err := wire.Seal(wire.TypeNack, wire.Nack{Code: code, Type: wire.Type(clip(string(env.Type))), Seq: env.Seq, Detail: clip(detail)})
 		if err != nil { // strings only: it can be encoded
