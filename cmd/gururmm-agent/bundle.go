@@ -27,9 +27,10 @@ func bundleCommand(o *agent.Options) *cobra.Command {
 			"is frozen and while nothing runs, from what is there. It holds no key, token or\n" +
 			"password, and nothing of what commands ran or printed.\n\n" +
 			"With --output - it goes to standard output, and what is in it is told on standard\n" +
-			"error: ssh HOST gururmm-agent bundle -o - > HOST.tar.gz\n\n" +
+			"error.\n\n" +
 			"Run it as root, or as the account that the agent runs as.",
-		Args: help.Words(0, 0),
+		Example: "  gururmm-agent bundle\n  ssh web-17 gururmm-agent bundle -o - > web-17.tar.gz",
+		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if order.Reason == "" {
 				order.Reason = "made by hand"

@@ -196,7 +196,8 @@ func reconnectCommand(o *agent.Options) *cobra.Command {
 		Long: "Make the running agent drop its link and dial anew, and wait until the new link\n" +
 			"is verified. It takes root or the account that the agent runs as; the group\n" +
 			"gururmm may look, not act.\n\nExit codes: 0 a new link is verified (with --no-wait:\nordered), 1 it is not.",
-		Args: help.Words(0, 0),
+		Example: "  gururmm-agent reconnect\n  gururmm-agent reconnect --alternative --reason 'try the other network'",
+		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := localClient(o)
 			if err != nil {
@@ -243,7 +244,8 @@ func beaconCommand(o *agent.Options) *cobra.Command {
 			"the agent runs or not; this takes the right to read the state directory. If the\n" +
 			"agent runs, its guardian then sends a beacon as it would in need.\n\n" +
 			"Exit codes: 0 each door answered, and the beacon arrived; else 1.",
-		Args: help.Words(0, 0),
+		Example: "  gururmm-agent beacon test",
+		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := agent.TestDoors(cmd.Context(), *o)
 			if err != nil {
@@ -307,9 +309,10 @@ func policyCommand(o *agent.Options) *cobra.Command {
 	cmd := &cobra.Command{Use: "policy", Short: "Tell of the policy in force"}
 	var asJSON bool
 	show := &cobra.Command{
-		Use:   "show",
-		Short: "Show the policy in force, its source, and what each value means",
-		Args:  help.Words(0, 0),
+		Use:     "show",
+		Short:   "Show the policy in force, its source, and what each value means",
+		Example: "  gururmm-agent policy show",
+		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := localClient(o)
 			if err != nil {

@@ -188,9 +188,10 @@ func enrollCommand(o *agent.Options) *cobra.Command {
 
 func runCommand(o *agent.Options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "run",
-		Short: "Guard this endpoint, by hand or for a service manager",
-		Args:  help.Words(0, 0),
+		Use:     "run",
+		Short:   "Guard this endpoint, by hand or for a service manager",
+		Example: "  gururmm-agent run\n  gururmm-agent run --state-dir /tmp/agent --log-level debug",
+		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			defer slim(cmd.Context(), guardianLimit)()
 			s, err := agent.Prepare(*o)
@@ -277,9 +278,10 @@ func serviceCommand(o *agent.Options, action string) *cobra.Command {
 func definitionCommand(o *agent.Options) *cobra.Command {
 	s := agent.Service{Program: defaultProgram}
 	cmd := &cobra.Command{
-		Use:   "service-definition " + strings.Join(agent.Definitions, "|"),
-		Short: "Print what a service manager reads, for packages",
-		Args:  cobra.MatchAll(help.Words(1, 1), cobra.OnlyValidArgs), ValidArgs: agent.Definitions,
+		Use:     "service-definition " + strings.Join(agent.Definitions, "|"),
+		Short:   "Print what a service manager reads, for packages",
+		Example: "  gururmm-agent service-definition systemd > gururmm-agent.service\n  gururmm-agent service-definition launchd --program /opt/gururmm-agent",
+		Args:    cobra.MatchAll(help.Words(1, 1), cobra.OnlyValidArgs), ValidArgs: agent.Definitions,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if s.Options, err = o.Absolute(); err != nil {
 				return err

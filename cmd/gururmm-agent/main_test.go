@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"gururmm/agent"
 	"gururmm/internal/help"
 )
@@ -240,6 +242,16 @@ func TestHelpFitsATerminal(t *testing.T) {
 		t.Errorf("only %d lines of help", all)
 	}
 	for _, line := range wide {
+		t.Error(line)
+	}
+}
+
+func TestExamplesAreTaken(t *testing.T) {
+	wrong, all := help.Wrong(func() *cobra.Command { return root(new(agent.Options)) })
+	if all < 15 {
+		t.Errorf("only %d lines of examples", all)
+	}
+	for _, line := range wrong {
 		t.Error(line)
 	}
 }

@@ -29,7 +29,8 @@ func statusCommand(o *agent.Options) *cobra.Command {
 		Short: "Ask the running agent how it is",
 		Long: "Ask the running agent how it is.\n\n" +
 			"Exit codes: 0 well, 1 degraded, 2 not running, not answering, not enrolled or unknown.",
-		Args: help.Words(0, 0),
+		Example: "  gururmm-agent status\n  gururmm-agent status --watch\n  gururmm-agent status --json",
+		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			a := asker{options: *o, json: asJSON, frames: frames, watching: watch}
 			socket, err := agent.FindSocket(*o)

@@ -28,7 +28,8 @@ func demoCommand() *cobra.Command {
 Starts a server, a box on the path and an agent as processes on this machine,
 breaks the path from server to agent, mends it, and tells what server and agent
 say of it. Exits 0 only if every claim and every figure held.`,
-		Args: help.Words(0, 0),
+		Example: "  gururmm-lab demo\n  gururmm-lab demo --dir /tmp/demo --keep",
+		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if bin == "" {
 				self, err := os.Executable()

@@ -28,7 +28,8 @@ func figuresCommand() *cobra.Command {
 Runs servers and agents as processes on this machine, one after the other, and
 prints each figure beside its requirement. Exits 0 only if all are kept. "make
 figures" builds what it needs.`,
-		Args: help.Words(0, 0),
+		Example: "  gururmm-lab figures --idle 5m",
+		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if bin == "" {
 				self, err := os.Executable()

@@ -177,3 +177,13 @@ func TestHelpFitsATerminal(t *testing.T) {
 		t.Error(line)
 	}
 }
+
+func TestExamplesAreTaken(t *testing.T) {
+	wrong, all := help.Wrong(root)
+	if all < 2 {
+		t.Errorf("only %d lines of examples", all)
+	}
+	for _, line := range wrong {
+		t.Error(line)
+	}
+}

@@ -62,9 +62,10 @@ func agentsCommand(f *operatorFlags) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&removed, "removed", false, "list those that were removed, and not purged")
 	cmd.AddCommand(&cobra.Command{
-		Use:   "show AGENT",
-		Short: "Tell all of one endpoint, and which machines hold its identity",
-		Args:  help.Words(1, 1),
+		Use:     "show AGENT",
+		Short:   "Tell all of one endpoint, and which machines hold its identity",
+		Example: "  gururmm agents show web-17",
+		Args:    help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {
@@ -98,7 +99,8 @@ func resolveCommand(f *operatorFlags) *cobra.Command {
 			"new identity at its next call, at the same site, and shows up as a new agent;\n" +
 			"what it had of the old one it keeps aside. Commands that wait then run on the\n" +
 			"machine that is kept. `gururmm agents show AGENT` names the instances.",
-		Args: help.Words(1, 1),
+		Example: "  gururmm agents show web-17\n  gururmm agents resolve web-17 --keep 5c3e91",
+		Args:    help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if keep == "" {
 				return errors.New("--keep is missing: the instance of the machine that keeps the identity (gururmm agents show)")
@@ -150,7 +152,8 @@ func quarantineCommand(f *operatorFlags) *cobra.Command {
 			"can still be examined: gururmm direct AGENT run_probes.\n\n" +
 			"Exit codes: 0 the endpoint has confirmed it, 1 it refused, 2 it has not been heard\n" +
 			"yet; the server's part holds in any case.",
-		Args: help.Words(1, 1),
+		Example: "  gururmm agents quarantine web-17 --reason stolen\n  gururmm agents quarantine web-17 --lift",
+		Args:    help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkDuration("wait", wait); err != nil {
 				return err

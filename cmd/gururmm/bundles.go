@@ -29,6 +29,7 @@ func bundlesCommand(f *operatorFlags) *cobra.Command {
 			"A bundle that is fetched is checked against the hash that the endpoint announced,\n" +
 			"and never takes the place of a file. Unpacked, sha256sum -c SHA256SUMS checks each\n" +
 			"member of it.",
+		Example: "  gururmm bundles web-17\n  gururmm bundles web-17 --download 01a20b84 -o web-17.tar.gz",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return fmt.Errorf("name one endpoint, and the bundle by a flag: gururmm bundles AGENT [--download ID | --delete ID]; got %q", args)

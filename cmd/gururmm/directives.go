@@ -68,6 +68,7 @@ func directCommand(f *operatorFlags) *cobra.Command {
 			"handed over with the answer to the endpoint's next beacon or poll. One with a\n" +
 			"verified link is called for it at once; another comes within 15 min.\n\n" +
 			"Exit codes: 0 done, 1 failed or refused, 2 not known yet after --wait.\n\nDirectives:" + lines,
+		Example:   "  gururmm direct web-17 restart_worker --reason 'hangs since noon'\n  gururmm direct web-17 run_probes --only tcp,tls\n  gururmm direct web-17 quarantine --lift",
 		Args:      help.Words(2, 2),
 		ValidArgs: names,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -252,9 +253,10 @@ func outcome(d operator.Directive, waited time.Duration) error {
 func directivesCommand(f *operatorFlags) *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
-		Use:   "directives AGENT | directives --id ID",
-		Short: "List orders to an endpoint's guardian, and what became of them",
-		Args:  help.Words(0, 1),
+		Use:     "directives AGENT | directives --id ID",
+		Short:   "List orders to an endpoint's guardian, and what became of them",
+		Example: "  gururmm directives web-17\n  gururmm directives --id 01a20b84",
+		Args:    help.Words(0, 1),
 	}
 	var id string
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -74,6 +74,10 @@ standard error, too: which door the command took, which stage lost it and what
 proves that.
 
 --json prints one event a line, as a JSON object; output is in its data, base64.`,
+		Example: "  gururmm exec web-17 -- uname -a\n" +
+			"  gururmm exec web-17 --timeout 1m -- 'df -h | sort -k5'\n" +
+			"  gururmm exec web-17 --file repair.sh\n" +
+			"  gururmm exec pc-4 --shell powershell -- 'Get-Service W32Time'",
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case len(args) == 0:

@@ -53,9 +53,10 @@ func commandsCommand(f *operatorFlags) *cobra.Command {
 	var filter operator.Filter
 	var state string
 	cmd := &cobra.Command{
-		Use:   "commands",
-		Short: "List commands, the newest first",
-		Args:  help.Words(0, 0),
+		Use:     "commands",
+		Short:   "List commands, the newest first",
+		Example: "  gururmm commands --agent web-17 --state failed",
+		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkCount("limit", filter.Limit); err != nil {
 				return err
@@ -102,9 +103,10 @@ func listCommands(w io.Writer, items []operator.Command) error {
 
 func cancelCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
-		Use:   "cancel COMMAND",
-		Short: "Stop a command: it never runs, or its process tree is killed",
-		Args:  help.Words(1, 1),
+		Use:     "cancel COMMAND",
+		Short:   "Stop a command: it never runs, or its process tree is killed",
+		Example: "  gururmm cancel 01a20b84",
+		Args:    help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {
@@ -129,9 +131,10 @@ func cancelCommand(f *operatorFlags) *cobra.Command {
 
 func traceCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
-		Use:   "trace COMMAND",
-		Short: "Tell a command's way, stage by stage, and where it stopped",
-		Args:  help.Words(1, 1),
+		Use:     "trace COMMAND",
+		Short:   "Tell a command's way, stage by stage, and where it stopped",
+		Example: "  gururmm trace 01a20b84",
+		Args:    help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {
@@ -197,9 +200,10 @@ func millis(d time.Duration) string { return fmt.Sprintf("%+.1f ms", float64(d.M
 func beaconsCommand(f *operatorFlags) *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
-		Use:   "beacons [AGENT]",
-		Short: "List what endpoints said by the second door",
-		Args:  help.Words(0, 1),
+		Use:     "beacons [AGENT]",
+		Short:   "List what endpoints said by the second door",
+		Example: "  gururmm beacons\n  gururmm beacons web-17 --limit 5",
+		Args:    help.Words(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkCount("limit", limit); err != nil {
 				return err
@@ -319,9 +323,10 @@ func enrollTokenCommand(f *operatorFlags) *cobra.Command {
 	var uses int
 	var expires time.Duration
 	create := &cobra.Command{
-		Use:   "create",
-		Short: "Make a token; its secret is shown this once",
-		Args:  help.Words(0, 0),
+		Use:     "create",
+		Short:   "Make a token; its secret is shown this once",
+		Example: "  gururmm enroll-token create --site berlin --uses 50 --expires 8h",
+		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := errors.Join(checkCount("uses", uses), checkDuration("expires", expires)); err != nil {
 				return err
@@ -368,7 +373,8 @@ func enrollTokenCommand(f *operatorFlags) *cobra.Command {
 		},
 	}
 	revoke := &cobra.Command{
-		Use: "revoke ID", Short: "Make a token useless", Args: help.Words(1, 1),
+		Use: "revoke ID", Short: "Make a token useless", Example: "  gururmm enroll-token list\n  gururmm enroll-token revoke 01a20b84",
+		Args: help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {

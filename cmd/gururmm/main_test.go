@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"gururmm/internal/help"
 	"gururmm/internal/version"
 )
@@ -168,6 +170,16 @@ func TestHelpFitsATerminal(t *testing.T) {
 		t.Errorf("only %d lines of help", all)
 	}
 	for _, line := range wide {
+		t.Error(line)
+	}
+}
+
+func TestExamplesAreTaken(t *testing.T) {
+	wrong, all := help.Wrong(func() *cobra.Command { return rootCommand(nil) })
+	if all < 30 {
+		t.Errorf("only %d lines of examples", all)
+	}
+	for _, line := range wrong {
 		t.Error(line)
 	}
 }

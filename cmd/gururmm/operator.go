@@ -60,13 +60,23 @@ func addOperator(root *cobra.Command, typed []string) {
 		loginCommand(f), agentsCommand(f), execCommand(f), commandsCommand(f), cancelCommand(f),
 		traceCommand(f), beaconsCommand(f), enrollTokenCommand(f), directCommand(f), directivesCommand(f), bundlesCommand(f), doctorCommand(f), updateCommand(f),
 	} {
-		c.PersistentFlags().StringVar(&f.server, "server", "", "server URL (default $GURURMM_URL, else as logged in)")
-		c.PersistentFlags().StringVar(&f.pin, "pin", "", "the server's key, sha256/… (default $GURURMM_PIN)")
-		c.PersistentFlags().StringVar(&f.ca, "ca", "", "PEM file of the server's CA (default $GURURMM_CA)")
-		c.PersistentFlags().BoolVar(&f.json, "json", false, "print JSON, errors too")
+		f.addJSON(c)
+		if c.Name() != updateName { // not all of that talks to a server
+			f.addServer(c)
+		}
 		root.AddCommand(c)
 	}
 	f.offer(root)
+}
+
+func (f *operatorFlags) addJSON(c *cobra.Command) {
+	c.PersistentFlags().BoolVar(&f.json, "json", false, "print JSON, errors too")
+}
+
+func (f *operatorFlags) addServer(c *cobra.Command) {
+	c.PersistentFlags().StringVar(&f.server, "server", "", "server URL (default $GURURMM_URL, else as logged in)")
+	c.PersistentFlags().StringVar(&f.pin, "pin", "", "the server's key, sha256/… (default $GURURMM_PIN)")
+	c.PersistentFlags().StringVar(&f.ca, "ca", "", "PEM file of the server's CA (default $GURURMM_CA)")
 }
 
 func connectionFile() (string, error) {
@@ -162,6 +172,8 @@ func loginCommand(f *operatorFlags) *cobra.Command {
 		Long: "Remember a server and its operator token for the other commands, in a file that\n" +
 			"only you can read. The token is taken from --token-file, $GURURMM_TOKEN, or\n" +
 			"standard input; never from the command line, where others could see it.",
+		Example: "  gururmm login --server https://rmm.example:8443 --pin sha256/…\n" +
+			"  gururmm login --server https://rmm.example --ca ca.pem --token-file token.txt",
 		Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := f.connection()

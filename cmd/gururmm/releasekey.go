@@ -35,7 +35,8 @@ func keygenCommand(f *operatorFlags) *cobra.Command {
 			"machine that builds releases, with a copy in a safe place: whoever holds it can\n" +
 			"have any program run on each endpoint, and without it there are no updates. A\n" +
 			"password costs a second and a gigabyte of memory each time, by minisign's choice.",
-		Args: help.Words(0, 0),
+		Example: "  gururmm update keygen --out release.key",
+		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out == "" {
 				return errors.New("where to? give --out FILE")
@@ -89,7 +90,8 @@ func signCommand(f *operatorFlags) *cobra.Command {
 		Short: "Sign programs with a release key; needs no server",
 		Long: "Sign programs with a release key. FILE.minisig is written beside each FILE; it names\n" +
 			"the version, and the platform that the program's own headers tell.",
-		Args: help.Words(1, -1),
+		Example: "  gururmm update sign --key release.key --version v1.2.3 \\\n    gururmm-agent-linux-amd64 gururmm-agent-windows-amd64.exe",
+		Args:    help.Words(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if keyFile == "" {
 				return errors.New("signed by what? give --key FILE")

@@ -30,7 +30,8 @@ func rollCommand(f *operatorFlags) *cobra.Command {
 			"over. Too many failures in a ring stop the rollout. Endpoints that are away hold\n" +
 			"up nothing; they are ordered when they come back. Those that enroll later are\n" +
 			"not part of it.",
-		Args: help.Words(1, 1),
+		Example: "  gururmm update roll v1.2.3\n  gururmm update roll v1.2.3 --site berlin --ring 5%,100% --soak 1h\n  gururmm update roll v1.2.3 --agents web-17,web-18 --soak 0",
+		Args:    help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if n.Rings, err = percents(rings); err != nil {
@@ -97,9 +98,10 @@ func percents(s string) (out []float64, err error) {
 
 func rolloutStatusCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
-		Use:   "status [ID]",
-		Short: "Tell how rollouts stand: those under way, else the last one",
-		Args:  help.Words(0, 1),
+		Use:     "status [ID]",
+		Short:   "Tell how rollouts stand: those under way, else the last one",
+		Example: "  gururmm update status\n  gururmm update status 01a20b84",
+		Args:    help.Words(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {
@@ -265,7 +267,8 @@ func nextFor(r operator.Rollout) string {
 
 func rolloutStopCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "stop ID", Short: "Order nothing more of a rollout, until it is resumed", Args: help.Words(1, 1),
+		Use: "stop ID", Short: "Order nothing more of a rollout, until it is resumed",
+		Example: "  gururmm update stop 01a20b84", Args: help.Words(1, 1),
 		Long: "Order nothing more of a rollout, until it is resumed. What was not fetched is taken\n" +
 			"back; what endpoints have taken up already goes on, and is told.",
 		SuggestFor: []string{"pause", "cancel", "abort"},
@@ -283,7 +286,8 @@ func rolloutStopCommand(f *operatorFlags) *cobra.Command {
 func rolloutResumeCommand(f *operatorFlags) *cobra.Command {
 	var how operator.ResumeRollout
 	cmd := &cobra.Command{
-		Use: "resume ID", Short: "Let a stopped rollout go on", Args: help.Words(1, 1),
+		Use: "resume ID", Short: "Let a stopped rollout go on",
+		Example: "  gururmm update resume 01a20b84 --retry\n  gururmm update resume 01a20b84 --max-failures 10%", Args: help.Words(1, 1),
 		Long: "Let a stopped rollout go on, if it would not stop at once for the same reason:\n" +
 			"failures so far count until their endpoints are ordered once more (--retry), or\n" +
 			"more of them are allowed (--max-failures). No ring passes of which nobody runs\n" +

@@ -34,7 +34,8 @@ func addServe(root *cobra.Command) {
 			"enrolls an endpoint.\n\n" +
 			"Each setting is a flag, a GURURMM_* variable, or a key of the YAML file, in this\n" +
 			"order of precedence.",
-		Args: help.Words(0, 0),
+		Example: "  gururmm serve\n  gururmm serve --public-url https://rmm.example:8443 \\\n    --oob-url https://door.example:8444 --release-key release.key.pub\n  gururmm serve --config /etc/gururmm.yaml",
+		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkVariables(os.Environ()); err != nil {
 				return err
@@ -93,7 +94,8 @@ func operatorTokenCommand() *cobra.Command {
 		Short: "Make, list or revoke operator tokens, on the server's machine",
 		Long: "Make another operator token in the server's state directory, for another operator\n" +
 			"or because the first one was lost. It is printed once; the server may be running.",
-		Args: help.Words(1, 1),
+		Example: "  gururmm operator-token alice\n  gururmm operator-token list\n  gururmm operator-token revoke alice",
+		Args:    help.Words(1, 1),
 		RunE: local(func(cmd *cobra.Command, args []string, stateDir string, log *slog.Logger) error {
 			token, err := server.NewOperatorToken(cmd.Context(), stateDir, args[0], log)
 			if err != nil {
@@ -104,9 +106,10 @@ func operatorTokenCommand() *cobra.Command {
 		}),
 	}
 	list := &cobra.Command{
-		Use:   "list",
-		Short: "List the operator tokens by name",
-		Args:  help.Words(0, 0),
+		Use:     "list",
+		Short:   "List the operator tokens by name",
+		Example: "  gururmm operator-token list",
+		Args:    help.Words(0, 0),
 		RunE: local(func(cmd *cobra.Command, _ []string, stateDir string, log *slog.Logger) error {
 			all, err := server.OperatorTokens(cmd.Context(), stateDir, log)
 			if err != nil {
@@ -123,9 +126,10 @@ func operatorTokenCommand() *cobra.Command {
 		}),
 	}
 	revoke := &cobra.Command{
-		Use:   "revoke NAME",
-		Short: "Make an operator token useless, at once",
-		Args:  help.Words(1, 1),
+		Use:     "revoke NAME",
+		Short:   "Make an operator token useless, at once",
+		Example: "  gururmm operator-token revoke alice",
+		Args:    help.Words(1, 1),
 		RunE: local(func(cmd *cobra.Command, args []string, stateDir string, log *slog.Logger) error {
 			if err := server.RevokeOperatorToken(cmd.Context(), stateDir, args[0], log); err != nil {
 				return err

@@ -18,20 +18,26 @@ import (
 	"gururmm/wire"
 )
 
+const updateName = "update"
+
 // updateCommand has all that brings new versions to endpoints.
 func updateCommand(f *operatorFlags) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "update",
+		Use:   updateName,
 		Short: "Sign, publish and roll out new versions of the agent",
 		Long: "Sign, publish and roll out new versions of the agent.\n\n" +
 			"A program is trusted for its signature by a release key that the server does not\n" +
 			"hold. keygen and sign work without a server, on the machine that builds releases;\n" +
 			"minisign's own keys and signatures serve as well.",
 	}
-	cmd.AddCommand(
-		keygenCommand(f), signCommand(f), publishCommand(f), buildsCommand(f), removeBuildsCommand(f),
+	cmd.AddCommand(keygenCommand(f), signCommand(f))
+	for _, c := range []*cobra.Command{
+		publishCommand(f), buildsCommand(f), removeBuildsCommand(f),
 		rollCommand(f), rolloutStatusCommand(f), rolloutStopCommand(f), rolloutResumeCommand(f),
-	)
+	} {
+		f.addServer(c)
+		cmd.AddCommand(c)
+	}
 	return cmd
 }
 
@@ -45,7 +51,8 @@ func publishCommand(f *operatorFlags) *cobra.Command {
 		Short: "Upload signed programs, so that they can be rolled out",
 		Long: "Upload signed programs, so that they can be rolled out. Version and platform are\n" +
 			"those that the signature names; it lies beside each FILE as FILE.minisig.",
-		Args: help.Words(1, -1),
+		Example: "  gururmm update publish gururmm-agent-linux-amd64 gururmm-agent-linux-arm64",
+		Args:    help.Words(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if signature != "" && len(args) > 1 {
 				return errors.New("--signature is for one FILE; of several, each signature lies beside its FILE as FILE.minisig")
@@ -152,7 +159,8 @@ func listBuilds(w io.Writer, items []operator.Build) error {
 
 func removeBuildsCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "remove VERSION", Short: "Forget all published programs of a version", Args: help.Words(1, 1),
+		Use: "remove VERSION", Short: "Forget all published programs of a version",
+		Example: "  gururmm update remove v1.2.2", Args: help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {

@@ -1,11 +1,12 @@
-// Package help makes the help of a program's commands fit a terminal: flags and the
-// line of usage are folded; what is written by hand must fit by itself, and [Wide]
-// holds it to that.
+// Package help makes the help of a program's commands fit a terminal: paragraphs,
+// flags and the line of usage are folded, examples are not. [Wide] and [Wrong] hold what
+// is written by hand to its width, and examples to what the program takes.
 package help
 
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,11 +18,17 @@ import (
 // Fit folds the help of root and of all commands below it at [wrap.Width]. Call it
 // when all of them are there.
 func Fit(root *cobra.Command) {
+	groups := map[*cobra.Command]bool{} // do nothing by themselves
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	walk(root, func(cmd *cobra.Command) {
+		if made := scripts[cmd.Name()]; made != "" && cmd.HasParent() && cmd.Parent().Name() == "completion" {
+			cmd.Long = strings.ReplaceAll(made, "TOOL", root.Name())
+		}
 		cmd.Long = foldText(cmd.Long)
-		refuseUnknown(cmd)
+		if refuseUnknown(cmd) {
+			groups[cmd] = true
+		}
 	})
 	root.SetFlagErrorFunc(FlagError)
 	plain := root.UsageFunc()
@@ -36,7 +43,11 @@ func Fit(root *cobra.Command) {
 		if err != nil {
 			return err
 		}
-		text := strings.Replace(page.String(), "\n  "+cmd.UseLine()+"\n", "\n"+foldUse(cmd.UseLine())+"\n", 1)
+		text := page.String()
+		if groups[cmd] {
+			text = strings.Replace(text, "\n  "+cmd.UseLine()+"\n", "\n", 1)
+		}
+		text = strings.Replace(text, "\n  "+cmd.UseLine()+"\n", "\n"+foldUse(cmd.UseLine())+"\n", 1)
 		for _, flags := range []*pflag.FlagSet{cmd.LocalFlags(), cmd.InheritedFlags()} {
 			text = strings.Replace(text, trim(flags.FlagUsages()), trim(flags.FlagUsagesWrapped(wrap.Width)), 1)
 		}
@@ -48,11 +59,43 @@ func Fit(root *cobra.Command) {
 	})
 }
 
+// scripts is the help of the commands that the library adds to print a shell's script;
+// its own does not fit, and names files that a package of ours would own.
+var scripts = map[string]string{
+	"bash": `Print the script by which bash completes commands and flags. It needs the
+package bash-completion.
+
+For this shell:
+  source <(TOOL completion bash)
+
+For all, as root:
+  TOOL completion bash > /etc/bash_completion.d/TOOL`,
+	"zsh": `Print the script by which zsh completes commands and flags.
+
+For this shell:
+  source <(TOOL completion zsh)
+
+For each new one (once, if it completes nothing yet: autoload -U compinit; compinit in
+~/.zshrc):
+  TOOL completion zsh > "${fpath[1]}/_TOOL"`,
+	"fish": `Print the script by which fish completes commands and flags.
+
+For this shell:
+  TOOL completion fish | source
+
+For each new one:
+  TOOL completion fish > ~/.config/fish/completions/TOOL.fish`,
+	"powershell": `Print the script by which PowerShell completes commands and flags.
+
+For this shell, and in the profile for each new one:
+  TOOL completion powershell | Out-String | Invoke-Expression`,
+}
+
 // refuseUnknown has a group of commands fail for one it does not have: the library
-// would print its help and call that a success.
-func refuseUnknown(cmd *cobra.Command) {
+// would print its help and call that a success. Without more it only shows its help.
+func refuseUnknown(cmd *cobra.Command) (bare bool) {
 	if !cmd.HasSubCommands() {
-		return
+		return false
 	}
 	if cmd.Args == nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
@@ -62,9 +105,11 @@ func refuseUnknown(cmd *cobra.Command) {
 			return unknown(cmd, args[0])
 		}
 	}
-	if !cmd.Runnable() {
-		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	if cmd.Runnable() {
+		return false
 	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	return true
 }
 
 // cutLast cuts text where sep stands for the last time.
@@ -99,17 +144,24 @@ func foldUse(use string) string {
 	return "  " + strings.ReplaceAll(folded, string(together), " ")
 }
 
-// foldText folds the lines that are too long, each by itself; of a library's text
-// nobody else takes care.
+// foldText folds paragraphs; a line that is indented stays as it is.
 func foldText(text string) string {
-	var lines []string
+	var lines, paragraph []string
+	end := func() {
+		if len(paragraph) > 0 {
+			lines = append(lines, wrap.Lines(strings.Join(paragraph, " "), wrap.Width)...)
+		}
+		paragraph = nil
+	}
 	for line := range strings.SplitSeq(text, "\n") {
-		if len([]rune(line)) > wrap.Width {
-			lines = append(lines, wrap.Lines(line, wrap.Width)...)
-		} else {
+		if line == "" || strings.HasPrefix(line, " ") {
+			end()
 			lines = append(lines, line)
+		} else {
+			paragraph = append(paragraph, line)
 		}
 	}
+	end()
 	return strings.Join(lines, "\n")
 }
 
@@ -139,4 +191,55 @@ func Wide(root *cobra.Command) (wide []string, all int) {
 		}
 	})
 	return wide, all
+}
+
+// Wrong gives what is wrong with the examples of all commands that fresh makes, and
+// those commands that want one and have none: whatever takes words or flags of its own.
+// Each line is tried on commands of its own, for parsing leaves its flags set.
+func Wrong(fresh func() *cobra.Command) (wrong []string, all int) {
+	walk(fresh(), func(cmd *cobra.Command) {
+		if cmd.Hidden || cmd.Name() == "help" || cmd.Name() == "completion" || cmd.HasParent() && cmd.Parent().Name() == "completion" {
+			return
+		}
+		text := strings.ReplaceAll(cmd.Example, "\\\n", " ")
+		own := strings.Contains(cmd.Use, " ")
+		cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+			own = own || !f.Hidden && f.Name != "help" && f.Name != "json"
+		})
+		if text == "" && own && !cmd.HasSubCommands() {
+			wrong = append(wrong, cmd.CommandPath()+" has no example")
+		}
+		for line := range strings.Lines(text) {
+			all++
+			if err := try(fresh(), strings.TrimSpace(line)); err != nil {
+				wrong = append(wrong, strings.TrimSpace(line)+": "+err.Error())
+			}
+		}
+	})
+	return wrong, all
+}
+
+// try has the program take a line as far as can be without running it.
+func try(root *cobra.Command, line string) error {
+	_, line, found := strings.Cut(" "+line, " "+root.Name()+" ")
+	if !found {
+		return fmt.Errorf("%s is not called", root.Name())
+	}
+	quoted := regexp.MustCompile(`'[^']*'|\S+`) // not of the package: the programs would link it
+	var words []string
+	for _, w := range quoted.FindAllString(line, -1) {
+		if w == "|" || w == ">" || w == "&&" {
+			break
+		}
+		words = append(words, strings.Trim(w, "'"))
+	}
+	cmd, rest, err := root.Find(words)
+	if err != nil {
+		return err
+	}
+	cmd.InitDefaultHelpFlag()
+	if err := cmd.ParseFlags(rest); err != nil {
+		return err
+	}
+	return cmd.ValidateArgs(cmd.Flags().Args())
 }

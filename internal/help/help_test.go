@@ -14,7 +14,7 @@ func tree() *cobra.Command {
 	root.PersistentFlags().String("everywhere", "", "of all commands: "+strings.Repeat("word ", 20))
 	run := func(*cobra.Command, []string) {}
 	cmd := &cobra.Command{Use: "do " + strings.Repeat("[--flag VALUE] ", 10), Short: "Do it", Run: run,
-		Long: "Fits.\n\n" + strings.Repeat("Does not. ", 20)}
+		Long: "Fits, though\nits lines are ragged.\n\n" + strings.Repeat("Does not. ", 20) + "\n  left as it is"}
 	cmd.Flags().Bool("now", false, "at once, and not later: "+strings.Repeat("word ", 20))
 	root.AddCommand(cmd, &cobra.Command{Use: "hidden", Hidden: true, Run: run, Example: "  " + strings.Repeat("x", 79)})
 	return root
@@ -40,7 +40,7 @@ func TestHelpIsFolded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"Fits.\n\nDoes not. ", "Usage:\n  tool do [--flag VALUE]", "\n    [--flag VALUE] [--flag VALUE]", "Flags:\n  -h, --help   ", "--now    at once, and", "Global Flags:\n      --everywhere string   of all",
+		"Fits, though its lines are ragged.\n\nDoes not. ", "\n  left as it is\n", "Usage:\n  tool do [--flag VALUE]", "\n    [--flag VALUE] [--flag VALUE]", "Flags:\n  -h, --help   ", "--now    at once, and", "Global Flags:\n      --everywhere string   of all",
 	} {
 		if !strings.Contains(page.String(), want) {
 			t.Errorf("no %q in\n%s", want, page.String())
@@ -75,6 +75,23 @@ func TestAGroupRefusesACommandItDoesNotHave(t *testing.T) {
 		if err := root.Execute(); (err != nil) != fails {
 			t.Errorf("tool %s: %v", line, err)
 		}
+	}
+}
+
+func TestExamplesAreTried(t *testing.T) {
+	root := func() *cobra.Command {
+		root := &cobra.Command{Use: "tool", SilenceErrors: true, SilenceUsage: true}
+		run := func(*cobra.Command, []string) {}
+		do := &cobra.Command{Use: "do WORD", Args: Words(1, 1), Run: run, Example: "  tool do it\n  tool do 'two words' --now\n  echo x | tool do \\\n    it > file\n" +
+			"  tool do it --later\n  tool do\n  tool nosuch\n  tol do it"}
+		do.Flags().Bool("now", false, "at once")
+		root.AddCommand(do, &cobra.Command{Use: "mute WORD", Run: run}, &cobra.Command{Use: "plain", Run: run}, &cobra.Command{Use: "hidden WORD", Hidden: true, Run: run})
+		Fit(root)
+		return root
+	}
+	wrong, all := Wrong(root)
+	if all != 7 || len(wrong) != 5 || wrong[4] != "tool mute has no example" {
+		t.Errorf("of %d: %q", all, wrong)
 	}
 }
 
