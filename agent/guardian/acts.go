@@ -108,14 +108,3 @@ func (c *Client) Reconnect(ctx context.Context, r ReconnectRequest) (Acted, erro
 func (c *Client) Beacon(ctx context.Context) (Acted, error) {
 	return post[Acted](ctx, c, "/beacon", struct{}{})
 }
-
-// policySource says where the policy in force came from.
-func (g *Guardian) policySource() string {
-	switch {
-	case g.memory.policy != nil:
-		return "directive"
-	case g.policy.Version == 0:
-		return "default"
-	}
-	return "server"
-}

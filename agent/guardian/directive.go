@@ -330,20 +330,6 @@ func (g *Guardian) obeyReconnect(r pipe.ReconnectOrder) error {
 	return nil
 }
 
-// tellPolicy gives the worker the policy of a directive: it is not stored where
-// the worker finds that of a config_update.
-func (g *Guardian) tellPolicy() {
-	if g.memory.policy == nil || g.worker.life == nil {
-		return
-	}
-	update, err := wire.Seal(wire.TypeConfigUpdate, wire.ConfigUpdate{Agent: g.cfg.Agent, Policy: *g.memory.policy})
-	if err != nil {
-		g.log.Error("policy can't be encoded", "error", err)
-		return
-	}
-	g.order(pipe.Order{Policy: &update})
-}
-
 // nack answers by the second door, with the next messages that go up.
 func (g *Guardian) nack(n wire.Nack) {
 	m, err := wire.Seal(wire.TypeNack, n)

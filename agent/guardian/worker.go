@@ -11,7 +11,6 @@ import (
 	"gururmm/agent/pipe"
 	"gururmm/internal/backoff"
 	"gururmm/selfcheck"
-	"gururmm/wire"
 )
 
 // unkillable is how long a killed worker may take to be gone (it may hang in
@@ -209,15 +208,6 @@ func (g *Guardian) stageAnswered(f pipe.StageFact) {
 	}
 }
 
-// uptime is what the ladder's state is dated by, beside the wall clock.
-func (g *Guardian) uptime() selfcheck.Uptime {
-	up, ok := g.cfg.Uptime()
-	if !ok || g.cfg.Presence.BootID == "" {
-		return selfcheck.Uptime{}
-	}
-	return selfcheck.Uptime{Boot: g.cfg.Presence.BootID, Up: up}
-}
-
 // restartWorker ends the worker; its end starts the next at once. One that is
 // not there is only started sooner.
 func (g *Guardian) restartWorker(reason string) {
@@ -319,45 +309,3 @@ func (g *Guardian) picture(now time.Time) selfcheck.Snapshot {
 
 // loopOrders is the worker's reading of its orders, as the guardian sees it from outside.
 const loopOrders = "orders"
-
-// adoptUpdate puts a config_update in force that the worker took from the link.
-// It is checked once more: the worker is the observed one.
-func (g *Guardian) adoptUpdate(signed wire.Envelope) {
-	if err := g.keys.Verify(signed); err != nil || signed.Type != wire.TypeConfigUpdate {
-		g.log.Warn("worker passed on a policy that is not the server's", "error", err)
-		return
-	}
-	update, err := wire.DecodePayload[wire.ConfigUpdate](signed)
-	if err != nil || update.Agent != g.cfg.Agent {
-		g.log.Warn("worker passed on a policy that is not ours", "error", err)
-		return
-	}
-	if err := g.adopt(update.Policy, &signed); err != nil {
-		g.log.Warn("policy is not adopted", "version", update.Policy.Version, "error", err)
-	}
-}
-
-// adopt puts p in force here and makes it last; signed is the config_update
-// that brought it, nil for a directive's.
-func (g *Guardian) adopt(p wire.Policy, signed *wire.Envelope) error {
-	p = p.WithDefaults()
-	if err := p.Validate(); err != nil {
-		return err
-	}
-	source := "server"
-	if signed == nil {
-		source = "directive"
-	}
-	g.notePolicy(p, source)
-	g.policy = p
-	g.ladder.SetPolicy(p)
-	if signed == nil {
-		g.memory.policy, g.memory.dirty, g.memory.urgent = &p, true, true
-		return nil
-	}
-	g.memory.policy, g.memory.dirty = nil, true
-	if g.cfg.SavePolicy != nil {
-		g.keep(job{what: jobPolicy, do: func() error { return g.cfg.SavePolicy(*signed) }})
-	}
-	return nil
-}
