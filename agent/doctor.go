@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/agent/probe"
 	"gururmm/agent/state"
 	"gururmm/agent/versions"
@@ -82,9 +82,9 @@ func subject(ctx context.Context, o Options, d DoctorOptions) (probe.Subject, er
 	if config.OOB.Proxy != "" {
 		s.ProxyFrom[probe.KindDoor] = "by agent.yaml"
 	}
-	socket := cmp.Or(o.StatusSocket, config.StatusSocket, guardian.SocketPath(path, isDefault))
+	socket := cmp.Or(o.StatusSocket, config.StatusSocket, local.SocketPath(path, isDefault))
 	s.Guardian = func(ctx context.Context) (probe.Running, error) { return askGuardian(ctx, o, socket) }
-	if s.Addresses, err = addresses(ctx, id, config, d, guardian.NewClient(socket)); err != nil {
+	if s.Addresses, err = addresses(ctx, id, config, d, local.NewClient(socket)); err != nil {
 		return s, err
 	}
 	return s, nil
@@ -92,7 +92,7 @@ func subject(ctx context.Context, o Options, d DoctorOptions) (probe.Subject, er
 
 // addresses lists the server's, as the agent uses them: agent.yaml before the
 // policy in force before what was enrolled with.
-func addresses(ctx context.Context, id state.Identity, config state.Config, d DoctorOptions, running *guardian.Client) ([]probe.Address, error) {
+func addresses(ctx context.Context, id state.Identity, config state.Config, d DoctorOptions, running *local.Client) ([]probe.Address, error) {
 	linkProxy, err := config.LinkProxy()
 	if err != nil {
 		return nil, err
@@ -163,8 +163,8 @@ func linkOf(server string) (string, error) {
 // askGuardian gives the running guardian's own word.
 func askGuardian(ctx context.Context, o Options, socket string) (probe.Running, error) {
 	asked := time.Now()
-	st, err := guardian.NewClient(socket).Status(ctx)
-	if errors.Is(err, guardian.ErrNotRunning) {
+	st, err := local.NewClient(socket).Status(ctx)
+	if errors.Is(err, local.ErrNotRunning) {
 		return probe.Running{}, fmt.Errorf("%w: %s", probe.ErrNotRunning, socket)
 	}
 	if silent, ok := errors.AsType[*Silence](Silent(o, asked, err)); ok {

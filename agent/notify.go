@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 )
 
 // stopMargin is what a stop may take beyond what the guardian promises: the lock, the logs.
@@ -23,7 +24,7 @@ func told(t guardian.Turn) string {
 		what = t.Verdict.Title
 	}
 	switch {
-	case t.Mode == guardian.ModeNotEnrolled:
+	case t.Mode == local.ModeNotEnrolled:
 		return what
 	case t.Verdict.Code == "":
 		return fmt.Sprintf("%s: nothing is known yet", t.Mode)

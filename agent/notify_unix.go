@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/internal/sdnotify"
 )
 
@@ -22,7 +23,7 @@ func (s *Setup) teller(log *slog.Logger) teller {
 
 func (t systemdTeller) turn(turn guardian.Turn) {
 	state := sdnotify.State{Status: told(turn)}
-	if turn.Mode == guardian.ModeStopping {
+	if turn.Mode == local.ModeStopping {
 		state.Stopping, state.Extend = true, guardian.StopWithin+stopMargin
 	}
 	t.n.Tell(state)

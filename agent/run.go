@@ -14,6 +14,7 @@ import (
 
 	"gururmm/agent/guardian"
 	"gururmm/agent/history"
+	"gururmm/agent/local"
 	"gururmm/agent/state"
 	"gururmm/internal/version"
 	"gururmm/oob"
@@ -38,13 +39,13 @@ const HintEnroll = "gururmm-agent enroll --server https://HOST:8443 --token-file
 
 // Run guards this endpoint until ctx ends. Log is the guardian's, workerLog
 // takes the lines of the worker's. The error wraps [state.ErrNotEnrolled],
-// [guardian.ErrInUse] or [guardian.ErrRestartService] where a caller acts on it.
+// [local.ErrInUse] or [guardian.ErrRestartService] where a caller acts on it.
 //
 // An update that has been committed is what guards: then this process becomes that
 // program, at once or when its guardian hands over.
 func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) error {
 	from := inherit()
-	lock, err := guardian.Lock(s.Dir.Path(lockFile), from.lock)
+	lock, err := local.Lock(s.Dir.Path(lockFile), from.lock)
 	if err != nil {
 		return err
 	}
@@ -60,7 +61,7 @@ func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) e
 			if !errors.Is(ended, guardian.ErrHandover) {
 				return err
 			}
-			if lock, err = guardian.Lock(s.Dir.Path(lockFile), ""); err != nil {
+			if lock, err = local.Lock(s.Dir.Path(lockFile), ""); err != nil {
 				return err
 			}
 			continue
@@ -150,7 +151,7 @@ func (s *Setup) guard(ctx context.Context, p program, log *slog.Logger, workerLo
 // listen opens the status socket. An agent nobody can ask still does its work:
 // a failure is said, and no more.
 func (s *Setup) listen(log *slog.Logger) net.Listener {
-	l, err := guardian.ListenStatus(s.Socket, s.Group)
+	l, err := local.Listen(s.Socket, s.Group)
 	if err != nil {
 		log.Error("nobody can ask for the status", "error", err)
 		return nil
@@ -169,11 +170,11 @@ func await(ctx context.Context, s *Setup, log *slog.Logger, began time.Time, tel
 	var mu sync.Mutex // of why
 	why := err
 	if l := s.listen(log); l != nil {
-		guardian.ServeStatus(waiting, &wg, l, guardian.Handler(func(context.Context) (guardian.Status, error) {
+		local.Serve(waiting, &wg, l, local.Handler(local.Answers{Status: func(context.Context) (local.Status, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			return notEnrolled(why, began), nil
-		}, nil))
+		}}))
 	}
 	log.Warn("waiting for an identity", "reason", err, "do", HintEnroll)
 	tick := time.NewTicker(enrollPoll)
@@ -185,7 +186,7 @@ func await(ctx context.Context, s *Setup, log *slog.Logger, began time.Time, tel
 		case <-s.events: // of a machine that nobody guards yet
 			continue
 		case <-ctx.Done():
-			tell.turn(guardian.Turn{At: time.Now(), Mode: guardian.ModeStopping})
+			tell.turn(guardian.Turn{At: time.Now(), Mode: local.ModeStopping})
 			return state.Identity{}, ctx.Err()
 		case <-tick.C:
 		}
@@ -203,12 +204,12 @@ func await(ctx context.Context, s *Setup, log *slog.Logger, began time.Time, tel
 }
 
 // notEnrolled is the status of an endpoint without a usable identity.
-func notEnrolled(why error, began time.Time) guardian.Status {
-	return guardian.Status{
-		At: time.Now(), Mode: guardian.ModeNotEnrolled, Detail: why.Error(), Version: version.Version,
+func notEnrolled(why error, began time.Time) local.Status {
+	return local.Status{
+		At: time.Now(), Mode: local.ModeNotEnrolled, Detail: why.Error(), Version: version.Version,
 		Verdict:  selfcheck.Verdict{Title: "Not enrolled", Sentence: "Not enrolled: " + why.Error() + ".", Action: HintEnroll},
-		Next:     guardian.NextStep{What: "look for an identity again"},
-		Guardian: guardian.ProcessStatus{PID: os.Getpid(), Since: began},
+		Next:     local.NextStep{What: "look for an identity again"},
+		Guardian: local.ProcessStatus{PID: os.Getpid(), Since: began},
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/agent/state"
 	"gururmm/agent/versions"
 )
@@ -70,8 +71,8 @@ func Prepare(o Options) (*Setup, error) {
 		return nil, err
 	}
 	s := &Setup{Dir: dir, Path: path, Config: config, Service: o.Service, events: make(chan guardian.Event, maxPending), exit: os.Exit}
-	s.Socket = cmp.Or(o.StatusSocket, config.StatusSocket, guardian.SocketPath(path, isDefault))
-	s.Group = cmp.Or(o.StatusGroup, config.StatusGroup, guardian.StatusGroup)
+	s.Socket = cmp.Or(o.StatusSocket, config.StatusSocket, local.SocketPath(path, isDefault))
+	s.Group = cmp.Or(o.StatusGroup, config.StatusGroup, local.StatusGroup)
 	s.Level = cmp.Or(o.LogLevel, config.LogLevel, "info")
 	return s, nil
 }
@@ -95,9 +96,9 @@ func FindSocket(o Options) (string, error) {
 			return config.StatusSocket, nil
 		}
 	}
-	own := guardian.SocketPath(path, isDefault)
-	if o.StateDir == "" && own != guardian.SystemSocket && !exists(own) && exists(guardian.SystemSocket) {
-		return guardian.SystemSocket, nil // not root, but perhaps in the group
+	own := local.SocketPath(path, isDefault)
+	if o.StateDir == "" && own != local.SystemSocket && !exists(own) && exists(local.SystemSocket) {
+		return local.SystemSocket, nil // not root, but perhaps in the group
 	}
 	return own, nil
 }

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/agent/state"
 )
 
@@ -21,7 +21,7 @@ func TestFlagsOutrankAgentYAML(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Level != "info" || s.Group != guardian.StatusGroup || s.Socket != guardian.SocketPath(dir, false) {
+	if s.Level != "info" || s.Group != local.StatusGroup || s.Socket != local.SocketPath(dir, false) {
 		t.Fatalf("defaults: %+v", s)
 	}
 	yaml := "log_level: debug\nstatus_socket: /tmp/a.sock\nstatus_group: adm\n"
@@ -65,12 +65,12 @@ func TestNotEnrolledEndsInTheForegroundAndWaitsAsAService(t *testing.T) {
 	defer stop()
 	done := make(chan error, 1)
 	go func() { done <- Run(ctx, s, log, nil) }()
-	client := guardian.NewClient(s.Socket)
+	client := local.NewClient(s.Socket)
 	deadline := time.Now().Add(time.Minute)
 	for {
 		st, err := client.Status(ctx)
 		if err == nil {
-			if st.Mode != guardian.ModeNotEnrolled || ExitCode(st) != ExitUnknown {
+			if st.Mode != local.ModeNotEnrolled || ExitCode(st) != ExitUnknown {
 				t.Fatalf("status %+v, want not_enrolled", st)
 			}
 			var b bytes.Buffer

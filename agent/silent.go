@@ -6,14 +6,14 @@ import (
 	"path/filepath"
 	"time"
 
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/internal/lockfile"
 	"gururmm/internal/moment"
 	"gururmm/internal/tcpinfo"
 )
 
 // Silence is a guardian that holds the state directory's lock and does not answer: who
-// it is, as the kernel says. It unwraps to [guardian.ErrSilent].
+// it is, as the kernel says. It unwraps to [local.ErrSilent].
 type Silence struct {
 	PID int // 0: not known
 	// Letter and State are the process's state as the kernel says it (Linux); "": not known.
@@ -33,7 +33,7 @@ func (e *Silence) Error() string {
 	return s
 }
 
-func (e *Silence) Unwrap() error { return guardian.ErrSilent }
+func (e *Silence) Unwrap() error { return local.ErrSilent }
 
 // Do says what a person does about it.
 func (e *Silence) Do() string {
@@ -49,11 +49,11 @@ func (e *Silence) Do() string {
 	return "It hangs: " + restart + ". Its stacks go to its log on SIGABRT."
 }
 
-// Silent says more of an err that wraps [guardian.ErrSilent]: it looks at who holds
+// Silent says more of an err that wraps [local.ErrSilent]: it looks at who holds
 // the lock of the state directory, which the kernel knows of a process that does
 // nothing at all. Asked is when the guardian was. Any other err is given back as it is.
 func Silent(o Options, asked time.Time, err error) error {
-	if !errors.Is(err, guardian.ErrSilent) {
+	if !errors.Is(err, local.ErrSilent) {
 		return err
 	}
 	s := &Silence{Asked: asked}

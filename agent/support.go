@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"gururmm/agent/bundle"
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/agent/state"
 	"gururmm/internal/atomicfile"
 	"gururmm/internal/version"
@@ -116,7 +116,7 @@ func bundleState(o Options) (string, error) {
 func packBundle(ctx context.Context, o Options, order BundleOrder, dir string) ([]byte, bundle.Manifest, error) {
 	options := bundle.Options{ID: order.ID, Reason: order.Reason, StateDir: dir, Version: version.Version}
 	if socket, err := FindSocket(o); err == nil {
-		options.Guardian = guardian.NewClient(socket)
+		options.Guardian = local.NewClient(socket)
 	}
 	own := &Setup{Path: dir}
 	visit := func(ctx context.Context) ([]byte, error) {

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/internal/moment"
 	"gururmm/internal/wrap"
 	"gururmm/selfcheck"
@@ -23,7 +23,7 @@ const (
 )
 
 // ExitCode sums a status up for scripts.
-func ExitCode(s guardian.Status) int {
+func ExitCode(s local.Status) int {
 	switch s.Verdict.Severity {
 	case selfcheck.SeverityWell:
 		return ExitWell
@@ -99,10 +99,10 @@ func (p *page) linef(format string, args ...any) { p.line(fmt.Sprintf(format, ar
 func width(s string) int { return len([]rune(s)) }
 
 // WriteStatus renders s for people: the verdict's sentence first.
-func WriteStatus(w io.Writer, s guardian.Status, st Style) error {
+func WriteStatus(w io.Writer, s local.Status, st Style) error {
 	p := &page{}
 	p.verdict(s)
-	if s.Mode != guardian.ModeNotEnrolled {
+	if s.Mode != local.ModeNotEnrolled {
 		p.line("")
 		p.link(s)
 		p.tcp(s.Snapshot.Link.TCP)
@@ -121,7 +121,7 @@ func WriteStatus(w io.Writer, s guardian.Status, st Style) error {
 	return err
 }
 
-func (p *page) verdict(s guardian.Status) {
+func (p *page) verdict(s local.Status) {
 	v := s.Verdict
 	sentence := cmp.Or(v.Sentence, v.Title, "Nothing is known yet.")
 	p.wrap("", sentence)
@@ -149,7 +149,7 @@ func (p *page) verdict(s guardian.Status) {
 	}
 }
 
-func (p *page) link(s guardian.Status) {
+func (p *page) link(s local.Status) {
 	l := s.Snapshot.Link
 	phase := cmp.Or(string(l.Phase), "unknown")
 	if l.VerifiedAge != nil {
@@ -282,7 +282,7 @@ func times(n int) string {
 	return fmt.Sprintf("%d times", n)
 }
 
-func (p *page) endpoint(s guardian.Status) {
+func (p *page) endpoint(s local.Status) {
 	o := s.Snapshot.OOB
 	door := "not configured"
 	if o.Configured {
@@ -335,22 +335,22 @@ func (p *page) endpoint(s guardian.Status) {
 }
 
 // program says which program runs here and why, and where an update stands.
-func (p *page) program(s guardian.Status) {
+func (p *page) program(s local.Status) {
 	u := s.Update
 	if u == nil {
 		return
 	}
 	text := u.Source
-	if u.Source == guardian.SourceUpdated {
+	if u.Source == local.SourceUpdated {
 		text += fmt.Sprintf(" (%s); installed is %s, a rollback goes to %s", u.Why, cmp.Or(u.Installed, "unknown"), cmp.Or(u.Previous, "unknown"))
 	} else if u.Why != "" {
 		text += " (" + u.Why + ")"
 	}
 	p.wrap("program   ", text)
-	if u.Source == guardian.SourceUpdated {
+	if u.Source == local.SourceUpdated {
 		p.wrap("          ", u.Path)
 	}
-	if u.Step != guardian.UpdateNone {
+	if u.Step != local.UpdateNone {
 		p.wrap("update    ", fmt.Sprintf("%s %s, for %s", u.Step, u.Version, short(s.At.Sub(u.Since))))
 	}
 	if o := u.Last; o != nil && !o.Done {
@@ -375,7 +375,7 @@ func (p *page) findings(found []selfcheck.Finding) {
 // lastSteps is how many steps of the ladder are shown.
 const lastSteps = 5
 
-func (p *page) steps(s guardian.Status) {
+func (p *page) steps(s local.Status) {
 	steps := s.Steps[max(0, len(s.Steps)-lastSteps):]
 	for _, step := range steps {
 		text := fmt.Sprintf("%s ago %s for %s", short(s.At.Sub(step.At)), step.Kind, step.Verdict)
@@ -387,7 +387,7 @@ func (p *page) steps(s guardian.Status) {
 }
 
 // WriteFrames renders the ring of frame headers, oldest first.
-func WriteFrames(w io.Writer, f guardian.Frames) error {
+func WriteFrames(w io.Writer, f local.Frames) error {
 	p := &page{}
 	if f.Stale {
 		p.line("The worker does not answer: these are of its last report.")

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"gururmm/agent/guardian"
 	"gururmm/agent/history"
+	"gururmm/agent/local"
 	"gururmm/internal/moment"
 	"gururmm/internal/wrap"
 	"gururmm/selfcheck"
@@ -170,7 +170,7 @@ func WritePolicy(w io.Writer, r PolicyReport) error {
 
 // Progress tells, in one line, how far an ordered reconnect is; done: a link other
 // than old is verified.
-func Progress(s guardian.Status, old wire.LinkID) (line string, done bool) {
+func Progress(s local.Status, old wire.LinkID) (line string, done bool) {
 	l := s.Snapshot.Link
 	line = cmp.Or(string(l.Phase), "unknown")
 	if l.Failure != nil {

@@ -7,13 +7,13 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
 
 // sample is a status with everything in it.
-func sample() guardian.Status {
+func sample() local.Status {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	peer := wire.Ledger{Link: 7, Written: 19, Read: 12}
 	tap := func(text, ping uint64) selfcheck.TapView {
@@ -24,8 +24,8 @@ func sample() guardian.Status {
 	}
 	in := tap(17, 40)
 	in.OpenFragment = new(6 * time.Second)
-	return guardian.Status{
-		At: at, Mode: guardian.ModeGuarding, Agent: "0197-agent", Server: "0197-server", Version: "1.2.3", PolicyVersion: 4,
+	return local.Status{
+		At: at, Mode: local.ModeGuarding, Agent: "0197-agent", Server: "0197-server", Version: "1.2.3", PolicyVersion: 4,
 		Verdict: selfcheck.Verdict{
 			Code: selfcheck.CodeLinkTextLost, Severity: selfcheck.SeverityError, Title: "Text from the server is lost on the way",
 			Sentence: "The server has written 19 texts on this link and 17 were read here: 2 are lost, proven 3 s ago.",
@@ -50,11 +50,11 @@ func sample() guardian.Status {
 		Budgets: selfcheck.Budgets{Reconnects: 4, Restarts: 3},
 		Steps: []selfcheck.StepRecord{{At: at.Add(-time.Minute), Kind: selfcheck.StepReconnect, Verdict: selfcheck.CodeLinkTextLost,
 			Outcome: "no better: link.text.lost on the new link"}},
-		Next:       guardian.NextStep{What: "dial the link", In: new(12 * time.Second)},
-		LastBeacon: &guardian.BeaconStatus{At: at.Add(-time.Second), Cause: "verdict", OK: true, Door: "https://rmm.example:8444"},
+		Next:       local.NextStep{What: "dial the link", In: new(12 * time.Second)},
+		LastBeacon: &local.BeaconStatus{At: at.Add(-time.Second), Cause: "verdict", OK: true, Door: "https://rmm.example:8444"},
 		NextBeacon: new(29 * time.Second),
-		Guardian:   guardian.ProcessStatus{PID: 4200, Since: at.Add(-50 * time.Hour)},
-		Worker:     guardian.ProcessStatus{PID: 4242, Since: at.Add(-time.Hour), Generation: 3},
+		Guardian:   local.ProcessStatus{PID: 4200, Since: at.Add(-50 * time.Hour)},
+		Worker:     local.ProcessStatus{PID: 4242, Since: at.Add(-time.Hour), Generation: 3},
 	}
 }
 
@@ -95,7 +95,7 @@ func TestStatusReadsFromTheVerdictDown(t *testing.T) {
 
 func TestStatusOfNothingKnownNeverReadsAsWell(t *testing.T) {
 	var b bytes.Buffer
-	if err := WriteStatus(&b, guardian.Status{At: time.Now()}, Style{Color: true}); err != nil {
+	if err := WriteStatus(&b, local.Status{At: time.Now()}, Style{Color: true}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.HasPrefix(b.String(), "Nothing is known yet.\nverdict   unknown\n") {
@@ -105,7 +105,7 @@ func TestStatusOfNothingKnownNeverReadsAsWell(t *testing.T) {
 		selfcheck.SeverityWell: ExitWell, selfcheck.SeverityNotice: ExitDegraded, selfcheck.SeverityWarning: ExitDegraded,
 		selfcheck.SeverityError: ExitDegraded, selfcheck.SeverityUnknown: ExitUnknown,
 	} {
-		if got := ExitCode(guardian.Status{Verdict: selfcheck.Verdict{Severity: severity}}); got != want {
+		if got := ExitCode(local.Status{Verdict: selfcheck.Verdict{Severity: severity}}); got != want {
 			t.Errorf("severity %q: exit code %d, want %d", severity, got, want)
 		}
 	}
@@ -135,7 +135,7 @@ func TestShortRoundsToTheNearest(t *testing.T) {
 
 func TestFramesAreListed(t *testing.T) {
 	var b bytes.Buffer
-	err := WriteFrames(&b, guardian.Frames{Stale: true, Frames: []selfcheck.FrameHeader{
+	err := WriteFrames(&b, local.Frames{Stale: true, Frames: []selfcheck.FrameHeader{
 		{Class: selfcheck.FrameText, Fin: true, Size: 80, Age: time.Second},
 		{Class: selfcheck.FrameContinuation, Out: true, Size: 9},
 	}})

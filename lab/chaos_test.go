@@ -24,7 +24,7 @@ import (
 
 	_ "modernc.org/sqlite"
 
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/lab/harness"
 	"gururmm/oob"
 	"gururmm/operator"
@@ -440,7 +440,7 @@ func (c *chaos) well() {
 			versions[a.Name] = st.Version
 			// That links ended often within ten minutes is true, and may be said.
 			link := len(v.Links) == 1 && v.Links[0].State == "verified" && st.Snapshot.Link.Phase == selfcheck.PhaseVerified
-			return link && st.Update.Step == guardian.UpdateNone && st.Version == st.Snapshot.Worker.Version && !strings.HasPrefix(st.Version, "v2."),
+			return link && st.Update.Step == local.UpdateNone && st.Version == st.Snapshot.Worker.Version && !strings.HasPrefix(st.Version, "v2."),
 				fmt.Errorf("%s: %s; the agent %s says %s, update %s, worker %s", v.Presence, v.Sentence, st.Version, st.Verdict.Code, st.Update.Step, st.Snapshot.Worker.Version)
 		})
 		if err != nil {

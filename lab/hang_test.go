@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/internal/fault"
 	"gururmm/lab/harness"
 	"gururmm/oob"
@@ -85,7 +85,7 @@ func (s *scene) strike(label string) time.Time {
 	}
 	s.eventually("a goroutine to hang at "+label, func() (bool, error) {
 		if label == "worker.orders" { // it reads only what it is sent
-			_, _ = guardian.NewClient(guardian.SocketPath(s.agent.Dir, false)).Frames(s.t.Context())
+			_, _ = local.NewClient(local.SocketPath(s.agent.Dir, false)).Frames(s.t.Context())
 		}
 		_, err := os.Stat(path)
 		return errors.Is(err, os.ErrNotExist), fmt.Errorf("nothing came by")

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/lab/harness"
 	"gururmm/lab/proxy"
 	"gururmm/oob"
@@ -211,7 +211,7 @@ func (s *scene) verified() operator.Agent {
 }
 
 // status of the agent; it must answer.
-func (s *scene) status() guardian.Status {
+func (s *scene) status() local.Status {
 	s.t.Helper()
 	st, err := s.agent.Status(s.t.Context())
 	if err != nil {

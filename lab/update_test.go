@@ -19,8 +19,8 @@ import (
 	"testing"
 	"time"
 
-	"gururmm/agent/guardian"
 	"gururmm/agent/history"
+	"gururmm/agent/local"
 	"gururmm/lab/harness"
 	"gururmm/oob"
 	"gururmm/operator"
@@ -231,15 +231,15 @@ func (u *updating) told(r operator.Rollout) (done bool, why string) {
 }
 
 // runs waits until the agent runs version from source, verified.
-func (u *updating) runs(version, source string) guardian.Status {
+func (u *updating) runs(version, source string) local.Status {
 	u.t.Helper()
-	var st guardian.Status
+	var st local.Status
 	u.eventually(source+" "+version+" to run, verified", func() (ok bool, err error) {
 		if st, err = u.agent.Status(u.t.Context()); err != nil {
 			return false, err
 		}
 		return st.Version == version && st.Update.Source == source && st.Snapshot.Worker.Version == version &&
-				st.Update.Step == guardian.UpdateNone && st.Snapshot.Link.Phase == selfcheck.PhaseVerified,
+				st.Update.Step == local.UpdateNone && st.Snapshot.Link.Phase == selfcheck.PhaseVerified,
 			fmt.Errorf("version %s %s, worker %s, %s, link %s", st.Version, st.Update.Source, st.Snapshot.Worker.Version, st.Update.Step, st.Snapshot.Link.Phase)
 	})
 	return st
@@ -257,14 +257,14 @@ func TestUpdateTakesOverAndGoesBack(t *testing.T) {
 	r := u.roll(goodVersion)
 	u.eventually("the drain", func() (bool, error) {
 		st := u.status()
-		return st.Update.Step == guardian.UpdateDrain, fmt.Errorf("step %q", st.Update.Step)
+		return st.Update.Step == local.UpdateDrain, fmt.Errorf("step %q", st.Update.Step)
 	})
 	waiting := u.submit("") // what comes now waits at the server
 	u.open(running)
 	if done, why := u.told(r); !done {
 		t.Fatalf("it failed: %s", why)
 	}
-	st := u.runs(goodVersion, guardian.SourceUpdated)
+	st := u.runs(goodVersion, local.SourceUpdated)
 	u.kept(goodVersion, "has taken over", "ordered", "fetched", "draining", "trial", "committed", "handover", "confirmed")
 	u.noFault(verify)
 	if st.Guardian.PID != pid {
@@ -287,7 +287,7 @@ func TestUpdateTakesOverAndGoesBack(t *testing.T) {
 	if err := u.agent.Start(); err != nil {
 		t.Fatal(err)
 	}
-	st = u.runs(goodVersion, guardian.SourceUpdated)
+	st = u.runs(goodVersion, local.SourceUpdated)
 	if st.Guardian.PID != u.agent.Guardian().PID() {
 		t.Errorf("process %d was started, %d guards", u.agent.Guardian().PID(), st.Guardian.PID)
 	}
@@ -307,19 +307,19 @@ func TestUpdateTakesOverAndGoesBack(t *testing.T) {
 	if err := u.agent.Start(); err != nil {
 		t.Fatal(err)
 	}
-	st = u.runs("dev", guardian.SourceInstalled)
+	st = u.runs("dev", local.SourceInstalled)
 	u.rolledBack(st, "was not started")
 
 	// It may be ordered anew, and taken back by hand.
 	if done, why := u.told(u.roll(goodVersion)); !done {
 		t.Fatalf("the second time it failed: %s", why)
 	}
-	u.runs(goodVersion, guardian.SourceUpdated)
+	u.runs(goodVersion, local.SourceUpdated)
 	d, err := u.Client().Direct(t.Context(), u.agent.ID, operator.NewDirective{Kind: wire.DirectiveRollback, Reason: "a test"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.runs("dev", guardian.SourceInstalled)
+	u.runs("dev", local.SourceInstalled)
 	u.eventually("the receipt of the rollback", func() (bool, error) {
 		d, err = u.Client().Directive(t.Context(), d.ID)
 		return err == nil && d.State == string(wire.DirectiveDone), fmt.Errorf("it is %s: %s (%v)", d.State, d.Detail, err)
@@ -329,7 +329,7 @@ func TestUpdateTakesOverAndGoesBack(t *testing.T) {
 }
 
 // rolledBack checks that a rollback stands in status, with its reason.
-func (u *updating) rolledBack(st guardian.Status, reason string) {
+func (u *updating) rolledBack(st local.Status, reason string) {
 	u.t.Helper()
 	for _, f := range st.Findings {
 		if f.Code == selfcheck.FindUpdateRolledBack && strings.Contains(f.Sentence, reason) {
@@ -370,8 +370,8 @@ func (u *updating) deadUpdate(version, reason string) {
 	if done || !strings.Contains(why, reason) {
 		u.t.Errorf("%s: done %v, told %q, want %q", version, done, why, reason)
 	}
-	u.runs("dev", guardian.SourceInstalled)
-	var st guardian.Status
+	u.runs("dev", local.SourceInstalled)
+	var st local.Status
 	u.eventually("the figure", func() (bool, error) { st = u.status(); return st.Update.BackAfter != nil, nil })
 	u.t.Logf("%s (%s): the old worker was verified again %v after the trial's start", version, reason, st.Update.BackAfter.Round(time.Millisecond))
 	if *st.Update.BackAfter > time.Minute {
@@ -507,7 +507,7 @@ func TestUpdateCuresAWorkerThatCantLive(t *testing.T) {
 	if done, why := u.told(u.roll(curedVersion)); !done {
 		t.Fatalf("the cure failed: %s", why)
 	}
-	u.runs(curedVersion, guardian.SourceUpdated)
+	u.runs(curedVersion, local.SourceUpdated)
 	if _, err := os.Stat(filepath.Join(u.Faults(), "worker.crash")); err != nil {
 		t.Errorf("it was not the update that cured it: %v", err)
 	}
@@ -550,7 +550,7 @@ func TestUpdateKilledWhereItGoesOn(t *testing.T) {
 	if !done {
 		t.Fatalf("it failed: %s", why)
 	}
-	u.runs(goodVersion, guardian.SourceUpdated)
+	u.runs(goodVersion, local.SourceUpdated)
 	u.completed(u.submit(""))
 	u.allOnce()
 }
@@ -563,22 +563,22 @@ func TestUpdateKilledInItsTrial(t *testing.T) {
 			if !done { // nothing had been run: the next start went on
 				t.Fatalf("%s: %s", label, why)
 			}
-			u.runs(goodVersion, guardian.SourceUpdated)
+			u.runs(goodVersion, local.SourceUpdated)
 			if _, err := u.Client().Direct(t.Context(), u.agent.ID, operator.NewDirective{Kind: wire.DirectiveRollback}); err != nil {
 				t.Fatal(err)
 			}
-			u.runs("dev", guardian.SourceInstalled)
+			u.runs("dev", local.SourceInstalled)
 			continue
 		}
 		if done || !strings.Contains(why, "ended during its trial") {
 			t.Errorf("%s: done %v, %s", label, done, why)
 		}
-		u.rolledBack(u.runs("dev", guardian.SourceInstalled), "ended during its trial")
+		u.rolledBack(u.runs("dev", local.SourceInstalled), "ended during its trial")
 	}
 	if done, why := u.killedAt(goodVersion, "update.confirming", "update.confirmed"); !done {
 		t.Errorf("killed as it confirms: %s", why)
 	}
-	u.runs(goodVersion, guardian.SourceUpdated)
+	u.runs(goodVersion, local.SourceUpdated)
 	u.completed(u.submit(""))
 }
 
@@ -588,7 +588,7 @@ func TestUpdateKilledAsItIsRolledBack(t *testing.T) {
 		if done, why := u.killedAt("v2.0.1", label); done || why == "" {
 			t.Errorf("%s: done %v, %s", label, done, why)
 		}
-		u.runs("dev", guardian.SourceInstalled)
+		u.runs("dev", local.SourceInstalled)
 	}
 	u.completed(u.submit(""))
 }

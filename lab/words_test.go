@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"testing"
 
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/lab/demo"
 	"gururmm/lab/harness"
 	"gururmm/operator"
@@ -112,7 +112,7 @@ func TestStatusCommand(t *testing.T) {
 		t.Errorf("the first line is no verdict: %q", verdict)
 	}
 	out, _, err := s.agent.StatusCommand(t.Context(), "--json")
-	var st guardian.Status
+	var st local.Status
 	if err := errFirst(err, json.Unmarshal([]byte(out), &st)); err != nil || st.Agent != s.agent.ID {
 		t.Errorf("--json: %v, %.200s", err, out)
 	}

@@ -28,7 +28,7 @@ import (
 	"strings"
 	"time"
 
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/wire"
 )
 
@@ -56,12 +56,12 @@ const (
 	SumsName     = "SHA256SUMS"
 )
 
-// Guardian is the running one, as its socket answers; [guardian.Client] is the real one.
+// Guardian is the running one, as its socket answers; [local.Client] is the real one.
 type Guardian interface {
-	Status(ctx context.Context) (guardian.Status, error)
-	Frames(ctx context.Context) (guardian.Frames, error)
-	Stacks(ctx context.Context) (guardian.Stacks, error)
-	Traces(ctx context.Context, d time.Duration) (guardian.Traces, error)
+	Status(ctx context.Context) (local.Status, error)
+	Frames(ctx context.Context) (local.Frames, error)
+	Stacks(ctx context.Context) (local.Stacks, error)
+	Traces(ctx context.Context, d time.Duration) (local.Traces, error)
 }
 
 // Options of [Make].
@@ -132,7 +132,7 @@ type maker struct {
 	filter  *filter
 	unknown string // why texts stay out; "": they don't
 	parts   []part
-	status  *guardian.Status // nil: it did not answer
+	status  *local.Status // nil: it did not answer
 }
 
 // Make gathers a bundle and gives it packed (tar, gzip), at most [MaxBytes].

@@ -23,7 +23,7 @@ import (
 	"time"
 
 	"gururmm/agent/bundle"
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/agent/state"
 	"gururmm/agent/task"
 	"gururmm/oob"
@@ -33,9 +33,9 @@ import (
 
 // running is a guardian that answers; hang: it never does, and obeys no context.
 type running struct {
-	status guardian.Status
-	stacks guardian.Stacks
-	traces guardian.Traces
+	status local.Status
+	stacks local.Stacks
+	traces local.Traces
 	hang   chan struct{}
 }
 
@@ -45,24 +45,24 @@ func (r running) wait() {
 	}
 }
 
-func (r running) Status(context.Context) (guardian.Status, error) { r.wait(); return r.status, nil }
-func (r running) Frames(context.Context) (guardian.Frames, error) {
-	return guardian.Frames{Frames: []selfcheck.FrameHeader{{Class: selfcheck.FrameText, Size: 80}}}, nil
+func (r running) Status(context.Context) (local.Status, error) { r.wait(); return r.status, nil }
+func (r running) Frames(context.Context) (local.Frames, error) {
+	return local.Frames{Frames: []selfcheck.FrameHeader{{Class: selfcheck.FrameText, Size: 80}}}, nil
 }
-func (r running) Stacks(context.Context) (guardian.Stacks, error) { return r.stacks, nil }
-func (r running) Traces(context.Context, time.Duration) (guardian.Traces, error) {
+func (r running) Stacks(context.Context) (local.Stacks, error) { return r.stacks, nil }
+func (r running) Traces(context.Context, time.Duration) (local.Traces, error) {
 	return r.traces, nil
 }
 
 func well() running {
 	return running{
-		status: guardian.Status{
+		status: local.Status{
 			Agent: "agent-1", Server: "server-1", Version: "v1",
 			Verdict:  selfcheck.Verdict{Code: selfcheck.CodeOK, Severity: selfcheck.SeverityWell, Sentence: "All is well."},
-			Guardian: guardian.ProcessStatus{PID: 1, Instance: "instance-1"},
+			Guardian: local.ProcessStatus{PID: 1, Instance: "instance-1"},
 		},
-		stacks: guardian.Stacks{Guardian: "goroutine 1 [running]:\nguardian.loop()", Worker: "goroutine 1 [running]:\nworker.loop()"},
-		traces: guardian.Traces{Guardian: []byte("go 1.26 trace"), WorkerWhy: "the worker did not answer"},
+		stacks: local.Stacks{Guardian: "goroutine 1 [running]:\nguardian.loop()", Worker: "goroutine 1 [running]:\nworker.loop()"},
+		traces: local.Traces{Guardian: []byte("go 1.26 trace"), WorkerWhy: "the worker did not answer"},
 	}
 }
 
@@ -396,7 +396,7 @@ func TestNoSecretGoesIn(t *testing.T) {
 	g.status.Verdict.Evidence = []selfcheck.Evidence{{Fact: "link.failure", Seen: said}}
 	g.status.Snapshot.Link.Failure = &selfcheck.NetworkError{Detail: said}
 	g.status.Snapshot.Worker.LastExit = "exit status 2: panic: " + said
-	g.stacks = guardian.Stacks{Guardian: said, Worker: said}
+	g.stacks = local.Stacks{Guardian: said, Worker: said}
 	g.traces.WorkerWhy = said
 	spool, err := oob.OpenSpool(filepath.Join(dir, "spool"), 0, 0)
 	if err != nil {
@@ -466,7 +466,7 @@ func TestWhatComesLateIsDropped(t *testing.T) {
 				g := well()
 				g.hang = make(chan struct{})
 				time.AfterFunc(16*time.Second, func() { close(g.hang) }) // just in time
-				g.stacks = guardian.Stacks{Guardian: said, Worker: said}
+				g.stacks = local.Stacks{Guardian: said, Worker: said}
 				g.status.Verdict.Sentence = "the key is " + base64.RawStdEncoding.EncodeToString(id.Key.Seed())
 				came := make(chan struct{})
 				man, members, packed := made(t, bundle.Options{StateDir: dir, Guardian: g, Reason: said[:60], Read: func(path string, limit int64) ([]byte, error) {

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"time"
 
-	"gururmm/agent/guardian"
 	"gururmm/agent/history"
+	"gururmm/agent/local"
 	"gururmm/agent/task"
 	"gururmm/oob"
 )
@@ -58,7 +58,7 @@ func (m *maker) guardian(ctx context.Context) string {
 	m.add(m.shown(names[3], from+", /stacks", []byte(stacks.Worker), stacks.WorkerWhy, err, took, false))
 	p, _, _ = jsonFrom(ctx, m, names[1], from+", /frames", sourceWait, m.o.Guardian.Frames)
 	m.add(p)
-	traces, took, err := within(ctx, sourceWait, func(ctx context.Context) (guardian.Traces, error) {
+	traces, took, err := within(ctx, sourceWait, func(ctx context.Context) (local.Traces, error) {
 		return m.o.Guardian.Traces(ctx, TraceLength)
 	})
 	m.add(m.shown(names[4], from+", /trace", traces.Guardian, traces.GuardianWhy, err, took, true))
@@ -92,13 +92,13 @@ func (m *maker) shown(name, from string, data []byte, why string, err error, too
 // nobody is a guardian that can't be asked.
 type nobody struct{}
 
-var errNobody = fmt.Errorf("%w: its socket is not known", guardian.ErrNotRunning)
+var errNobody = fmt.Errorf("%w: its socket is not known", local.ErrNotRunning)
 
-func (nobody) Status(context.Context) (guardian.Status, error) { return guardian.Status{}, errNobody }
-func (nobody) Frames(context.Context) (guardian.Frames, error) { return guardian.Frames{}, errNobody }
-func (nobody) Stacks(context.Context) (guardian.Stacks, error) { return guardian.Stacks{}, errNobody }
-func (nobody) Traces(context.Context, time.Duration) (guardian.Traces, error) {
-	return guardian.Traces{}, errNobody
+func (nobody) Status(context.Context) (local.Status, error) { return local.Status{}, errNobody }
+func (nobody) Frames(context.Context) (local.Frames, error) { return local.Frames{}, errNobody }
+func (nobody) Stacks(context.Context) (local.Stacks, error) { return local.Stacks{}, errNobody }
+func (nobody) Traces(context.Context, time.Duration) (local.Traces, error) {
+	return local.Traces{}, errNobody
 }
 
 // visit is what came of the doctor's.

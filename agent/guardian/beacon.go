@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"gururmm/agent/local"
 	"gururmm/oob"
 	"gururmm/selfcheck"
 	"gururmm/wire"
@@ -35,7 +36,7 @@ type beaconState struct {
 	putting int            // reports on their way to the spool
 	waiting int            // reports in the spool
 	dropped int
-	last    *BeaconStatus
+	last    *local.BeaconStatus
 }
 
 // announce beacons what has changed, and what is due. Suspicions and
@@ -125,7 +126,7 @@ func (g *Guardian) flush() {
 			one, cancel := context.WithTimeout(ctx, requestMargin)
 			resp, err := door.Beacon(one, report)
 			cancel()
-			status := &BeaconStatus{At: time.Now(), ReportID: report.ReportID, Cause: report.Cause, OK: err == nil}
+			status := &local.BeaconStatus{At: time.Now(), ReportID: report.ReportID, Cause: report.Cause, OK: err == nil}
 			if err == nil {
 				status.Door = door.Door()
 			} else {

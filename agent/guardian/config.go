@@ -9,6 +9,7 @@ import (
 	"net"
 	"time"
 
+	"gururmm/agent/local"
 	"gururmm/oob"
 	"gururmm/selfcheck"
 	"gururmm/wire"
@@ -105,7 +106,7 @@ type Config struct {
 // Turn is what one turn of the loop came to, for whoever watches the guardian itself.
 type Turn struct {
 	At      time.Time
-	Mode    Mode
+	Mode    local.Mode
 	Verdict selfcheck.Verdict // unknown before the first report
 }
 

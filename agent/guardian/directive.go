@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"gururmm/agent/local"
 	"gururmm/agent/pipe"
 	"gururmm/internal/atomicfile"
 	"gururmm/internal/endpoint"
@@ -196,7 +197,7 @@ func (g *Guardian) obey(d wire.Directive) error {
 		}
 		return g.obeyReconnect(pipe.ReconnectOrder{Reason: reason, URL: d.Endpoint})
 	case wire.DirectiveRestartWorker:
-		if step := g.update.step; step == UpdateDrain || step == UpdateTrial { // its end would be blamed on the build
+		if step := g.update.step; step == local.UpdateDrain || step == local.UpdateTrial { // its end would be blamed on the build
 			return refuse(wire.CodeBusy, "an update is under way, and exchanges the worker itself: "+string(step))
 		}
 		g.restartWorker(reason)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/agent/pipe"
 	"gururmm/oob"
 	"gururmm/selfcheck"
@@ -280,7 +281,7 @@ func TestADiskThatDoesNotAnswerHoldsUpNoLoop(t *testing.T) {
 		}
 		restart := b.directive(wire.Directive{ID: "restart", Kind: wire.DirectiveRestartService, ExpiresAt: time.Now().Add(5 * time.Hour)})
 		b.send(quarantine("stuck"), restart)
-		if ask().Mode != guardian.ModeGuarding {
+		if ask().Mode != local.ModeGuarding {
 			t.Fatal("the loop is not there")
 		}
 		if n := b.door.nacks(t); len(n) != 0 {
@@ -297,7 +298,7 @@ func TestADiskThatDoesNotAnswerHoldsUpNoLoop(t *testing.T) {
 			t.Fatal("what was refused was carried out all the same")
 		}
 		b.send(quarantine("well"))
-		if n := b.door.nacks(t); len(n) != 2 || ask().Mode != guardian.ModeGuarding {
+		if n := b.door.nacks(t); len(n) != 2 || ask().Mode != local.ModeGuarding {
 			t.Fatalf("a disk that works again: %+v", n)
 		}
 		b.end()

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"gururmm/agent/local"
 	"gururmm/agent/pipe"
 	"gururmm/internal/backoff"
 	"gururmm/internal/fault"
@@ -80,7 +81,7 @@ type answer struct {
 	resp   wire.PollResponse
 	err    error // nil and not last: resp holds
 	none   bool  // nothing was asked: no answer, no failure
-	report *BeaconStatus
+	report *local.BeaconStatus
 }
 
 // ask runs one request in a goroutine of its own.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"gururmm/agent/local"
 	"gururmm/internal/backoff"
 	"gururmm/internal/fault"
 	"gururmm/oob"
@@ -86,7 +87,7 @@ func (d dieAfter) Write(p []byte) (int, error) {
 // fetchedUpdate begins the trial, or ends the order.
 func (g *Guardian) fetchedUpdate(err error) {
 	u := &g.update
-	if u.step != UpdateFetch || g.stopping {
+	if u.step != local.UpdateFetch || g.stopping {
 		return // the next start goes on with it
 	}
 	if err != nil {

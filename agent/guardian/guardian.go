@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"gururmm/agent/history"
+	"gururmm/agent/local"
 	"gururmm/agent/pipe"
 	"gururmm/internal/diskfree"
 	"gururmm/internal/serial"
@@ -251,9 +252,9 @@ func (g *Guardian) tellTurn(now time.Time) {
 	if g.cfg.Notify == nil {
 		return
 	}
-	t := Turn{At: now, Mode: ModeGuarding, Verdict: g.judgement.Verdict}
+	t := Turn{At: now, Mode: local.ModeGuarding, Verdict: g.judgement.Verdict}
 	if g.stopping && !g.handover { // at a handover the process goes on
-		t.Mode = ModeStopping
+		t.Mode = local.ModeStopping
 	}
 	g.cfg.Notify(t)
 }
@@ -282,7 +283,7 @@ func (g *Guardian) noticePause(now time.Time) {
 // lost: a machine that is always late would never end it.
 func (g *Guardian) excuse(now time.Time, lost time.Duration) {
 	g.ladder.Resumed(now)
-	if u := &g.update; u.step == UpdateTrial || u.step == UpdateConfirm {
+	if u := &g.update; u.step == local.UpdateTrial || u.step == local.UpdateConfirm {
 		u.began, u.lost = earlier(now, u.began.Add(lost)), earlier(now, u.lost.Add(lost))
 	}
 	l := g.worker.life

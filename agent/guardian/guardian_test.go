@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/agent/pipe"
 	"gururmm/oob"
 	"gururmm/selfcheck"
@@ -480,10 +481,10 @@ func TestEachTurnIsToldByTheLoop(t *testing.T) {
 			last = turns[i].At
 		}
 		end := turns[len(turns)-1]
-		if mid := turns[len(turns)/2]; mid.Mode != guardian.ModeGuarding || mid.Verdict.Severity != selfcheck.SeverityWell {
+		if mid := turns[len(turns)/2]; mid.Mode != local.ModeGuarding || mid.Verdict.Severity != selfcheck.SeverityWell {
 			t.Errorf("told %s with %q, want guarding and well", mid.Mode, mid.Verdict.Code)
 		}
-		if end.Mode != guardian.ModeStopping {
+		if end.Mode != local.ModeStopping {
 			t.Errorf("told %s at the end, want stopping", end.Mode)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"gururmm/agent/local"
 	"gururmm/agent/versions"
 	"gururmm/internal/backoff"
 	"gururmm/internal/fault"
@@ -32,7 +33,7 @@ func (g *Guardian) commitUpdate(now time.Time) {
 	u := &g.update
 	g.noteUpdate("committed", fmt.Sprintf("Version %s has passed its trial, %v after it began.", u.version(g), now.Sub(u.began).Round(time.Second)))
 	fault.Die("update.passed")
-	u.enter(UpdateCommit)
+	u.enter(local.UpdateCommit)
 	g.saveUpdate(u.state.Commit(g.cfg.Updates.Installed, g.now()), "update.committed", func() {
 		g.handOver("version " + u.version(g) + " takes over")
 	})
@@ -43,7 +44,7 @@ func (g *Guardian) handOver(why string) {
 	if g.stopping {
 		return // the next start finds it
 	}
-	g.update.enter(UpdateHandover)
+	g.update.enter(local.UpdateHandover)
 	g.noteUpdate("handover", "The agent hands over: "+why+".")
 	g.handover, g.stopping, g.stopWhy = true, true, why
 }
@@ -68,7 +69,7 @@ func (g *Guardian) confirmDue(now time.Time) {
 	case !u.good.IsZero() && now.Sub(u.good) >= grace:
 		fault.Die("update.confirming")
 		st := u.state.Confirm(version, g.now())
-		u.enter(UpdateNone)
+		u.enter(local.UpdateNone)
 		g.saveUpdate(st, "update.confirmed", g.pruneVersions)
 		g.tellOutcome(*st.Last)
 	case now.Sub(u.began) < ConfirmLimit && now.Sub(u.first) < ConfirmLimit+excusedMost:
@@ -84,7 +85,7 @@ func (g *Guardian) confirmDue(now time.Time) {
 func (g *Guardian) asksInstalled() bool {
 	c, u := g.cfg.Updates, &g.update
 	return c != nil && c.CanRun != nil && c.Running != nil && u.unsure == nil && u.state.Previous == nil &&
-		(u.step == UpdateNone || u.step == UpdateConfirm)
+		(u.step == local.UpdateNone || u.step == local.UpdateConfirm)
 }
 
 // askInstalled says why the installed program can't take over; it may wait for the disk.
@@ -101,7 +102,7 @@ func (g *Guardian) giveBack(reason string) {
 	back := func() {
 		st := u.state.FallBack(reason, g.now())
 		g.log.Error("update is rolled back", "version", g.cfg.Presence.Version, "reason", reason)
-		u.enter(UpdateCommit)
+		u.enter(local.UpdateCommit)
 		g.saveUpdate(st, "update.gave_back", func() { g.handOver("the version before goes on, " + reason) })
 	}
 	if !g.asksInstalled() {
@@ -111,7 +112,7 @@ func (g *Guardian) giveBack(reason string) {
 	var refused error
 	asked := g.keep(job{what: jobUpdate, do: func() error { refused = g.cfg.Updates.askInstalled(); return nil }, then: func(error) {
 		switch {
-		case g.stopping || u.step != UpdateCommit:
+		case g.stopping || u.step != local.UpdateCommit:
 		case refused != nil: // nothing is left to go back to
 			g.failUpdate(u.state.Fail(reason+", and "+refused.Error(), g.now()))
 		default:
@@ -119,7 +120,7 @@ func (g *Guardian) giveBack(reason string) {
 		}
 	}})
 	if asked { // else the next turn tries again
-		u.enter(UpdateCommit)
+		u.enter(local.UpdateCommit)
 	}
 }
 
@@ -152,13 +153,13 @@ func (g *Guardian) takeUp() {
 		o := *st.Order
 		o.Resumed++
 		st.Order = &o
-		u.enter(UpdateFetch)
+		u.enter(local.UpdateFetch)
 		g.saveUpdate(st, "update.resumed", g.fetchUpdate)
 	case versions.PhaseTrial:
 		g.failUpdate(st.RollBack("the agent or the machine ended during its trial", now))
 	case versions.PhaseHandover:
 		fault.Die("update.guarding")
-		u.enter(UpdateConfirm)
+		u.enter(local.UpdateConfirm)
 		u.first, u.began, u.lost = u.since, u.since, u.since
 	default:
 		if st.Last != nil && !st.Last.Told && st.Last.Order != nil {
@@ -222,7 +223,7 @@ func (g *Guardian) settleUpdate() {
 	switch {
 	case c == nil || g.handover || g.update.unsure != nil:
 		return
-	case g.update.step == UpdateDrain || g.update.step == UpdateTrial:
+	case g.update.step == local.UpdateDrain || g.update.step == local.UpdateTrial:
 		st = st.Fail("the agent was stopped during the trial; order it again", g.now())
 	case c.Running == nil || st.Starts == 0 || g.restart && st.Phase != versions.PhaseNone:
 		return

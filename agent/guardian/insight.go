@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"strconv"
 	"time"
 
+	"gururmm/agent/local"
 	"gururmm/agent/pipe"
 	"gururmm/internal/insight"
-	"gururmm/wire"
 )
 
 const (
@@ -22,22 +19,6 @@ const (
 	maxStacks = 1 << 20
 	maxTrace  = pipe.MaxTrace
 )
-
-// Stacks is what GET /stacks answers: the goroutines of both processes.
-type Stacks struct {
-	Guardian  string `json:"guardian"`
-	Worker    string `json:"worker,omitempty"`
-	WorkerWhy string `json:"worker_why,omitempty"` // why there are none
-}
-
-// Traces is what GET /trace answers: runtime traces (go tool trace) of both
-// processes, of the same moment.
-type Traces struct {
-	Guardian    []byte `json:"guardian,omitempty"`
-	GuardianWhy string `json:"guardian_why,omitempty"` // why there is none, or not all of it
-	Worker      []byte `json:"worker,omitempty"`
-	WorkerWhy   string `json:"worker_why,omitempty"`
-}
 
 // insightState are the questions that wait for the worker to show itself.
 type insightState struct {
@@ -119,8 +100,8 @@ type shown[T any] struct {
 }
 
 // stacks gathers those of both processes.
-func (g *Guardian) stacks(ctx context.Context) Stacks {
-	s := Stacks{Guardian: insight.Stacks(maxStacks)}
+func (g *Guardian) stacks(ctx context.Context) local.Stacks {
+	s := local.Stacks{Guardian: insight.Stacks(maxStacks)}
 	w, err := askLoop[shown[string]](ctx, g, g.askStacks)
 	if err = errors.Join(err, w.err); err != nil {
 		s.WorkerWhy = err.Error()
@@ -130,8 +111,8 @@ func (g *Guardian) stacks(ctx context.Context) Stacks {
 }
 
 // traces records both processes for d.
-func (g *Guardian) traces(ctx context.Context, d time.Duration) Traces {
-	var t Traces
+func (g *Guardian) traces(ctx context.Context, d time.Duration) local.Traces {
+	var t local.Traces
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -147,48 +128,4 @@ func (g *Guardian) traces(ctx context.Context, d time.Duration) Traces {
 	t.Worker = w.it
 	<-done
 	return t
-}
-
-// withInsight adds what shows the processes from inside to the status routes. It
-// costs processor time and stops the world for moments, so it is not for every
-// member of the status group: only root (SYSTEM, Administrators) and the account
-// that the agent runs as may ask.
-func (g *Guardian) withInsight(rest http.Handler) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("/", rest)
-	mux.HandleFunc("GET /stacks", forOwner(func(w http.ResponseWriter, r *http.Request) {
-		answerJSON(w, g.stacks(r.Context()), nil)
-	}))
-	mux.HandleFunc("GET /trace", forOwner(func(w http.ResponseWriter, r *http.Request) {
-		ms, err := strconv.ParseInt(r.URL.Query().Get("ms"), 10, 64)
-		if err != nil || ms < 1 || ms > pipe.MaxTraceMS {
-			refuseLocal(w, http.StatusBadRequest, wire.ProblemBadRequest, fmt.Sprintf("ms: want 1 to %d", pipe.MaxTraceMS))
-			return
-		}
-		answerJSON(w, g.traces(r.Context(), time.Duration(ms)*time.Millisecond), nil)
-	}))
-	return mux
-}
-
-// peerKey carries a local request's connection.
-type peerKey struct{}
-
-func withPeer(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, peerKey{}, c)
-}
-
-// forOwner lets h answer root and our own account, nobody else.
-func forOwner(h http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		c, _ := r.Context().Value(peerKey{}).(net.Conn)
-		if ok, err := ownerAsks(c); err != nil || !ok {
-			detail := "only root and the account that the agent runs as may ask for this"
-			if err != nil {
-				detail += ": " + err.Error()
-			}
-			refuseLocal(w, http.StatusForbidden, "forbidden", detail)
-			return
-		}
-		h(w, r)
-	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/wire"
 )
 
@@ -22,14 +23,14 @@ func TestStacksOfBothProcesses(t *testing.T) {
 		b.cfg.Status = l
 		b.run()
 		time.Sleep(3 * time.Second)
-		var s guardian.Stacks
+		var s local.Stacks
 		b.get(l, "/stacks", &s)
 		if !strings.Contains(s.Guardian, "guardian.(*Guardian).Run") || !strings.Contains(s.Worker, "the.worker()") || s.WorkerWhy != "" {
 			t.Errorf("asked of a worker that turns: %.200q, %q, %q", s.Guardian, s.Worker, s.WorkerWhy)
 		}
 		close(b.child().frozen)
 		asked := time.Now()
-		s = guardian.Stacks{}
+		s = local.Stacks{}
 		b.get(l, "/stacks", &s)
 		if s.Worker != "" || !strings.Contains(s.WorkerWhy, "did not answer") || !strings.Contains(s.Guardian, "Run") {
 			t.Errorf("asked of a frozen worker: %q, %q", s.Worker, s.WorkerWhy)
@@ -49,8 +50,8 @@ func TestTraceAndWhoMayAsk(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	path := guardian.SocketPath(dir, false)
-	if b.cfg.Status, err = guardian.ListenStatus(path, ""); err != nil {
+	path := local.SocketPath(dir, false)
+	if b.cfg.Status, err = local.Listen(path, ""); err != nil {
 		t.Fatal(err)
 	}
 	g, err := guardian.New(b.cfg)
@@ -66,7 +67,7 @@ func TestTraceAndWhoMayAsk(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	c := guardian.NewClient(path)
+	c := local.NewClient(path)
 	got, err := c.Traces(ctx, 100*time.Millisecond)
 	if err != nil || !bytes.HasPrefix(got.Guardian, []byte("go 1.")) || string(got.Worker) != "a worker's trace" {
 		t.Errorf("%v; guardian %d bytes %q, worker %q %q", err, len(got.Guardian), got.GuardianWhy, got.Worker, got.WorkerWhy)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"gururmm/agent/history"
+	"gururmm/agent/local"
 	"gururmm/agent/versions"
 	"gururmm/selfcheck"
 	"gururmm/wire"
@@ -16,7 +17,7 @@ const rolledBackShown = 7 * 24 * time.Hour
 
 // failUpdate ends an order of which nothing runs.
 func (g *Guardian) failUpdate(st versions.State) {
-	g.update.enter(UpdateNone)
+	g.update.enter(local.UpdateNone)
 	g.saveUpdate(st, "update.rolled_back", g.pruneVersions)
 	g.tellOutcome(*st.Last)
 }

@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"testing/synctest"
 
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 )
 
 // memListener hands out one end of in-memory pipes: a bubble's clock does not
@@ -38,12 +38,12 @@ func (l *memListener) Close() error {
 func (l *memListener) Addr() net.Addr { return &net.UnixAddr{Name: "status", Net: "unix"} }
 
 // status gives b a status listener for its next run, and a way to ask there.
-func (b *bench) status() func() guardian.Status {
+func (b *bench) status() func() local.Status {
 	l := &memListener{conns: make(chan net.Conn), done: make(chan struct{})}
 	b.cfg.Status = l
-	return func() guardian.Status {
+	return func() local.Status {
 		b.t.Helper()
-		var s guardian.Status
+		var s local.Status
 		b.get(l, "/status", &s)
 		return s
 	}

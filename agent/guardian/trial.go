@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"gururmm/agent/local"
 	"gururmm/agent/pipe"
 	"gururmm/agent/versions"
 	"gururmm/internal/backoff"
@@ -109,7 +110,7 @@ func (g *Guardian) drainForTrial() {
 		return
 	}
 	reason := "update to " + u.version(g)
-	u.enter(UpdateDrain)
+	u.enter(local.UpdateDrain)
 	g.noteUpdate("draining", fmt.Sprintf("Running jobs get up to %v to end; then a worker of version %s is started, on trial.", drainForUpdate, u.version(g)))
 	switch {
 	case l == nil:
@@ -130,14 +131,14 @@ func (g *Guardian) trialSpawn() func(context.Context) (Child, error) {
 		return g.cfg.Updates.Spawn(g.cfg.Updates.Store.Path(*u.state.Next))
 	}
 	switch u.step {
-	case UpdateDrain:
-	case UpdateTrial: // once more: it could not be started a moment ago
+	case local.UpdateDrain:
+	case local.UpdateTrial: // once more: it could not be started a moment ago
 		u.began, u.lost = now, now
 		return spawn()
 	default:
 		return nil
 	}
-	u.enter(UpdateTrial)
+	u.enter(local.UpdateTrial)
 	u.first, u.began, u.lost, u.good, u.memory, u.back, u.execs = now, now, now, time.Time{}, 0, nil, 0
 	g.noteUpdate("trial", "A worker of version "+u.version(g)+" is on trial, under the guardian of "+g.cfg.Presence.Version+".")
 	g.beacon(causeRequest) // its answer shows that the door works now
@@ -147,7 +148,7 @@ func (g *Guardian) trialSpawn() func(context.Context) (Child, error) {
 // watchTrial looks at the memory of the worker on trial until it ends.
 func (g *Guardian) watchTrial(l *life) {
 	u := &g.update
-	if u.step != UpdateTrial || !l.trial || g.cfg.Updates.Memory == nil || u.endWatch != nil {
+	if u.step != local.UpdateTrial || !l.trial || g.cfg.Updates.Memory == nil || u.endWatch != nil {
 		return
 	}
 	look := g.cfg.Updates.Memory
@@ -234,7 +235,7 @@ func (g *Guardian) trialDue(now time.Time) {
 
 // trialEnded takes note that the worker on trial has ended by itself.
 func (g *Guardian) trialEnded(l *life, e lifeExit) bool {
-	if !l.trial || g.update.step != UpdateTrial {
+	if !l.trial || g.update.step != local.UpdateTrial {
 		return false
 	}
 	how, blame := "its worker ended: "+describeExit(e, g.worker.fatal), true

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"gururmm/agent/local"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
@@ -67,7 +68,7 @@ func TestTrialIsJudgedByItsFacts(t *testing.T) {
 func TestExcuseGivesATrialWhatItLost(t *testing.T) {
 	now := time.Now()
 	g := &Guardian{ladder: selfcheck.NewLadder(wire.Policy{}.WithDefaults(), nil)}
-	g.update.step, g.update.began, g.update.lost = UpdateTrial, now.Add(-time.Minute), now.Add(-time.Second)
+	g.update.step, g.update.began, g.update.lost = local.UpdateTrial, now.Add(-time.Minute), now.Add(-time.Second)
 	g.excuse(now, 2*time.Second)
 	if age, lost := now.Sub(g.update.began), now.Sub(g.update.lost); age != 58*time.Second || lost != 0 {
 		t.Errorf("the trial is %v old and has been lost for %v", age, lost)

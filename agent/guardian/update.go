@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"time"
 
+	"gururmm/agent/local"
 	"gururmm/agent/versions"
 	"gururmm/internal/fault"
 	"gururmm/release"
@@ -47,48 +48,11 @@ type Updates struct {
 	MemoryLimit uint64
 }
 
-// UpdateStep is where an update stands.
-type UpdateStep string
-
-// The steps, in order.
-const (
-	UpdateNone     UpdateStep = ""
-	UpdateFetch    UpdateStep = "fetching"
-	UpdateDrain    UpdateStep = "draining" // the old worker, before the trial
-	UpdateTrial    UpdateStep = "trial"
-	UpdateCommit   UpdateStep = "committing"
-	UpdateHandover UpdateStep = "handing over"
-	UpdateConfirm  UpdateStep = "confirming" // this process is the new program
-)
-
-// Where the running program comes from.
-const (
-	SourceInstalled = "installed" // by package or by hand
-	SourceUpdated   = "updated"
-)
-
-// UpdateStatus tells which program runs, why, and what becomes of it.
-type UpdateStatus struct {
-	Source    string            `json:"source"` // SourceInstalled or SourceUpdated
-	Path      string            `json:"path"`
-	Why       string            `json:"why,omitempty"`
-	Installed string            `json:"installed,omitempty"` // version of the installed program
-	Previous  string            `json:"previous,omitempty"`  // what a rollback goes to
-	Keys      int               `json:"release_keys"`        // that are trusted
-	Step      UpdateStep        `json:"step,omitempty"`
-	Version   string            `json:"version,omitempty"` // of the step
-	Since     time.Time         `json:"since,omitzero"`    // of the step
-	Last      *versions.Outcome `json:"last,omitempty"`
-	// BackAfter is how long after the start of a trial that failed the old worker
-	// was verified again.
-	BackAfter *time.Duration `json:"back_after_ns,omitempty"`
-}
-
 // updateState belongs to the loop.
 type updateState struct {
 	state versions.State // of which disk has at least the last but the writes under way
 	disk  versions.State
-	step  UpdateStep
+	step  local.UpdateStep
 	since time.Time
 
 	first    time.Time // began, that no excuse moves
@@ -107,7 +71,7 @@ type updateState struct {
 	checking  bool // the keeper looks
 }
 
-func (u *updateState) enter(step UpdateStep) { u.step, u.since = step, time.Now() }
+func (u *updateState) enter(step local.UpdateStep) { u.step, u.since = step, time.Now() }
 
 // orderUpdate begins what an update directive orders, or says why not.
 func (g *Guardian) orderUpdate(d wire.Directive) error {
@@ -123,7 +87,7 @@ func (g *Guardian) orderUpdate(d wire.Directive) error {
 		return refuse(wire.CodeJournal, u.unsure.Error()+"; mend that: it is looked at again by itself")
 	case b == nil:
 		return refuse(wire.CodeUnparseable, "no build")
-	case u.step != UpdateNone:
+	case u.step != local.UpdateNone:
 		return refuse(wire.CodeBusy, "an update is under way: "+string(u.step)+" "+u.version(g))
 	}
 	if err := release.Check(c.Keys, *b); errors.Is(err, release.ErrNoKeys) {
@@ -141,7 +105,7 @@ func (g *Guardian) orderUpdate(d wire.Directive) error {
 	}
 	g.result(d, wire.DirectiveAccepted, "", nil)
 	g.noteUpdate("ordered", "An update to "+b.Version+" is ordered.")
-	u.enter(UpdateFetch)
+	u.enter(local.UpdateFetch)
 	g.saveUpdate(u.state.Fetch(*b, versions.Order{ID: d.ID, Kind: d.Kind, ExpiresAt: d.ExpiresAt}), "update.ordered", g.fetchUpdate)
 	return nil
 }
@@ -159,18 +123,18 @@ func (g *Guardian) orderRollback(d wire.Directive) error {
 		return refuse(wire.CodeJournal, u.unsure.Error()+"; mend that: it is looked at again by itself")
 	case c.Running == nil:
 		return refuse(wire.CodeUnsupported, "the installed program runs: there is none to go back to")
-	case u.step != UpdateNone && u.step != UpdateConfirm:
+	case u.step != local.UpdateNone && u.step != local.UpdateConfirm:
 		return refuse(wire.CodeBusy, "an update is under way: "+string(u.step)+" "+u.version(g))
 	}
 	g.result(d, wire.DirectiveAccepted, "", nil)
 	g.noteUpdate("ordered", "A rollback from "+g.cfg.Presence.Version+" is ordered.")
 	st := u.state
-	if u.step == UpdateConfirm && st.Order != nil { // the order before is over too
+	if u.step == local.UpdateConfirm && st.Order != nil { // the order before is over too
 		st = st.Fail("ended by a rollback that was ordered", g.now())
 		g.tellOutcome(*st.Last)
 	}
 	u.began = time.Now()
-	u.enter(UpdateCommit)
+	u.enter(local.UpdateCommit)
 	g.saveUpdate(st.GoBack(versions.Order{ID: d.ID, Kind: d.Kind}), "update.going_back", func() { g.handOver("a rollback was ordered") })
 	return nil
 }
@@ -211,15 +175,15 @@ func (g *Guardian) updateUnwritten(err error) {
 	u := &g.update
 	g.log.Error("the state of an update can't be written", "step", u.step, "error", err)
 	switch u.step {
-	case UpdateFetch, UpdateDrain, UpdateTrial, UpdateCommit:
+	case local.UpdateFetch, local.UpdateDrain, local.UpdateTrial, local.UpdateCommit:
 		o := versions.Outcome{Order: u.state.Order, Version: u.version(g), Reason: "the state of the update can't be written: " + err.Error(), At: g.now()}
 		g.endTrial(o.Reason)
 		u.state, u.state.Last = u.disk, &o
 		if u.state.Phase == versions.PhaseHandover { // it was this program's own confirmation that was waited for
-			u.enter(UpdateConfirm)
+			u.enter(local.UpdateConfirm)
 		} else {
 			u.state.Phase, u.state.Next, u.state.Order = versions.PhaseNone, nil, nil
-			u.enter(UpdateNone)
+			u.enter(local.UpdateNone)
 		}
 		g.tellOutcome(o)
 	}
@@ -237,15 +201,15 @@ func (g *Guardian) updateDue(now time.Time) {
 		return
 	}
 	switch u.step {
-	case UpdateDrain:
+	case local.UpdateDrain:
 		if l := g.worker.life; l != nil && now.After(u.since.Add(drainForUpdate+drainMargin)) {
 			l.end(true)
 		}
-	case UpdateTrial:
+	case local.UpdateTrial:
 		g.trialDue(now)
-	case UpdateConfirm:
+	case local.UpdateConfirm:
 		g.confirmDue(now)
-	case UpdateNone:
+	case local.UpdateNone:
 		if u.state.Starts > 0 && now.Sub(g.start) >= versions.Lasting {
 			st := u.state
 			st.Starts = 0
@@ -259,7 +223,7 @@ func (u *updateState) version(g *Guardian) string {
 	switch {
 	case u.state.Next != nil:
 		return u.state.Next.Version()
-	case u.step == UpdateConfirm:
+	case u.step == local.UpdateConfirm:
 		return g.cfg.Presence.Version
 	case u.state.Current != nil:
 		return u.state.Current.Version()
@@ -268,22 +232,22 @@ func (u *updateState) version(g *Guardian) string {
 }
 
 // updateStatus is for people; nil: this agent does not update itself.
-func (g *Guardian) updateStatus() *UpdateStatus {
+func (g *Guardian) updateStatus() *local.UpdateStatus {
 	c, u := g.cfg.Updates, &g.update
 	if c == nil {
 		return nil
 	}
-	s := &UpdateStatus{
-		Source: SourceInstalled, Path: c.Path, Why: c.Why, Installed: c.Installed, Keys: len(c.Keys),
+	s := &local.UpdateStatus{
+		Source: local.SourceInstalled, Path: c.Path, Why: c.Why, Installed: c.Installed, Keys: len(c.Keys),
 		Step: u.step, Last: u.state.Last, BackAfter: u.back,
 	}
 	if c.Running != nil {
-		s.Source, s.Previous = SourceUpdated, u.state.Previous.Version()
+		s.Source, s.Previous = local.SourceUpdated, u.state.Previous.Version()
 		if u.state.Previous == nil {
 			s.Previous = c.Installed
 		}
 	}
-	if u.step != UpdateNone {
+	if u.step != local.UpdateNone {
 		s.Version, s.Since = u.version(g), u.since
 	}
 	return s
@@ -295,9 +259,9 @@ func (u *updateState) nextDue(now time.Time) time.Time {
 		return u.recheckAt
 	}
 	switch u.step {
-	case UpdateDrain:
+	case local.UpdateDrain:
 		return u.since.Add(drainForUpdate + drainMargin + time.Millisecond)
-	case UpdateTrial, UpdateConfirm:
+	case local.UpdateTrial, local.UpdateConfirm:
 		return now.Add(time.Second)
 	}
 	return time.Time{}

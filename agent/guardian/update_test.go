@@ -18,6 +18,7 @@ import (
 
 	"gururmm/agent/guardian"
 	"gururmm/agent/history"
+	"gururmm/agent/local"
 	"gururmm/agent/pipe"
 	"gururmm/agent/versions"
 	"gururmm/release"
@@ -398,7 +399,7 @@ func TestNewGuardianConfirms(t *testing.T) {
 		ask, events := b.status(), b.remember()
 		b.run()
 		pass(10 * time.Second)
-		if got := ask(); got.Update.Step != guardian.UpdateConfirm || got.Update.Source != guardian.SourceUpdated {
+		if got := ask(); got.Update.Step != local.UpdateConfirm || got.Update.Source != local.SourceUpdated {
 			t.Errorf("status %+v", got.Update)
 		}
 		pass(30 * time.Second)

@@ -14,8 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/agent"
-	"gururmm/agent/guardian"
 	"gururmm/agent/history"
+	"gururmm/agent/local"
 	"gururmm/agent/state"
 	"gururmm/internal/help"
 	"gururmm/internal/wrap"
@@ -149,17 +149,17 @@ func indented(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-func localClient(o *agent.Options) (*guardian.Client, error) {
+func localClient(o *agent.Options) (*local.Client, error) {
 	socket, err := agent.FindSocket(*o)
 	if err != nil {
 		return nil, err
 	}
-	return guardian.NewClient(socket), nil
+	return local.NewClient(socket), nil
 }
 
 // watchUntil asks for the status until done says so; what it says on the way is
 // told once.
-func watchUntil(ctx context.Context, c *guardian.Client, w io.Writer, done func(guardian.Status) (line string, over bool, err error)) error {
+func watchUntil(ctx context.Context, c *local.Client, w io.Writer, done func(local.Status) (line string, over bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, actWait)
 	defer cancel()
 	tick := time.NewTicker(watchAct)
@@ -188,7 +188,7 @@ func watchUntil(ctx context.Context, c *guardian.Client, w io.Writer, done func(
 }
 
 func reconnectCommand(o *agent.Options) *cobra.Command {
-	var r guardian.ReconnectRequest
+	var r local.ReconnectRequest
 	var noWait bool
 	cmd := &cobra.Command{
 		Use:   "reconnect",
@@ -217,7 +217,7 @@ func reconnectCommand(o *agent.Options) *cobra.Command {
 				return nil
 			}
 			fmt.Fprintf(out, "Ordered; waiting for a new link to be verified, %v at the longest.\n", actWait)
-			err = watchUntil(cmd.Context(), c, out, func(s guardian.Status) (string, bool, error) {
+			err = watchUntil(cmd.Context(), c, out, func(s local.Status) (string, bool, error) {
 				line, done := agent.Progress(s, acted.Link)
 				return line, done, nil
 			})
@@ -273,12 +273,12 @@ func beaconCommand(o *agent.Options) *cobra.Command {
 }
 
 // guardiansBeacon lets a running guardian beacon, and tells what came of it.
-func guardiansBeacon(ctx context.Context, c *guardian.Client) agent.GuardianBeacon {
+func guardiansBeacon(ctx context.Context, c *local.Client) agent.GuardianBeacon {
 	before, err := c.Status(ctx)
-	if errors.Is(err, guardian.ErrNotRunning) {
+	if errors.Is(err, local.ErrNotRunning) {
 		return agent.GuardianBeacon{Why: "the agent does not run"}
 	}
-	var acted guardian.Acted
+	var acted local.Acted
 	if err == nil {
 		acted, err = c.Beacon(ctx)
 	}
@@ -287,7 +287,7 @@ func guardiansBeacon(ctx context.Context, c *guardian.Client) agent.GuardianBeac
 	}
 	b := agent.GuardianBeacon{Running: true}
 	if err == nil {
-		err = watchUntil(ctx, c, io.Discard, func(s guardian.Status) (string, bool, error) {
+		err = watchUntil(ctx, c, io.Discard, func(s local.Status) (string, bool, error) {
 			last := s.LastBeacon
 			if last == nil || before.LastBeacon != nil && last.ReportID == before.LastBeacon.ReportID {
 				return "waiting for the report to go", false, nil
@@ -322,7 +322,7 @@ func policyCommand(o *agent.Options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if s.Mode == guardian.ModeNotEnrolled || s.Verdict.Severity == selfcheck.SeverityUnknown && s.PolicySource == "" {
+			if s.Mode == local.ModeNotEnrolled || s.Verdict.Severity == selfcheck.SeverityUnknown && s.PolicySource == "" {
 				return errors.New("no policy is in force: " + s.Detail)
 			}
 			r := agent.ReportPolicy(s.Policy, s.PolicySource)

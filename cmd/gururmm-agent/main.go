@@ -16,6 +16,7 @@ import (
 
 	"gururmm/agent"
 	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/agent/state"
 	"gururmm/checkup"
 	"gururmm/internal/help"
@@ -59,7 +60,7 @@ func run(args []string) int {
 	case errors.Is(err, state.ErrNotEnrolled):
 		lastWords("gururmm-agent: %v. Enroll it with:\n  %s", err, agent.HintEnroll)
 		return exitNotEnrolled
-	case errors.Is(err, guardian.ErrNotRunning):
+	case errors.Is(err, local.ErrNotRunning):
 		lastWords("gururmm-agent: %v\n%s", err, adviseStart(o))
 		return exitFailed
 	case errors.Is(err, guardian.ErrHandover):
@@ -119,7 +120,7 @@ func socketFlag(cmd *cobra.Command, o *agent.Options) {
 func allFlags(cmd *cobra.Command, o *agent.Options) {
 	stateFlag(cmd, o)
 	socketFlag(cmd, o)
-	cmd.PersistentFlags().StringVar(&o.StatusGroup, "status-group", "", "Unix group that may ask for the status (default "+guardian.StatusGroup+")")
+	cmd.PersistentFlags().StringVar(&o.StatusGroup, "status-group", "", "Unix group that may ask for the status (default "+local.StatusGroup+")")
 	cmd.PersistentFlags().StringVar(&o.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/agent"
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/internal/help"
 	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
@@ -37,7 +37,7 @@ func statusCommand(o *agent.Options) *cobra.Command {
 			if err != nil {
 				return a.unknown(cmd, err)
 			}
-			a.client = guardian.NewClient(socket)
+			a.client = local.NewClient(socket)
 			a.style.Color = colorful(os.Stdout)
 			if watch {
 				return a.watch(cmd.Context(), cmd.OutOrStdout())
@@ -70,7 +70,7 @@ func (a asker) unknown(cmd *cobra.Command, err error) error {
 	if silent, ok := errors.AsType[*agent.Silence](err); ok {
 		fmt.Fprintln(cmd.ErrOrStderr(), wrap.Behind("", silent.Do()))
 	}
-	if errors.Is(err, guardian.ErrNotRunning) {
+	if errors.Is(err, local.ErrNotRunning) {
 		fmt.Fprintln(cmd.ErrOrStderr(), adviseStart(a.options))
 	}
 	return exitCode(agent.ExitUnknown)
@@ -99,7 +99,7 @@ type absent struct {
 
 func noStatus(err error) absent {
 	a := absent{Mode: "unknown", Error: err.Error()}
-	if errors.Is(err, guardian.ErrNotRunning) {
+	if errors.Is(err, local.ErrNotRunning) {
 		a.Mode = "not_running"
 	}
 	if silent, ok := errors.AsType[*agent.Silence](err); ok {
@@ -111,7 +111,7 @@ func noStatus(err error) absent {
 // asker asks and shows.
 type asker struct {
 	options agent.Options
-	client  *guardian.Client
+	client  *local.Client
 	json    bool
 	frames  bool
 	// watching: with json, one line an answer, for a program that reads on.

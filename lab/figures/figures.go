@@ -20,7 +20,7 @@ import (
 	"syscall"
 	"time"
 
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/lab/demo"
 	"gururmm/lab/harness"
 	"gururmm/operator"
@@ -123,7 +123,7 @@ func (r *run) endpoint(ctx context.Context, dir string, bin harness.Binaries, en
 }
 
 // verified waits until both ends say so, and also what more asks; it gives the moment.
-func verified(ctx context.Context, s *harness.Stack, a *harness.Agent, more func(guardian.Status) bool) (at time.Time, err error) {
+func verified(ctx context.Context, s *harness.Stack, a *harness.Agent, more func(local.Status) bool) (at time.Time, err error) {
 	err = harness.Poll(ctx, patience, func() (bool, error) {
 		seen, err := s.Client().Agent(ctx, a.ID)
 		if err != nil {
@@ -237,7 +237,7 @@ func (r *run) hung(ctx context.Context, s *harness.Stack, a *harness.Agent, what
 			return err
 		}
 	}
-	served, err := verified(ctx, s, a, func(st guardian.Status) bool { return st.Worker.PID != pid })
+	served, err := verified(ctx, s, a, func(st local.Status) bool { return st.Worker.PID != pid })
 	if err != nil {
 		return err
 	}
@@ -293,8 +293,8 @@ func (r *run) rolled(ctx context.Context, s *harness.Stack, a *harness.Agent, bu
 	if err != nil {
 		return err
 	}
-	served, err := verified(ctx, s, a, func(st guardian.Status) bool {
-		return st.Update.Step == guardian.UpdateNone && st.Version != build.Version
+	served, err := verified(ctx, s, a, func(st local.Status) bool {
+		return st.Update.Step == local.UpdateNone && st.Version != build.Version
 	})
 	if err != nil {
 		return err

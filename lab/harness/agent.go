@@ -10,7 +10,7 @@ import (
 	"slices"
 	"syscall"
 
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/operator"
 )
 
@@ -154,8 +154,8 @@ func (a *Agent) jobPIDs() (pids []int) {
 }
 
 // Status asks the guardian, by its socket.
-func (a *Agent) Status(ctx context.Context) (guardian.Status, error) {
-	return guardian.NewClient(guardian.SocketPath(a.Dir, false)).Status(ctx)
+func (a *Agent) Status(ctx context.Context) (local.Status, error) {
+	return local.NewClient(local.SocketPath(a.Dir, false)).Status(ctx)
 }
 
 // StatusCommand asks as a person at the machine would, and gives the exit code too.

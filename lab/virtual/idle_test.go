@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 	"gururmm/agent/state"
 	"gururmm/agent/worker"
 	"gururmm/internal/memnet"
@@ -281,14 +282,14 @@ func (w *world) spawn(home *state.Dir, policy wire.Policy, presence wire.Presenc
 }
 
 // status is what `gururmm-agent status` would be told.
-func (w *world) status() guardian.Status {
+func (w *world) status() local.Status {
 	w.t.Helper()
 	answer, err := w.asking.Get("http://guardian/status")
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	defer answer.Body.Close()
-	var s guardian.Status
+	var s local.Status
 	if err := json.NewDecoder(answer.Body).Decode(&s); err != nil {
 		w.t.Fatal(err)
 	}

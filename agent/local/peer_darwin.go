@@ -1,4 +1,4 @@
-package guardian
+package local
 
 import "golang.org/x/sys/unix"
 

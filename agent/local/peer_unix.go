@@ -1,6 +1,6 @@
 //go:build linux || darwin
 
-package guardian
+package local
 
 import (
 	"errors"

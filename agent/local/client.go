@@ -1,4 +1,4 @@
-package guardian
+package local
 
 import (
 	"bytes"
@@ -57,6 +57,16 @@ func (c *Client) Traces(ctx context.Context, d time.Duration) (Traces, error) {
 	return get[Traces](ctx, c, fmt.Sprintf("/trace?ms=%d", d.Milliseconds()))
 }
 
+// Reconnect orders a new link; root and the agent's account may.
+func (c *Client) Reconnect(ctx context.Context, r ReconnectRequest) (Acted, error) {
+	return post[Acted](ctx, c, "/reconnect", r)
+}
+
+// Beacon orders a report by the second door; root and the agent's account may.
+func (c *Client) Beacon(ctx context.Context) (Acted, error) {
+	return post[Acted](ctx, c, "/beacon", struct{}{})
+}
+
 func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 	return exchange[T](ctx, c, http.MethodGet, path, nil)
 }
@@ -69,13 +79,6 @@ func post[T any](ctx context.Context, c *Client, path string, body any) (T, erro
 		return none, err
 	}
 	return exchange[T](ctx, c, http.MethodPost, path, bytes.NewReader(raw))
-}
-
-// decodeAct reads one JSON object and nothing it does not know.
-func decodeAct(r io.Reader, v any) error {
-	d := json.NewDecoder(r)
-	d.DisallowUnknownFields()
-	return d.Decode(v)
 }
 
 // late reports whether err is the client's own time that is over, not ctx's.

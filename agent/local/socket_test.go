@@ -1,6 +1,6 @@
 //go:build unix
 
-package guardian_test
+package local_test
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"gururmm/agent/guardian"
+	"gururmm/agent/local"
 )
 
 func TestStaleSocketIsReplacedALiveOneIsNot(t *testing.T) {
@@ -26,10 +26,10 @@ func TestStaleSocketIsReplacedALiveOneIsNot(t *testing.T) {
 	stale.SetUnlinkOnClose(false)
 	stale.Close() // as after kill -9
 
-	if _, err := guardian.NewClient(path).Status(context.Background()); !errors.Is(err, guardian.ErrNotRunning) {
+	if _, err := local.NewClient(path).Status(context.Background()); !errors.Is(err, local.ErrNotRunning) {
 		t.Fatalf("asking a dead socket: %v, want ErrNotRunning", err)
 	}
-	l, err := guardian.ListenStatus(path, "")
+	l, err := local.Listen(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func TestStaleSocketIsReplacedALiveOneIsNot(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o007 != 0 {
 		t.Fatalf("socket mode %v, %v: others may ask", info.Mode(), err)
 	}
-	if _, err := guardian.ListenStatus(path, ""); !errors.Is(err, guardian.ErrInUse) {
+	if _, err := local.Listen(path, ""); !errors.Is(err, local.ErrInUse) {
 		t.Fatalf("a second listener: %v, want ErrInUse", err)
 	}
 }
@@ -49,17 +49,17 @@ func TestALoopThatHangsIsToldFromOneThatEnds(t *testing.T) {
 		silent bool
 	}{{context.DeadlineExceeded, true}, {errors.New("the guardian is about to end"), false}} {
 		path := filepath.Join(t.TempDir(), "s.sock")
-		l, err := guardian.ListenStatus(path, "")
+		l, err := local.Listen(path, "")
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		guardian.ServeStatus(ctx, &wg, l, guardian.Handler(func(context.Context) (guardian.Status, error) {
-			return guardian.Status{}, c.err
-		}, nil))
-		_, err = guardian.NewClient(path).Status(t.Context())
-		if err == nil || errors.Is(err, guardian.ErrSilent) != c.silent {
+		local.Serve(ctx, &wg, l, local.Handler(local.Answers{Status: func(context.Context) (local.Status, error) {
+			return local.Status{}, c.err
+		}}))
+		_, err = local.NewClient(path).Status(t.Context())
+		if err == nil || errors.Is(err, local.ErrSilent) != c.silent {
 			t.Errorf("%v became %v", c.err, err)
 		}
 		cancel()
@@ -69,14 +69,14 @@ func TestALoopThatHangsIsToldFromOneThatEnds(t *testing.T) {
 
 func TestSocketPathMustBeShortAndASocket(t *testing.T) {
 	long := filepath.Join(t.TempDir(), strings.Repeat("x", 120))
-	if _, err := guardian.ListenStatus(long, ""); err == nil || !strings.Contains(err.Error(), "--status-socket") {
+	if _, err := local.Listen(long, ""); err == nil || !strings.Contains(err.Error(), "--status-socket") {
 		t.Fatalf("too long a path: %v, want what to do about it", err)
 	}
 	file := filepath.Join(t.TempDir(), "f")
 	if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := guardian.ListenStatus(file, ""); err == nil {
+	if _, err := local.Listen(file, ""); err == nil {
 		t.Fatal("a file was taken for a stale socket")
 	}
 	if raw, err := os.ReadFile(file); err != nil || string(raw) != "mine" {
@@ -85,20 +85,20 @@ func TestSocketPathMustBeShortAndASocket(t *testing.T) {
 }
 
 func TestOneGuardianAStateDirectory(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "guardian.lock")
-	lock, err := guardian.Lock(file, "")
+	file := filepath.Join(t.TempDir(), "local.lock")
+	lock, err := local.Lock(file, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = guardian.Lock(file, "")
-	held, ok := errors.AsType[*guardian.InUseError](err)
-	if !ok || held.PID != os.Getpid() || !errors.Is(err, guardian.ErrInUse) || !strings.Contains(err.Error(), ", since 2") || !strings.HasSuffix(err.Error(), filepath.Dir(file)) {
+	_, err = local.Lock(file, "")
+	held, ok := errors.AsType[*local.InUseError](err)
+	if !ok || held.PID != os.Getpid() || !errors.Is(err, local.ErrInUse) || !strings.Contains(err.Error(), ", since 2") || !strings.HasSuffix(err.Error(), filepath.Dir(file)) {
 		t.Fatalf("second lock: %v, want ErrInUse with process %d", err, os.Getpid())
 	}
 	if err := lock.Release(); err != nil {
 		t.Fatal(err)
 	}
-	lock, err = guardian.Lock(file, "")
+	lock, err = local.Lock(file, "")
 	if err != nil {
 		t.Fatalf("after the first is gone: %v", err)
 	}
@@ -107,7 +107,7 @@ func TestOneGuardianAStateDirectory(t *testing.T) {
 
 func TestHalfOpenConnectionsAreFewAndShort(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s.sock")
-	l, err := guardian.ListenStatus(path, "")
+	l, err := local.Listen(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,9 +115,9 @@ func TestHalfOpenConnectionsAreFewAndShort(t *testing.T) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stop()
-	guardian.ServeStatus(ctx, &wg, l, guardian.Handler(func(context.Context) (guardian.Status, error) {
-		return guardian.Status{Version: "here"}, nil
-	}, nil))
+	local.Serve(ctx, &wg, l, local.Handler(local.Answers{Status: func(context.Context) (local.Status, error) {
+		return local.Status{Version: "here"}, nil
+	}}))
 	dial := func() net.Conn {
 		c, err := net.Dial("unix", path)
 		if err != nil {
@@ -147,7 +147,7 @@ func TestHalfOpenConnectionsAreFewAndShort(t *testing.T) {
 	}
 	// Its place is free a moment after its end is seen.
 	for limit := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		s, err := guardian.NewClient(path).Status(ctx)
+		s, err := local.NewClient(path).Status(ctx)
 		if err == nil && s.Version == "here" {
 			return
 		}

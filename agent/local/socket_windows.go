@@ -1,4 +1,4 @@
-package guardian
+package local
 
 import (
 	"context"
@@ -29,8 +29,8 @@ func SocketPath(stateDir string, isDefault bool) string {
 	return SystemSocket + "-" + hex.EncodeToString(sum[:6])
 }
 
-// ListenStatus opens the named pipe path. group has no meaning here.
-func ListenStatus(path, group string) (net.Listener, error) {
+// Listen opens the named pipe path. group has no meaning here.
+func Listen(path, group string) (net.Listener, error) {
 	l, err := winio.ListenPipe(path, &winio.PipeConfig{SecurityDescriptor: pipeAccess})
 	switch {
 	case errors.Is(err, os.ErrPermission), errors.Is(err, windows.ERROR_PIPE_BUSY):

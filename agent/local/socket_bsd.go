@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package guardian
+package local
 
 // runDir is where the guardian of the default state directory answers.
 const runDir = "/var/run/gururmm-agent"

@@ -1,6 +1,6 @@
 //go:build unix
 
-package guardian
+package local
 
 import (
 	"context"
@@ -30,9 +30,9 @@ func SocketPath(stateDir string, isDefault bool) string {
 	return filepath.Join(stateDir, "status.sock")
 }
 
-// ListenStatus opens the status socket at path, for root and group only. A
+// Listen opens the status socket at path, for root and group only. A
 // socket that a dead guardian left is replaced; one that answers is [ErrInUse].
-func ListenStatus(path, group string) (net.Listener, error) {
+func Listen(path, group string) (net.Listener, error) {
 	if err := checkSocketPath(path); err != nil {
 		return nil, err
 	}
