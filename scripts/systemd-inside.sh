@@ -72,12 +72,31 @@ else
 	[ "$(show OOMScoreAdjust)" = -900 ] || fail "who is spared without memory" "OOMScoreAdjust=$(show OOMScoreAdjust)"
 	say "who is spared without memory" "NOT TESTED: no CAP_SYS_RESOURCE in this container"
 fi
-execs 'set -e; touch /usr/by-a-job /etc/by-a-job; su nobody -s /bin/sh -c id' >/root/out || fail "a job administers" "$(cat /root/out /root/exec.err)"
-[ -e /usr/by-a-job ] && say "a job administers" "/usr, /etc, su"
+execs 'set -e; touch /usr/by-a-job /etc/by-a-job; chmod u+s /usr/by-a-job; su nobody -s /bin/sh -c id
+mkdir -p /tmp/pack/DEBIAN
+printf "Package: by-a-job\nVersion: 1\nArchitecture: all\nMaintainer: a job\nDescription: nothing\n" >/tmp/pack/DEBIAN/control
+dpkg-deb --build /tmp/pack /tmp/by-a-job.deb
+dpkg --install /tmp/by-a-job.deb
+unshare --mount mount -t tmpfs none /media' >/root/out || fail "a job administers" "$(cat /root/out /root/exec.err)"
+[ -u /usr/by-a-job ] && dpkg --status by-a-job | grep -q 'install ok installed' && say "a job administers" "/usr, /etc, su, dpkg, mount"
+filters() { grep Seccomp_filters "/proc/$1/status" | cut -f2; }
+if [ "$(filters "$(worker)")" -gt "$(filters 1)" ] && show SystemCallFilter | grep -q '^~.*\<uselib\>' && show RestrictAddressFamilies | grep -q '^~.*AF_RDS'; then
+	say "what no job needs is refused" "$(($(filters "$(worker)") - $(filters 1))) filters of system calls"
+else
+	fail "what no job needs is refused" "filters: $(filters "$(worker)"), of systemd: $(filters 1); $(show SystemCallFilter)"
+fi
+
+# An order to restart the service: an unclean end, so that systemd acts.
+guardian=$(show MainPID)
+timeout 60 /mnt/gururmm direct "$id" restart_service --reason "a test" >/root/out 2>&1 || fail "restart_service" "$(cat /root/out)"
+back() { [ "$(show MainPID)" != "$1" ] && [ "$(show MainPID)" != 0 ] && well; }
+until_ 60 back "$guardian" || die "restart_service" "$(show StatusText)"
+journalctl --no-pager -u $unit -o cat | grep -q 'Main process exited, code=exited, status=1/FAILURE' || fail "restart_service" "it ended cleanly"
+say "restart_service" "exit code 1, process $guardian, then $(show MainPID)"
 
 # Killed, it comes back.
+guardian=$(show MainPID)
 kill -9 "$guardian"
-back() { [ "$(show MainPID)" != "$1" ] && [ "$(show MainPID)" != 0 ] && well; }
 until_ 60 back "$guardian" || die "kill -9" "$(show StatusText)"
 say "kill -9" "process $guardian, then $(show MainPID); restarts: $(show NRestarts)"
 
@@ -141,6 +160,8 @@ execs 'cat /etc/shadow >/dev/null && ls /root >/dev/null && cat /proc/1/environ 
 	fail "hardened" "a job can't observe: $(cat /root/exec.err)"
 say "hardened" "$(grep -E 'NoNewPrivs|CapEff' /proc/"$(worker)"/status | tr '\t\n' '  ')"
 $agent status >/root/out || fail "hardened" "status: $(cat /root/out)"
+[[ "$(show SystemCallFilter) $(show RestrictAddressFamilies)" == *ptrace* && "$(show SystemCallFilter)$(show RestrictAddressFamilies)" != *~* ]] ||
+	fail "hardened" "of the unit's own lists something is left: $(show SystemCallFilter), $(show RestrictAddressFamilies)"
 
 $agent uninstall || fail "uninstall" "exit code $?"
 [ "$(show LoadState)" = not-found ] || fail "uninstall" "$(show LoadState)"
