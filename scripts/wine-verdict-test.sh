@@ -36,6 +36,11 @@ is failed 1 up '{"level":"error"}\n' # ended by itself, not by Go's tests, and n
 is failed 3 up ''
 is failed 1 up 'FAIL\n'
 
+# A line that a test left open stands before what Go says of it.
+is failed 1 up 'half a line--- FAIL: TestA (0.01s)\nFAIL\n'
+is doubt 1 up "${noise}half a line--- FAIL: TestA (0.01s)\nFAIL\n"
+is doubt 1 up "${noise}half a linepanic: oh\n\ngoroutine 7 [running]:\n"
+is doubt 1 up "${noise}FAIL\n" # it says itself that something failed
 is doubt 2 up "$late"
 is doubt 1 up "${noise}--- FAIL: TestA (0.01s)\nFAIL\n"
 is doubt 1 gone '--- FAIL: TestA (0.01s)\nFAIL\n'

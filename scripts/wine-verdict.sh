@@ -11,15 +11,25 @@ wine_words() {
 }
 
 # failed_tests FILE: the names of the tests that failed, one a line. A test binary
-# that ended in a panic, a crash or its time-out has such a name too.
+# that ended in a panic, a crash or its time-out has such a name too, and so has one
+# that says FAIL and nothing else. What a test printed without an end of line stands
+# before Go's words; a subtest's name is indented.
 failed_tests() {
-	grep -aoE '^--- FAIL: [^ ]+' "$1" | cut -d' ' -f3
-	if grep -aq '^panic: test timed out' "$1"; then
+	local names
+	names=$(grep -avE '^ +--- FAIL: ' "$1" | grep -aoE -- '--- FAIL: [^ ]+ \(' | cut -d' ' -f3)
+	[ -z "$names" ] || echo "$names"
+	if grep -aq 'panic: test timed out' "$1"; then
 		echo time-out
-	elif grep -aqE '^(panic: |fatal error: |Exception 0x)' "$1"; then
+	elif grep -aqE '^(panic: |fatal error: |Exception 0x)' "$1" ||
+		{ grep -aqE '(panic|fatal error): ' "$1" && grep -aqE '^goroutine [0-9]+ ' "$1"; }; then
 		echo panic
+	elif [ -z "$names" ] && [ "$(last_line "$1")" = FAIL ]; then
+		echo unnamed
 	fi
 }
+
+# last_line FILE: of the output, but for what Wine says.
+last_line() { grep -avE 'wine client error:|^$' "$1" | tail -1 | tr -d '\r'; }
 
 # verdict CODE FILE SERVER: of a test binary's exit code and output; SERVER is up
 # or gone. Prints one of
@@ -29,7 +39,7 @@ failed_tests() {
 #   broke   Wine broke off: no test failed, and they did not end as Go ends them
 verdict() {
 	local code=$1 file=$2 server=$3 end wine=""
-	end=$(grep -avE 'wine client error:|^$' "$file" | tail -1 | tr -d '\r')
+	end=$(last_line "$file")
 	if [ "$code" = 0 ] && [ "$end" = PASS ]; then
 		echo ok
 		return
