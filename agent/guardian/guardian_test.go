@@ -402,9 +402,13 @@ func TestLadderStateSurvivesARestart(t *testing.T) {
 }
 
 func TestUnusableStateIsSetAsideAndSaid(t *testing.T) {
+	setAsideAndSaid(t, func(path string) error { return os.WriteFile(path, []byte(`{"ladder":`), 0o600) })
+}
+
+func setAsideAndSaid(t *testing.T, put func(path string) error) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		if err := os.WriteFile(b.cfg.StateFile, []byte(`{"ladder":`), 0o600); err != nil {
+		if err := put(b.cfg.StateFile); err != nil {
 			t.Fatal(err)
 		}
 		ask := b.status()

@@ -4,8 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"os"
 	"time"
 
 	"gururmm/internal/atomicfile"
@@ -75,16 +75,19 @@ func (g *Guardian) recall() {
 }
 
 func (g *Guardian) load() error {
-	info, err := os.Stat(g.cfg.StateFile)
+	file, err := atomicfile.Open(g.cfg.StateFile)
+	if errors.Is(err, atomicfile.ErrNotFile) {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUnread, err)
 	}
-	if info.Size() > maxMemory {
+	raw, err := io.ReadAll(io.LimitReader(file, maxMemory+1))
+	if err = errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("%w: %w", errUnread, err)
+	}
+	if len(raw) > maxMemory {
 		return errors.New("the file is too large")
-	}
-	raw, err := os.ReadFile(g.cfg.StateFile)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errUnread, err)
 	}
 	var f memoryFile
 	if err := json.Unmarshal(raw, &f); err != nil {

@@ -111,8 +111,12 @@ func (j *journal) load(take func(record)) (used bool, err error) {
 	if err != nil {
 		j.fail(err)
 	}
-	f, err := os.Open(j.path(journalName))
+	f, err := atomicfile.Open(j.path(journalName))
 	if errors.Is(err, fs.ErrNotExist) {
+		return used, nil
+	}
+	if errors.Is(err, atomicfile.ErrNotFile) {
+		j.damage = true
 		return used, nil
 	}
 	if err != nil {

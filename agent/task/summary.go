@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"gururmm/internal/atomicfile"
 	"gururmm/wire"
 )
 
@@ -47,7 +47,7 @@ type JournalSummary struct {
 // it is writing is not counted as bad. The error wraps [fs.ErrNotExist] if there is no journal.
 func Summarize(dir string, max int) (JournalSummary, error) {
 	var s JournalSummary
-	f, err := os.Open(filepath.Join(dir, journalName))
+	f, err := atomicfile.Open(filepath.Join(dir, journalName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, fmt.Errorf("no command has come yet (%w)", fs.ErrNotExist)
 	}

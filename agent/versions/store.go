@@ -101,7 +101,10 @@ func (d *damaged) Unwrap() error { return d.err }
 
 // Look reads the state as [Store.Load] does, and changes nothing.
 func (s *Store) Look() (State, error) {
-	f, err := os.Open(s.StateFile())
+	f, err := atomicfile.Open(s.StateFile())
+	if errors.Is(err, atomicfile.ErrNotFile) {
+		return State{}, &damaged{s.StateFile(), err}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return State{}, nil
 	}

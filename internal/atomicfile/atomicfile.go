@@ -15,6 +15,9 @@ import (
 	"time"
 )
 
+// ErrNotFile: at the path is something else, a pipe or a directory.
+var ErrNotFile = errors.New("not a regular file")
+
 // Write replaces the file at path by data with the permissions perm: a temporary file in
 // the same directory, synced, renamed over path, and the directory synced. On
 // an error path is as it was, and the temporary file is gone.
