@@ -247,6 +247,12 @@ func (l *Ledgers) Suspicious() bool {
 	return l.down.missing > 0 || l.up.missing > 0 || l.excess.missing > 0 || !l.unanswered.IsZero()
 }
 
+// Clean reports whether nothing was ever found wrong with the frames of this link, and
+// nothing is suspected or owed.
+func (l *Ledgers) Clean() bool {
+	return !l.Suspicious() && l.altered == "" && l.closed == 0 && l.foreign == 0 && l.stripped == 0 && l.owedSince.IsZero()
+}
+
 // View gives the account and what follows from it.
 func (l *Ledgers) View(now time.Time) LedgerView {
 	v := LedgerView{

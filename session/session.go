@@ -58,8 +58,8 @@ type Options struct {
 	// Owed gives the commands owed to the peer, for pings; nil: 0. Must not block.
 	Owed func() uint32
 	// Changed is called after new evidence (a ledger, pong or text) was taken in,
-	// from the reader; it must not block.
-	Changed func()
+	// from the reader; it must not block. clean: see [selfcheck.Ledgers.Clean].
+	Changed func(clean bool)
 	// WriteFault labels the seam before each text write; see internal/fault.
 	WriteFault string
 }
@@ -241,9 +241,10 @@ func (c *Conn) changed() {
 			c.recheck.Reset(c.wait)
 		}
 	}
+	clean := c.ledgers.Clean()
 	c.mu.Unlock()
 	if c.opts.Changed != nil {
-		c.opts.Changed()
+		c.opts.Changed(clean)
 	}
 }
 

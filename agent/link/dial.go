@@ -109,8 +109,11 @@ type Options struct {
 
 	// Opened is told of the session before anything is read on it; it must not block. Default: nobody.
 	Opened func(*Session)
-	// Changed is told of new evidence, from any goroutine; it must not block. Default: nobody.
+	// Changed is told of another phase, from any goroutine; it must not block. Default: nobody.
 	Changed func()
+	// Heard is told of new evidence, from the reader; it must not block. clean: nothing was
+	// ever wrong with the link's frames, and nothing is suspected. Default: Changed, each time.
+	Heard func(clean bool)
 	// Resolved is told which families the host has. Default: nobody.
 	Resolved func(v4, v6 bool)
 	// Resolve and Dial are the network; default: the resolver and dialer of
@@ -176,6 +179,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Changed == nil {
 		o.Changed = func() {}
+	}
+	if o.Heard == nil {
+		o.Heard = func(bool) { o.Changed() }
 	}
 	if o.Resolved == nil {
 		o.Resolved = func(bool, bool) {}

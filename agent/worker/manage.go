@@ -198,7 +198,7 @@ func (m *manager) options(goal target) link.Options {
 		URL: goal.url, Family: goal.family,
 		Token: w.cfg.Identity.Token, TLS: m.tls, Clock: &w.clock,
 		Policy: w.policy, Auth: m.auth,
-		Opened: w.count, Receive: w.receive, Changed: w.change,
+		Opened: w.count, Receive: w.receive, Changed: w.change, Heard: w.heard,
 		Resolved: m.families, Resolve: w.cfg.Resolve, Dial: w.cfg.Dial, Proxy: w.cfg.Proxy, Gate: w.cfg.Gate,
 		ReadFault: faultReader, WriteFault: faultWriter, Log: m.log,
 	}

@@ -309,6 +309,14 @@ func (w *worker) change() {
 	}
 }
 
+// heard takes note of evidence from the link. Of an endpoint at rest a ping, a pong or
+// the answer to a heartbeat says nothing that can't wait for the monitor's next pulse.
+func (w *worker) heard(clean bool) {
+	if !clean || w.calm.Load() == nil {
+		w.change()
+	}
+}
+
 // beatSoon makes the heartbeat loop look again. It never blocks.
 func (w *worker) beatSoon() {
 	select {

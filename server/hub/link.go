@@ -90,7 +90,7 @@ func newLink(h *Hub, ws *websocket.Conn, agent string, id wire.LinkID, addr stri
 	l.nextPing = now.Add(spread(ms(l.policy.PingMS)))
 	l.inbox = serial.New(inboxLimit, l.handle)
 	l.conn = session.New(ws, session.Options{
-		Link: id, Owed: l.owed, Changed: l.changed, WriteFault: "server.writer",
+		Link: id, Owed: l.owed, Changed: func(bool) { l.changed() }, WriteFault: "server.writer",
 	})
 	return l
 }
