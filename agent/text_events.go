@@ -56,6 +56,9 @@ func WriteEvent(w io.Writer, e history.Event, st Style) error {
 	}
 	p.wrap("", wrap.Plain(head))
 	const indent = "                     "
+	if e.Kind == history.KindVerdict && e.Severity == selfcheck.SeverityWell {
+		e.Detail = "" // what to do about it: nothing
+	}
 	for _, text := range []string{e.Sentence, e.Detail} {
 		if text != "" {
 			p.wrap(indent, wrap.Plain(text))

@@ -99,7 +99,7 @@ var rules = []rule{
 		code: CodeRouteDuplicate, severity: SeverityError, grace: returnGrace,
 		title: "Two machines use this identity", look: lookDuplicate,
 		masks:  []Code{CodeRouteStale, CodeRouteUnwritten}, // commands wait on purpose
-		action: "Find the copy (a cloned disk, most often) by the machines the server names, and enroll it anew.",
+		action: "Find the copy (a cloned disk, most often) by the machines that gururmm agents show names, and say which one keeps the identity: gururmm agents resolve.",
 	},
 	{
 		code: CodeAgentRemoved, severity: SeverityError, remedy: remedyNone,

@@ -211,7 +211,7 @@ func refusal(resp *http.Response, raw []byte) (hint string, err error) {
 	}
 	switch p.Code {
 	case wire.ProblemToken:
-		return "a token can be spent or expired: make a new one with: gururmm enroll-token create", p
+		return "make a new one with: gururmm enroll-token create", p
 	case wire.ProblemNotFound:
 		return wrongURL, p
 	case wire.ProblemRateLimited, wire.ProblemDraining:

@@ -255,7 +255,7 @@ func beaconCommand(o *agent.Options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r.Guardian = guardiansBeacon(cmd.Context(), c)
+			r.Guardian = guardiansBeacon(cmd.Context(), c, cmd.ErrOrStderr())
 			if asJSON {
 				err = indented(cmd.OutOrStdout(), r)
 			} else {
@@ -272,8 +272,9 @@ func beaconCommand(o *agent.Options) *cobra.Command {
 	return cmd
 }
 
-// guardiansBeacon lets a running guardian beacon, and tells what came of it.
-func guardiansBeacon(ctx context.Context, c *local.Client) agent.GuardianBeacon {
+// guardiansBeacon lets a running guardian beacon, and gives what came of it; w is told
+// that it is waited for.
+func guardiansBeacon(ctx context.Context, c *local.Client, w io.Writer) agent.GuardianBeacon {
 	before, err := c.Status(ctx)
 	if errors.Is(err, local.ErrNotRunning) {
 		return agent.GuardianBeacon{Why: "the agent does not run"}
@@ -287,10 +288,10 @@ func guardiansBeacon(ctx context.Context, c *local.Client) agent.GuardianBeacon 
 	}
 	b := agent.GuardianBeacon{Running: true}
 	if err == nil {
-		err = watchUntil(ctx, c, io.Discard, func(s local.Status) (string, bool, error) {
+		err = watchUntil(ctx, c, w, func(s local.Status) (string, bool, error) {
 			last := s.LastBeacon
 			if last == nil || before.LastBeacon != nil && last.ReportID == before.LastBeacon.ReportID {
-				return "waiting for the report to go", false, nil
+				return fmt.Sprintf("waiting for the guardian's beacon, %v at the longest", actWait), false, nil
 			}
 			if !last.OK {
 				return "", true, errors.New(last.Error)

@@ -21,6 +21,7 @@ import (
 	"gururmm/checkup"
 	"gururmm/internal/help"
 	"gururmm/internal/version"
+	"gururmm/internal/wrap"
 )
 
 // envPrefix of the variables that stand for flags: --state-dir is GURURMM_AGENT_STATE_DIR.
@@ -166,14 +167,18 @@ func enrollCommand(o *agent.Options) *cobra.Command {
 				return err
 			}
 			out := cmd.OutOrStdout()
-			fmt.Fprintf(out, "Enrolled as agent %s of server %s.\nState: %s\n", got.Agent, got.Server, s.Path)
+			fmt.Fprintf(out, "%s\nState: %s\n", wrap.Behind("", "Enrolled as agent "+got.Agent+" of server "+got.Server+"."), s.Path)
 			if got.Doors == 0 {
 				fmt.Fprintln(out, "Note: the server offers no second door; nothing can be rescued out of band.")
 			}
 			if got.Offset.Abs() > agent.ClockNote {
 				fmt.Fprintf(out, "Note: this machine's clock is %v off the server's; it is corrected for.\n", got.Offset.Round(agent.ClockNote))
 			}
-			fmt.Fprintln(out, "Next: gururmm-agent run, or: gururmm-agent install && gururmm-agent start")
+			where := ""
+			if o.StateDir != "" {
+				where = " --state-dir " + s.Path
+			}
+			fmt.Fprintf(out, "Next, by hand:   gururmm-agent run%s\nOr as a service: gururmm-agent install%s && gururmm-agent start\n", where, where)
 			return nil
 		},
 	}

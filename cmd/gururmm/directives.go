@@ -27,8 +27,9 @@ const exitUnknown = 2
 
 const (
 	// directWait is how long direct waits for the outcome unless told otherwise: an
-	// endpoint with a verified link is called at once and answers in seconds.
-	directWait = 30 * time.Second
+	// endpoint with a verified link is called at once and answers in seconds; one that is
+	// not well, or quarantined, comes within 33 s by the default policy.
+	directWait = 45 * time.Second
 	// askEvery is how often the server is asked what became of a directive.
 	askEvery = 300 * time.Millisecond
 )
@@ -66,7 +67,8 @@ func directCommand(f *operatorFlags) *cobra.Command {
 		Short: "Order something of an endpoint's guardian, and wait for it",
 		Long: "Order something of an endpoint's guardian by the second door: it is signed, and\n" +
 			"handed over with the answer to the endpoint's next beacon or poll. One with a\n" +
-			"verified link is called for it at once; another comes within 15 min.\n\n" +
+			"verified link is called for it at once; another comes with its next beacon, within\n" +
+			"seconds to 15 min.\n\n" +
 			"Exit codes: 0 done, 1 failed or refused, 2 not known yet after --wait.\n\nDirectives:" + lines,
 		Example:   "  gururmm direct web-17 restart_worker --reason 'hangs since noon'\n  gururmm direct web-17 run_probes --only tcp,tls\n  gururmm direct web-17 quarantine --lift",
 		Args:      help.Words(2, 2),
@@ -77,7 +79,7 @@ func directCommand(f *operatorFlags) *cobra.Command {
 				return fmt.Errorf("an update is ordered by a rollout: gururmm update roll VERSION --agents %s", quote(args[0]))
 			}
 			if !slices.Contains(names, args[1]) {
-				return fmt.Errorf("directive %q: want one of %s", args[1], strings.Join(names, ", "))
+				return fmt.Errorf("there is no directive %q; they are %s", args[1], strings.Join(names, ", "))
 			}
 			if n.Kind == wire.DirectiveUseEndpoint && n.Endpoint == "" {
 				return errors.New("use_endpoint needs --endpoint wss://…")

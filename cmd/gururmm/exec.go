@@ -350,11 +350,11 @@ func outputCut(c operator.Command) string {
 	if c.StdoutLost == 0 && c.StderrLost == 0 {
 		return ""
 	}
-	why := "the endpoint does not say why; over the limit, or no space there"
 	if c.Reason != "" {
-		why = c.Reason
+		return "output was cut: " + c.Reason
 	}
-	return fmt.Sprintf("output was cut, %d bytes of stdout and %d of stderr were not kept: %s", c.StdoutLost, c.StderrLost, why)
+	return fmt.Sprintf("output was cut: %d bytes of stdout and %d of stderr were not kept; the endpoint does not say why (over the limit, or no space there)",
+		c.StdoutLost, c.StderrLost)
 }
 
 func (w *watch) end() error {

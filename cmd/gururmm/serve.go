@@ -182,14 +182,15 @@ First operator token, shown this once (the server keeps only its hash):
 
   %s
 
-Log in with it; the command asks for the token, so that no process list shows it:
+Log in with it (the command asks for the token; no process list shows it):
 
   gururmm login --server %s%s
 `, info.OperatorToken, info.URL, pin)
 	}
 	if info.EnrollToken != "" {
 		fmt.Fprintf(&b, `
-Enroll an endpoint (the token serves once, within an hour; for more: gururmm enroll-token create):
+Enroll an endpoint (the token serves once, within an hour; for more of them:
+gururmm enroll-token create):
 
   gururmm-agent enroll --server %s --token %s%s
 `, info.URL, info.EnrollToken, pin)

@@ -92,7 +92,7 @@ var (
 	// ErrBusy: too much is waiting for this agent; try again later.
 	ErrBusy = errors.New("too much is waiting for this agent")
 	// ErrQuarantined: the agent takes no commands.
-	ErrQuarantined = errors.New("agent is quarantined")
+	ErrQuarantined = errors.New("this agent is quarantined and runs no commands until that is lifted: gururmm agents quarantine AGENT --lift")
 	// ErrKeyUsed: the idempotency key belongs to another command; the text names it.
 	ErrKeyUsed = errors.New("this key was used for another command")
 	// ErrStopped: the service has ended.
