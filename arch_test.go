@@ -72,7 +72,7 @@ var foreign = map[string]struct {
 		"the second door must not share the link's library"},
 	"modernc.org/sqlite":           {[]string{"server/store"}, "one house knows the database"},
 	"github.com/golang-jwt/jwt/v5": {[]string{"agent/state", "server/api"}, "tokens are made and checked in one place each"},
-	"github.com/shirou/gopsutil/v4": {[]string{"agent/worker", "agent/bundle", "agent/versions", "agent/task/tree", "lab/harness"},
+	"github.com/shirou/gopsutil/v4": {[]string{"agent/worker", "agent/bundle", "agent/task/tree", "lab/harness"},
 		"metrics live in the worker, the machine's facts in the bundle"},
 	"github.com/rs/zerolog":            {[]string{"cmd/gururmm", "cmd/gururmm-agent"}, "packages log to slog; the commands choose the writer"},
 	"go.yaml.in/yaml/v3":               {[]string{"agent/state", "cmd/gururmm"}, "configuration is read in one place each"},

@@ -82,9 +82,6 @@ type Config struct {
 	StacksDir string
 	// StateDir is the directory whose disk is watched; "": none is.
 	StateDir string
-	// Disk gives the bytes that are free on a directory's disk, and its size; it may
-	// hang with it. Default: as the system says.
-	Disk func(dir string) (free, total uint64, err error)
 	// Uptime is how long this machine has been up, sleep included; ok is false if it
 	// is not known. Default: as the system says.
 	Uptime func() (up time.Duration, ok bool)

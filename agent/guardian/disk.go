@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"gururmm/internal/diskfree"
 	"gururmm/selfcheck"
 )
 
@@ -25,9 +26,9 @@ func (g *Guardian) diskDue(now time.Time) {
 	}
 	g.disk.next = now.Add(diskEvery)
 	var found selfcheck.DiskFacts
-	look := func() (err error) {
-		found.Free, found.Total, err = g.cfg.Disk(g.cfg.StateDir)
-		found.SetAside = setAside(g.cfg.StateDir)
+	look := func() error {
+		room, err := diskfree.Of(g.cfg.StateDir)
+		found = selfcheck.DiskFacts{Free: room.Free, Total: room.Total, SetAside: setAside(g.cfg.StateDir)}
 		return err
 	}
 	g.keep(job{what: jobDisk, do: look, then: func(err error) {

@@ -27,7 +27,6 @@ import (
 	"gururmm/agent/history"
 	"gururmm/agent/local"
 	"gururmm/agent/pipe"
-	"gururmm/internal/diskfree"
 	"gururmm/internal/serial"
 	"gururmm/internal/uptime"
 	"gururmm/selfcheck"
@@ -149,9 +148,6 @@ func New(cfg Config) (*Guardian, error) {
 	}
 	if cfg.Uptime == nil {
 		cfg.Uptime = uptime.Get
-	}
-	if cfg.Disk == nil {
-		cfg.Disk = diskfree.Of
 	}
 	cfg.Policy = cfg.Policy.WithDefaults()
 	g := &Guardian{

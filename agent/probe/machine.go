@@ -10,6 +10,7 @@ import (
 
 	"gururmm/agent/state"
 	"gururmm/checkup"
+	"gururmm/internal/diskfree"
 	"gururmm/internal/lockfile"
 )
 
@@ -66,32 +67,29 @@ func (r *run) disk(res *checkup.Result) {
 		dir = filepath.Dir(dir)
 	}
 	res.Target = dir
-	room, err := roomIn(dir)
+	room, err := diskfree.Of(dir)
 	if err != nil {
 		fail(res, err.Error(), "")
 		return
 	}
-	seen := fmt.Sprintf("%s free of %s", sizeOf(room.free), sizeOf(room.total))
-	res.Figures = map[string]any{"free_bytes": room.free, "total_bytes": room.total}
+	seen := fmt.Sprintf("%s free of %s", sizeOf(room.Free), sizeOf(room.Total))
+	res.Figures = map[string]any{"free_bytes": room.Free, "total_bytes": room.Total}
 	files := int64(-1)
-	if room.filesTotal > 0 {
-		files = int64(room.files)
-		seen += fmt.Sprintf(", %d more files can be made", room.files)
-		res.Figures["free_files"] = room.files
+	if room.Files > 0 {
+		files = int64(room.FreeFiles)
+		seen += fmt.Sprintf(", %d more files can be made", room.FreeFiles)
+		res.Figures["free_files"] = room.FreeFiles
 	}
 	const do = "Free space on the file system of the state directory: commands are refused when their journal can't be written."
 	switch {
-	case room.free < diskFail || files >= 0 && files < filesFail:
+	case room.Free < diskFail || files >= 0 && files < filesFail:
 		fail(res, seen, do)
-	case room.free < diskWarn || files >= 0 && files < filesWarn:
+	case room.Free < diskWarn || files >= 0 && files < filesWarn:
 		warn(res, seen, do)
 	default:
 		pass(res, seen)
 	}
 }
-
-// room is what a file system has; filesTotal 0: it does not count files.
-type room struct{ free, total, files, filesTotal uint64 }
 
 func sizeOf(n uint64) string {
 	switch {

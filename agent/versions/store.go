@@ -13,9 +13,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/shirou/gopsutil/v4/disk"
-
 	"gururmm/internal/atomicfile"
+	"gururmm/internal/diskfree"
 	"gururmm/internal/fault"
 	"gururmm/release"
 	"gururmm/wire"
@@ -49,13 +48,7 @@ type Store struct {
 
 // New gives the store in dir, a private directory that need not exist yet.
 func New(dir string) *Store {
-	return &Store{dir: dir, free: func(dir string) (uint64, error) {
-		u, err := disk.Usage(dir)
-		if err != nil {
-			return 0, err
-		}
-		return u.Free, nil
-	}}
+	return &Store{dir: dir, free: diskfree.Free}
 }
 
 // StateFile is where [State] is kept.

@@ -8,13 +8,13 @@ import (
 	"time"
 
 	"github.com/shirou/gopsutil/v4/cpu"
-	"github.com/shirou/gopsutil/v4/disk"
 	"github.com/shirou/gopsutil/v4/host"
 	"github.com/shirou/gopsutil/v4/load"
 	"github.com/shirou/gopsutil/v4/mem"
 	psnet "github.com/shirou/gopsutil/v4/net"
 	"github.com/shirou/gopsutil/v4/process"
 
+	"gururmm/internal/diskfree"
 	"gururmm/internal/fault"
 	"gururmm/session"
 	"gururmm/wire"
@@ -79,7 +79,7 @@ func machine(stateDir string) func() wire.Metrics {
 		if v, err := mem.VirtualMemory(); err == nil {
 			m.MemTotal, m.MemUsed = &v.Total, &v.Used
 		}
-		if d, err := disk.Usage(stateDir); err == nil {
+		if d, err := diskfree.Of(stateDir); err == nil {
 			m.DiskTotal, m.DiskFree = &d.Total, &d.Free
 		}
 		if l, err := load.Avg(); err == nil {

@@ -6,11 +6,11 @@ import (
 )
 
 func TestOf(t *testing.T) {
-	free, total, err := Of(t.TempDir())
-	if err != nil || total == 0 || free > total {
-		t.Errorf("%d of %d free, %v", free, total, err)
+	r, err := Of(t.TempDir())
+	if err != nil || r.Total == 0 || r.Free > r.Total || r.FreeFiles > r.Files {
+		t.Errorf("%+v, %v", r, err)
 	}
-	if _, _, err := Of(filepath.Join(t.TempDir(), "nowhere")); err == nil {
+	if _, err := Of(filepath.Join(t.TempDir(), "nowhere")); err == nil {
 		t.Error("a directory that is not there has a disk")
 	}
 }

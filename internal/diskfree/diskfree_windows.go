@@ -6,13 +6,13 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-func of(dir string) (free, total uint64, err error) {
+func of(dir string) (r Room, err error) {
 	path, err := windows.UTF16PtrFromString(dir)
 	if err == nil {
-		err = windows.GetDiskFreeSpaceEx(path, &free, &total, nil)
+		err = windows.GetDiskFreeSpaceEx(path, &r.Free, &r.Total, nil)
 	}
 	if err != nil {
-		return 0, 0, fmt.Errorf("free space of %s: %w", dir, err)
+		return Room{}, fmt.Errorf("free space of %s: %w", dir, err)
 	}
-	return free, total, nil
+	return r, nil
 }

@@ -137,10 +137,7 @@ func New(ctx context.Context, o Options) (*Shelf, error) {
 		o.Room = MaxBytes
 	}
 	if o.Free == nil {
-		o.Free = func(dir string) (uint64, error) {
-			free, _, err := diskfree.Of(dir)
-			return free, err
-		}
+		o.Free = diskfree.Free
 	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, err
