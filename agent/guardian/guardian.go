@@ -221,6 +221,11 @@ func (g *Guardian) Run(ctx context.Context) error {
 		g.wakeAt = g.nextDue(now, over)
 		alarm.Reset(time.Until(g.wakeAt))
 	}
+	return g.finish(release)
+}
+
+// finish ends what Run began, writes what must last, and gives Run's answer.
+func (g *Guardian) finish(release context.CancelFunc) error {
 	g.killWorker("the guardian ends")
 	if g.dismiss(release) {
 		if err := g.writeNotes(); err != nil {
