@@ -191,7 +191,7 @@ func TestPlistIsXMLWithTheArgumentsAsTheyAre(t *testing.T) {
 func TestAServiceDoesNotEndStopped(t *testing.T) {
 	for kind, lines := range map[string][]string{
 		"systemd": {"Restart=always\n", "StartLimitIntervalSec=0\n", "Type=notify\n", "WatchdogSec=", "OOMPolicy=continue\n"},
-		"launchd": {"<key>RunAtLoad</key>\n\t<true/>", "<key>KeepAlive</key>\n\t<true/>"},
+		"launchd": {"<key>RunAtLoad</key>\n\t<true/>", "<key>KeepAlive</key>\n\t<true/>", "<key>ThrottleInterval</key>\n\t<integer>2</integer>"},
 	} {
 		text, err := Service{Program: "/a"}.Definition(kind)
 		if err != nil {

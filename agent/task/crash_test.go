@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -30,9 +31,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// crashID is the command of a crashing worker, crashScript what it runs: it leaves a line for
-// each time it ran, and then hangs if it is told to.
-const crashID = "01900000-0000-7000-8000-000000000001"
+// crashID is the command of a crashing worker, one for each directory: what is left of a
+// command is found by its id, and these tests run side by side.
+func crashID(dir string) string {
+	return fmt.Sprintf("01900000-0000-7000-8000-%012x", crc32.ChecksumIEEE([]byte(dir)))
+}
+
+// crashScript is what it runs: it leaves a line for each time it ran, and then hangs if it
+// is told to.
 
 func crashScript(dir string) string {
 	return fmt.Sprintf("echo $$ >>%[1]s/ran; if [ -e %[1]s/hang ]; then sleep 100 & wait; fi", dir)
@@ -85,16 +91,16 @@ func crash(plan string) {
 	}
 	out := e.Accept(crashCommand(dir), false, nil)
 	fmt.Printf("accepted %v\n", out == Outcome{})
-	e.Start(crashID)
+	e.Start(crashID(dir))
 	<-ended
 	fmt.Println("ended")
-	e.ResultAck(wire.ResultAck{ID: crashID, Stored: true})
+	e.ResultAck(wire.ResultAck{ID: crashID(dir), Stored: true})
 	<-stored
 	panic("outlived the plan " + plan)
 }
 
 func crashCommand(dir string) wire.Command {
-	c := command(crashID, crashScript(dir))
+	c := command(crashID(dir), crashScript(dir))
 	c.IssuedAt = time.Unix(0, 0)
 	return c
 }
@@ -169,9 +175,9 @@ func TestKilledAtEachStep(t *testing.T) {
 			if out.Refused != "" || tc.acked && !out.Known {
 				t.Fatalf("offered again: %+v", out)
 			}
-			e.Start(crashID)
-			if state := final(t, e, u, dir); state != tc.want {
-				t.Errorf("ended %s, want %s", state, tc.want)
+			e.Start(crashID(dir))
+			if state, why := final(t, e, u, dir); state != tc.want {
+				t.Errorf("ended %s (%s), want %s", state, why, tc.want)
 			}
 			if got := runs(t, dir); len(got) != tc.total {
 				t.Errorf("ran %d times in all, want %d", len(got), tc.total)
@@ -183,17 +189,17 @@ func TestKilledAtEachStep(t *testing.T) {
 	}
 }
 
-// final is what a repeat is answered with once the command has ended.
-func final(t *testing.T, e *Executor, u *upstream, dir string) (state wire.State) {
+// final is what a repeat is answered with once the command has ended, and why it did so.
+func final(t *testing.T, e *Executor, u *upstream, dir string) (state wire.State, why string) {
 	t.Helper()
 	eventually(t, "an outcome", func() bool {
 		out := e.Accept(crashCommand(dir), false, nil)
 		if out.Result != nil {
-			state = out.Result.State
+			state, why = out.Result.State, out.Result.Reason
 		}
 		return out.Known && !out.Running
 	})
-	return state
+	return state, why
 }
 
 // killWorker runs a worker until its plan kills it, and gives what it said.
