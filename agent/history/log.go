@@ -78,8 +78,9 @@ func Open(dir string) (*Log, error) {
 func (l *Log) path() string { return filepath.Join(l.dir, File) }
 
 func (l *Log) open() (err error) {
+	// A link is not followed: what it leads to is not ours to write.
 	// Opened for reading too: whether it ends with a whole line must be seen.
-	f, err := os.OpenFile(l.path(), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(l.path(), os.O_RDWR|os.O_CREATE|os.O_APPEND|atomicfile.NoFollow, 0o600)
 	if err != nil {
 		return err
 	}

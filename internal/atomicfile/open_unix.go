@@ -7,6 +7,9 @@ import (
 	"syscall"
 )
 
+// NoFollow has [os.OpenFile] refuse a path that is a symbolic link.
+const NoFollow = syscall.O_NOFOLLOW
+
 // Open opens path for reading. It lets others rename, replace and remove the file meanwhile.
 // What is no regular file is [ErrNotFile]: to open a pipe, or to read one, could block for ever.
 func Open(path string) (*os.File, error) {

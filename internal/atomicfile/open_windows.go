@@ -6,6 +6,10 @@ import (
 	"golang.org/x/sys/windows"
 )
 
+// NoFollow has [os.OpenFile] refuse a path that is a symbolic link; not here, where to make
+// one takes a right that ordinary users lack.
+const NoFollow = 0
+
 // Open opens path for reading. Unlike [os.Open] it lets others rename, replace
 // and remove the file meanwhile, as Unix does.
 func Open(path string) (*os.File, error) {

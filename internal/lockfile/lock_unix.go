@@ -8,6 +8,8 @@ import (
 	"syscall"
 )
 
+const noFollow = syscall.O_NOFOLLOW
+
 // lock takes f for this process alone, or shares it with others who only look;
 // free is false if another has it.
 func lock(f *os.File, alone bool) (free bool, err error) {

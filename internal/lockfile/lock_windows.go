@@ -10,6 +10,8 @@ import (
 // lockOffset is far behind the process id: a locked range can't be read by others.
 const lockOffset = 1 << 30
 
+const noFollow = 0 // to make a link takes a right there that ordinary users lack
+
 // lock takes f for this process alone, or shares it with others who only look;
 // free is false if another has it.
 func lock(f *os.File, alone bool) (free bool, err error) {

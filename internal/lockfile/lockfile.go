@@ -60,9 +60,10 @@ type Lock struct{ f *os.File }
 // Release gives the file back; it stays.
 func (l *Lock) Release() error { return l.f.Close() }
 
-// Take takes file for this process, made if need be, and leaves the process id in it.
+// Take takes file for this process, made if need be, and leaves the process id in it. A
+// symbolic link is refused: what it leads to would be overwritten.
 func Take(file string) (*Lock, error) {
-	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|noFollow, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
