@@ -186,7 +186,7 @@ type Directive struct {
 	DeliveredAt *time.Time `json:"delivered_at,omitempty"` // last time
 	AcceptedAt  *time.Time `json:"accepted_at,omitempty"`
 	EndedAt     *time.Time `json:"ended_at,omitempty"`
-	Code        wire.Code  `json:"code,omitempty"`   // of a refusal
+	Code        wire.Code  `json:"code,omitempty"`   // of a refusal, or of a failure whose cause is of the moment
 	Detail      string     `json:"detail,omitempty"` // the agent's words
 	// Report is what was asked for; in listings it is left out.
 	Report json.RawMessage `json:"report,omitempty"`

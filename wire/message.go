@@ -178,6 +178,14 @@ const (
 	CodeQuarantined  Code = "quarantined" // an operator wants no command run on this endpoint
 )
 
+// Codes of a directive that was accepted and then failed for a cause of the moment, as
+// [CodeJournal] may be too. See [DirectiveResult].
+const (
+	CodeUnreachable Code = "unreachable" // the server, for too long
+	CodeInterrupted Code = "interrupted" // the agent or the machine was stopped or exchanged meanwhile
+	CodeStarved     Code = "starved"     // the machine has no time, memory or processes left for it
+)
+
 // Nack refuses a message. As command_nack ID is set.
 type Nack struct {
 	Code   Code   `json:"code"`
@@ -438,6 +446,9 @@ type DirectiveResult struct {
 	State  DirectiveState `json:"state"`
 	At     time.Time      `json:"at"`               // server-corrected clock
 	Detail string         `json:"detail,omitempty"` // for people
+	// Code, of a failure: it is of the moment, and says nothing of what was ordered,
+	// which may be ordered again. Empty: no such cause is known.
+	Code Code `json:"code,omitempty"`
 	// Report is what was asked for: of run_probes the doctor's report, of
 	// send_bundle the bundle's id and size. At most MaxDirectiveReport bytes.
 	Report json.RawMessage `json:"report,omitempty"`

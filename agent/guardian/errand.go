@@ -58,22 +58,31 @@ func (g *Guardian) errandEnded(d wire.Directive, detail string, report json.RawM
 // result is the receipt of a directive: it goes up by the second door, and what is
 // not told when this process ends is told by the next.
 func (g *Guardian) result(d wire.Directive, state wire.DirectiveState, detail string, report json.RawMessage) {
-	g.noteResult(d, state, detail)
+	g.tell(d, wire.DirectiveResult{State: state, Detail: detail, Report: report})
+}
+
+// fail is the receipt of a directive that failed; code is set if the cause is of the moment.
+func (g *Guardian) fail(d wire.Directive, code wire.Code, detail string) {
+	g.tell(d, wire.DirectiveResult{State: wire.DirectiveFailed, Code: code, Detail: detail})
+}
+
+// tell sends r as d's receipt.
+func (g *Guardian) tell(d wire.Directive, r wire.DirectiveResult) {
+	g.noteResult(d, r.State, r.Detail)
 	if g.cfg.Door == nil {
 		return
 	}
-	if len(report) > wire.MaxDirectiveReport {
-		detail += fmt.Sprintf(" (its report of %d bytes is too large to be sent)", len(report))
-		report = nil
+	if len(r.Report) > wire.MaxDirectiveReport {
+		r.Detail += fmt.Sprintf(" (its report of %d bytes is too large to be sent)", len(r.Report))
+		r.Report = nil
 	}
-	m, err := wire.Seal(wire.TypeDirectiveResult, wire.DirectiveResult{
-		ID: d.ID, Kind: d.Kind, State: state, At: g.now(), Detail: detail, Report: report,
-	})
+	r.ID, r.Kind, r.At = d.ID, d.Kind, g.now()
+	m, err := wire.Seal(wire.TypeDirectiveResult, r)
 	if err != nil {
 		g.log.Error("receipt can't be encoded", "id", d.ID, "error", err)
 		return
 	}
-	g.owe(d, state, detail, report != nil)
+	g.owe(r)
 	g.send(m)
 	g.door.requests[askUpload].at = time.Time{} // news do not wait for a back-off
 }
@@ -83,6 +92,7 @@ func (g *Guardian) result(d wire.Directive, state wire.DirectiveState, detail st
 type receipt struct {
 	State    wire.DirectiveState `json:"state"`
 	Detail   string              `json:"detail,omitempty"`
+	Code     wire.Code           `json:"code,omitempty"`
 	At       time.Time           `json:"at"`
 	Reported bool                `json:"reported,omitempty"` // a report went along, which is not kept
 }
@@ -96,17 +106,17 @@ const (
 
 // owe remembers a receipt until the server has it. One for which there is no room is
 // told by its kind alone, if that is enough to be true.
-func (g *Guardian) owe(d wire.Directive, state wire.DirectiveState, detail string, reported bool) {
+func (g *Guardian) owe(r wire.DirectiveResult) {
 	m := &g.memory
 	m.dirty, m.urgent = true, true
-	m.untold[d.ID] = d.Kind
-	_, known := m.receipts[d.ID]
+	m.untold[r.ID] = r.Kind
+	_, known := m.receipts[r.ID]
 	switch {
 	case known || len(m.receipts) < maxReceipts:
-		detail = strings.ToValidUTF8(detail[:min(len(detail), maxReceiptDetail)], "")
-		m.receipts[d.ID] = receipt{State: state, Detail: detail, At: g.now(), Reported: reported}
-	case d.Kind == wire.DirectiveRestartService: // its kind alone would say that it was done
-		delete(m.untold, d.ID)
+		detail := strings.ToValidUTF8(r.Detail[:min(len(r.Detail), maxReceiptDetail)], "")
+		m.receipts[r.ID] = receipt{State: r.State, Detail: detail, Code: r.Code, At: r.At, Reported: r.Report != nil}
+	case r.Kind == wire.DirectiveRestartService: // its kind alone would say that it was done
+		delete(m.untold, r.ID)
 	}
 }
 
@@ -142,13 +152,13 @@ func (g *Guardian) tellOld() {
 		old, known := g.memory.receipts[id]
 		switch {
 		case known && old.State != wire.DirectiveAccepted && !old.Reported:
-			g.result(d, old.State, old.Detail, nil)
+			g.tell(d, wire.DirectiveResult{State: old.State, Detail: old.Detail, Code: old.Code})
 		case kind == wire.DirectiveRestartService && !g.cfg.Service:
 			g.result(d, wire.DirectiveFailed, "the agent ended for it, but no service manager has started it again: it runs by hand now", nil)
 		case kind == wire.DirectiveRestartService:
 			g.result(d, wire.DirectiveDone, "the service was restarted: this is instance "+g.cfg.Presence.Instance, nil)
 		case known, slices.Contains(longKinds, kind):
-			g.result(d, wire.DirectiveFailed, "the agent ended before this was done, or before it could tell", nil)
+			g.fail(d, wire.CodeInterrupted, "the agent ended before this was done, or before it could tell")
 		default: // it is done before it is told
 			g.result(d, wire.DirectiveDone, "", nil)
 		}

@@ -5,13 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"syscall"
 	"time"
 
 	"gururmm/agent/local"
+	"gururmm/agent/versions"
 	"gururmm/internal/backoff"
 	"gururmm/internal/fault"
 	"gururmm/oob"
+	"gururmm/release"
 	"gururmm/selfcheck"
+	"gururmm/wire"
 )
 
 const (
@@ -94,7 +98,7 @@ func (g *Guardian) fetchedUpdate(err error) {
 		if g.helpers.Err() != nil {
 			return
 		}
-		g.failUpdate(u.state.Fail(err.Error(), g.now()))
+		g.failUpdate(u.state.GiveUp(fetchCode(err), err.Error(), g.now()))
 		return
 	}
 	g.noteUpdate("fetched", "The program of version "+u.version(g)+" is here, and is the one that was signed.")
@@ -103,4 +107,20 @@ func (g *Guardian) fetchedUpdate(err error) {
 		g.noteUpdate("by_door", "No link is verified now: the second door will stand for it in the trial.")
 	}
 	g.saveUpdate(u.state.Trial(byDoor), "update.trial", g.drainForTrial)
+}
+
+// fetchCode names the cause of a download that failed, if it is of the moment. What the
+// server or the signature says against the program is not.
+func fetchCode(err error) wire.Code {
+	_, network := errors.AsType[*oob.DoorError](err)
+	_, system := errors.AsType[syscall.Errno](err)
+	switch {
+	case errors.Is(err, oob.ErrNoBuild), errors.Is(err, oob.ErrRejected), errors.Is(err, release.ErrContent):
+		return ""
+	case network, errors.Is(err, context.DeadlineExceeded):
+		return wire.CodeUnreachable
+	case system, errors.Is(err, versions.ErrSpace): // of the disk
+		return wire.CodeJournal
+	}
+	return ""
 }

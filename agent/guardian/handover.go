@@ -11,6 +11,7 @@ import (
 	"gururmm/internal/backoff"
 	"gururmm/internal/fault"
 	"gururmm/release"
+	"gururmm/wire"
 )
 
 // ErrHandover says that another program shall go on in this one's place: what the
@@ -147,7 +148,7 @@ func (g *Guardian) takeUp() {
 	case versions.PhaseFetch:
 		expired := !st.Order.ExpiresAt.IsZero() && !now.Before(st.Order.ExpiresAt)
 		if err := release.Check(c.Keys, st.Next.Build); err != nil || expired || st.Order.Resumed >= versions.MaxResumes {
-			g.failUpdate(st.Fail("it was interrupted by a restart, and is not taken up again", now))
+			g.failUpdate(st.GiveUp(wire.CodeInterrupted, "it was interrupted by a restart, and is not taken up again", now))
 			return
 		}
 		o := *st.Order
@@ -224,7 +225,7 @@ func (g *Guardian) settleUpdate() {
 	case c == nil || g.handover || g.update.unsure != nil:
 		return
 	case g.update.step == local.UpdateDrain || g.update.step == local.UpdateTrial:
-		st = st.Fail("the agent was stopped during the trial; order it again", g.now())
+		st = st.GiveUp(wire.CodeInterrupted, "the agent was stopped during the trial; order it again", g.now())
 	case c.Running == nil || st.Starts == 0 || g.restart && st.Phase != versions.PhaseNone:
 		return
 	default:

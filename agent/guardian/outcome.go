@@ -46,7 +46,7 @@ func (g *Guardian) tellOutcome(o versions.Outcome) {
 		if o.Done {
 			g.result(d, wire.DirectiveDone, o.Version+" runs", nil)
 		} else {
-			g.result(d, wire.DirectiveFailed, sentenceOf(o), nil)
+			g.fail(d, o.Code, sentenceOf(o))
 		}
 	}
 	g.noteOutcome(o)

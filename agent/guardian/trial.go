@@ -62,13 +62,14 @@ type trialFacts struct {
 type trialVerdict struct {
 	Pass   bool
 	Reason string // of a failure; "": it goes on
-	Blame  bool   // the program is at fault, as far as can be known
+	// Code of a failure that the program is not at fault for; "": it is, as far as can be known.
+	Code wire.Code
 }
 
 // judgeTrial is pure: the same facts, the same verdict.
 func judgeTrial(f trialFacts, grace time.Duration, memory uint64) trialVerdict {
 	fail := func(format string, args ...any) trialVerdict {
-		return trialVerdict{Reason: fmt.Sprintf(format, args...), Blame: true}
+		return trialVerdict{Reason: fmt.Sprintf(format, args...)}
 	}
 	code := string(f.Verdict.Code)
 	switch {
@@ -85,7 +86,7 @@ func judgeTrial(f trialFacts, grace time.Duration, memory uint64) trialVerdict {
 	case !f.Reported && f.Age > trialLimit:
 		return fail("its worker did not report within %v", trialLimit)
 	case f.Lost > trialLimit && !f.Door:
-		return trialVerdict{Reason: fmt.Sprintf("neither link nor second door answered for %v: no fault of the build can be seen; order it again", trialLimit)}
+		return trialVerdict{Code: wire.CodeUnreachable, Reason: fmt.Sprintf("neither link nor second door answered for %v: no fault of the build can be seen; order it again", trialLimit)}
 	case f.Lost > trialLimit:
 		return fail("its link was not verified within %v, and the second door worked", trialLimit)
 	case f.Age > grace+trialMost:
@@ -221,7 +222,7 @@ func (g *Guardian) trialDue(now time.Time) {
 	}
 	grace := graceOf(u.state.Next.Build.GraceMS)
 	if most := grace + trialMost + excusedMost; u.good.IsZero() && now.Sub(u.first) > most {
-		g.rollBack(fmt.Sprintf("its trial came to no end within %v: the machine is starved of time; order it again", most), false)
+		g.rollBack(fmt.Sprintf("its trial came to no end within %v: the machine is starved of time; order it again", most), wire.CodeStarved)
 		return
 	}
 	v := judgeTrial(f, grace, g.trialMemory())
@@ -229,7 +230,7 @@ func (g *Guardian) trialDue(now time.Time) {
 	case v.Pass:
 		g.commitUpdate(now)
 	case v.Reason != "":
-		g.rollBack(v.Reason, v.Blame)
+		g.rollBack(v.Reason, v.Code)
 	}
 }
 
@@ -238,7 +239,7 @@ func (g *Guardian) trialEnded(l *life, e lifeExit) bool {
 	if !l.trial || g.update.step != local.UpdateTrial {
 		return false
 	}
-	how, blame := "its worker ended: "+describeExit(e, g.worker.fatal), true
+	how, code := "its worker ended: "+describeExit(e, g.worker.fatal), wire.Code("")
 	switch {
 	case l.pid == 0 && versions.Passing(e.err):
 		u := &g.update
@@ -248,29 +249,30 @@ func (g *Guardian) trialEnded(l *life, e lifeExit) bool {
 			g.log.Warn("worker on trial could not be started now", "error", e.err, "again_in", wait)
 			return true
 		}
-		how, blame = fmt.Sprintf("it could not be started, %d times: %v: that is this machine's state now, no fault of the build; order it again", u.execs, e.err), false
+		how, code = fmt.Sprintf("it could not be started, %d times: %v: that is this machine's state now, no fault of the build; order it again", u.execs, e.err), wire.CodeStarved
 	case l.pid == 0:
 		how = "it can't be executed: " + e.err.Error()
 	}
 	g.worker.startAt, g.worker.lastExit = time.Now(), "on trial: "+how
 	g.log.Error("worker on trial ended", "how", how, "last_words", wordsForLog(e.words))
-	g.rollBack(how, blame)
+	g.rollBack(how, code)
 	return true
 }
 
 // rollBack ends a trial: the old worker comes back at once, the disk is told meanwhile.
-func (g *Guardian) rollBack(reason string, blame bool) {
+// The program is blamed, unless code names a cause of the moment.
+func (g *Guardian) rollBack(reason string, code wire.Code) {
 	u := &g.update
 	fault.Die("update.rolling_back")
 	st := u.state
-	if blame {
+	if code == "" {
 		st = st.RollBack(reason, g.now())
 	} else {
-		st = st.Fail(reason, g.now())
+		st = st.GiveUp(code, reason, g.now())
 		st.Last.RolledBack = true
 	}
 	u.failed = u.began
-	g.log.Error("update is rolled back", "version", st.Last.Version, "reason", reason, "blamed", blame)
+	g.log.Error("update is rolled back", "version", st.Last.Version, "reason", reason, "code", code)
 	g.endTrial(reason)
 	g.failUpdate(st)
 }

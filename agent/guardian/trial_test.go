@@ -52,7 +52,7 @@ func TestTrialIsJudgedByItsFacts(t *testing.T) {
 			f := good
 			tt.change(&f)
 			v := judgeTrial(f, grace, DefaultTrialMemory)
-			if v.Pass != tt.pass || v.Blame != tt.blame || (v.Reason == "") != (tt.reason == "") || !strings.Contains(v.Reason, tt.reason) {
+			if v.Pass != tt.pass || (v.Reason != "" && v.Code == "") != tt.blame || (v.Reason == "") != (tt.reason == "") || !strings.Contains(v.Reason, tt.reason) {
 				t.Errorf("judged %+v", v)
 			}
 		})

@@ -176,7 +176,7 @@ func (g *Guardian) updateUnwritten(err error) {
 	g.log.Error("the state of an update can't be written", "step", u.step, "error", err)
 	switch u.step {
 	case local.UpdateFetch, local.UpdateDrain, local.UpdateTrial, local.UpdateCommit:
-		o := versions.Outcome{Order: u.state.Order, Version: u.version(g), Reason: "the state of the update can't be written: " + err.Error(), At: g.now()}
+		o := versions.Outcome{Order: u.state.Order, Version: u.version(g), Reason: "the state of the update can't be written: " + err.Error(), Code: wire.CodeJournal, At: g.now()}
 		g.endTrial(o.Reason)
 		u.state, u.state.Last = u.disk, &o
 		if u.state.Phase == versions.PhaseHandover { // it was this program's own confirmation that was waited for

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"gururmm/agent/local"
 	"gururmm/agent/pipe"
 	"gururmm/agent/versions"
+	"gururmm/oob"
 	"gururmm/release"
 	"gururmm/selfcheck"
 	"gururmm/wire"
@@ -129,6 +131,16 @@ func (b *bench) outcome(id string) (state wire.DirectiveState, detail string) {
 	return state, detail
 }
 
+// code is that of the last word on directive id.
+func (b *bench) code(id string) (code wire.Code) {
+	for _, r := range b.door.receipts(b.t) {
+		if r.ID == id {
+			code = r.Code
+		}
+	}
+	return code
+}
+
 // updatesTold gives the codes of the events of kind update, and the last one's sentence.
 func updatesTold(events []history.Event) (codes []string, last string) {
 	for _, e := range events {
@@ -235,8 +247,8 @@ func TestUpdateThatFailsItsTrialIsRolledBackAndTold(t *testing.T) {
 					t.Errorf("the history tells %q, at last %q", got, why)
 				}
 				state, detail := b.outcome("up")
-				if state != wire.DirectiveFailed || !strings.Contains(detail, tt.reason) || !strings.Contains(detail, "rolled back") {
-					t.Errorf("told %s: %s", state, detail)
+				if state != wire.DirectiveFailed || !strings.Contains(detail, tt.reason) || !strings.Contains(detail, "rolled back") || b.code("up") != "" {
+					t.Errorf("told %s: %s, code %q", state, detail, b.code("up"))
 				}
 				st := load(t, u)
 				if st.Phase != versions.PhaseNone || st.Current != nil || len(st.Failed) != 1 || !st.Last.RolledBack || !st.Last.Told {
@@ -297,8 +309,8 @@ func TestNetworkIsNotTheBuildsFault(t *testing.T) {
 		pass(40 * time.Second)
 		b.door.set(func() { b.door.down = nil })
 		pass(time.Minute)
-		if state, detail := b.outcome("up"); state != wire.DirectiveFailed || !strings.Contains(detail, "no fault of the build") {
-			t.Errorf("told %s: %s", state, detail)
+		if state, detail := b.outcome("up"); state != wire.DirectiveFailed || !strings.Contains(detail, "no fault of the build") || b.code("up") != wire.CodeUnreachable {
+			t.Errorf("told %s: %s, code %q", state, detail, b.code("up"))
 		}
 		if st := load(t, u); len(st.Failed) != 0 || st.Phase != versions.PhaseNone {
 			t.Errorf("state %+v", st)
@@ -457,6 +469,74 @@ func TestOrderlyStopIsNoFailedStart(t *testing.T) {
 	})
 }
 
+// What is against a download at the moment is told apart from what is against the program.
+func TestDownloadThatFailsTellsWhoseFaultItIs(t *testing.T) {
+	s := newShelf(t)
+	down := &oob.DoorError{Door: "https://door", Phase: "dial", Type: "refused", Err: errors.New("connection refused")}
+	for _, tt := range []struct {
+		name  string
+		fetch func(w io.Writer) error
+		code  wire.Code
+		says  string
+	}{
+		{"the disk is full", func(io.Writer) error {
+			return &os.PathError{Op: "write", Path: "/versions/v.part", Err: syscall.ENOSPC}
+		}, wire.CodeJournal, syscall.ENOSPC.Error()},
+		{"no door answers for too long", func(io.Writer) error { return down }, wire.CodeUnreachable, "not fetched"},
+		{"the server has no such program", func(io.Writer) error { return fmt.Errorf("%w: %w", oob.ErrNoBuild, down) }, "", "does not have"},
+		{"it is another program", func(w io.Writer) error {
+			other := slices.Clone(s.program)
+			other[0]++
+			_, err := w.Write(other)
+			return err
+		}, "", release.ErrContent.Error()},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				u := b.updatable(s, as("v2.0.0"))
+				u.Fetch = func(_ context.Context, _ string, _, _ int64, w io.Writer) (int64, error) { return 0, tt.fetch(w) }
+				b.run()
+				pass(2 * time.Second)
+				b.call(b.order("up", s.build(t, "v2.0.0")))
+				pass(3 * time.Hour)
+				state, detail := b.outcome("up")
+				if state != wire.DirectiveFailed || !strings.Contains(detail, tt.says) || b.code("up") != tt.code {
+					t.Errorf("told %s: %s, code %q", state, detail, b.code("up"))
+				}
+				if st := load(t, u); st.Last == nil || st.Last.Code != tt.code || len(st.Failed) != 0 || b.spawned() != 1 {
+					t.Errorf("state %+v, %d workers", st, b.spawned())
+				}
+				if err := b.end(); err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
+// A stop in the middle of a trial is remembered as what it was.
+func TestStopDuringATrialIsNotTheBuildsFault(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		u := b.updatable(s, as("v2.0.0"))
+		b.run()
+		pass(2 * time.Second)
+		b.call(b.order("up", s.build(t, "v2.0.0")))
+		pass(5 * time.Second)
+		if st := load(t, u); st.Phase != versions.PhaseTrial {
+			t.Fatalf("no trial: %+v", st)
+		}
+		if err := b.end(); err != nil {
+			t.Fatal(err)
+		}
+		if st := load(t, u); st.Last == nil || st.Last.Code != wire.CodeInterrupted || st.Phase != versions.PhaseNone || len(st.Failed) != 0 {
+			t.Errorf("state %+v", st)
+		}
+	})
+}
+
 // What a killed guardian left is taken up, or told.
 func TestNextStartTakesUpAnUpdate(t *testing.T) {
 	s := newShelf(t)
@@ -477,7 +557,11 @@ func TestNextStartTakesUpAnUpdate(t *testing.T) {
 			}
 		})
 	})
+	codes := map[string]wire.Code{
+		"not for ever": wire.CodeInterrupted, "signed by another key": wire.CodeInterrupted, "stopped in its trial": wire.CodeInterrupted,
+	}
 	for name, st := range map[string]versions.State{
+		"stopped in its trial": fetching.Trial(false).GiveUp(wire.CodeInterrupted, "the agent was stopped", time.Now()),
 		"not for ever": func() versions.State {
 			st := fetching
 			st.Order = &versions.Order{ID: "up", Kind: wire.DirectiveUpdate, Resumed: versions.MaxResumes}
@@ -502,8 +586,8 @@ func TestNextStartTakesUpAnUpdate(t *testing.T) {
 				}
 				b.run()
 				pass(30 * time.Second)
-				if state, detail := b.outcome("up"); state != wire.DirectiveFailed || detail == "" {
-					t.Errorf("told %s: %s", state, detail)
+				if state, detail := b.outcome("up"); state != wire.DirectiveFailed || detail == "" || b.code("up") != codes[name] {
+					t.Errorf("told %s: %s, code %q", state, detail, b.code("up"))
 				}
 				if got := load(t, u); got.Phase != versions.PhaseNone || got.Current != nil || !got.Last.Told {
 					t.Errorf("state %+v", got)
@@ -786,8 +870,8 @@ func TestMomentIsNotTheBuildsFault(t *testing.T) {
 					}
 				} else {
 					pass(time.Minute)
-					if state, detail := b.outcome("up"); state != wire.DirectiveFailed || !strings.Contains(detail, "no fault of the build") || !strings.Contains(detail, passingError.Error()) {
-						t.Errorf("told %s: %s", state, detail)
+					if state, detail := b.outcome("up"); state != wire.DirectiveFailed || !strings.Contains(detail, "no fault of the build") || !strings.Contains(detail, passingError.Error()) || b.code("up") != wire.CodeStarved {
+						t.Errorf("told %s: %s, code %q", state, detail, b.code("up"))
 					}
 					if st := load(t, u); len(st.Failed) != 0 || st.Phase != versions.PhaseNone || !st.Last.RolledBack {
 						t.Errorf("state %+v", st)
@@ -868,7 +952,7 @@ func TestTrialOfAStarvedMachineEnds(t *testing.T) {
 			t.Errorf("after %v: %+v", time.Since(time.Unix(0, began.Load())), st)
 		}
 		pass(3 * time.Minute)
-		if st := load(t, u); st.Phase != versions.PhaseNone || st.Last == nil || !strings.Contains(st.Last.Reason, "starved") || len(st.Failed) != 0 || !st.Last.RolledBack {
+		if st := load(t, u); st.Phase != versions.PhaseNone || st.Last == nil || !strings.Contains(st.Last.Reason, "starved") || len(st.Failed) != 0 || !st.Last.RolledBack || st.Last.Code != wire.CodeStarved {
 			t.Errorf("state %+v", st)
 		} else if took := st.Last.At.Sub(time.Unix(0, began.Load())); took < 12*time.Minute || took > 14*time.Minute {
 			t.Errorf("it ended %v after it began", took)

@@ -74,14 +74,16 @@ type Order struct {
 
 // Outcome is what became of an order, or of a program that did not last.
 type Outcome struct {
-	Order      *Order    `json:"order,omitempty"` // nil: nobody ordered it
-	Version    string    `json:"version"`         // that was to run, or did not last
-	SHA256     string    `json:"sha256,omitempty"`
-	Done       bool      `json:"done,omitempty"`
-	RolledBack bool      `json:"rolled_back,omitempty"` // it had begun to run
-	Reason     string    `json:"reason,omitempty"`
-	At         time.Time `json:"at"`
-	Told       bool      `json:"told,omitempty"` // the server has it
+	Order      *Order `json:"order,omitempty"` // nil: nobody ordered it
+	Version    string `json:"version"`         // that was to run, or did not last
+	SHA256     string `json:"sha256,omitempty"`
+	Done       bool   `json:"done,omitempty"`
+	RolledBack bool   `json:"rolled_back,omitempty"` // it had begun to run
+	Reason     string `json:"reason,omitempty"`
+	// Code is set if Reason is of the moment and says nothing of the program.
+	Code wire.Code `json:"code,omitempty"`
+	At   time.Time `json:"at"`
+	Told bool      `json:"told,omitempty"` // the server has it
 }
 
 // State is current.json.
@@ -154,6 +156,13 @@ func (s State) Fail(reason string, now time.Time) State {
 	return s
 }
 
+// GiveUp is Fail for a cause of the moment, which code names.
+func (s State) GiveUp(code wire.Code, reason string, now time.Time) State {
+	s = s.Fail(reason, now)
+	s.Last.Code = code
+	return s
+}
+
 // RollBack ends a trial that went wrong: the old program goes on.
 func (s State) RollBack(reason string, now time.Time) State {
 	s = s.Fail(reason, now)
@@ -213,7 +222,7 @@ func Choose(s State, installed string, check func(Entry) error, now time.Time) (
 			why = "the installed program is " + installed + ", and so takes the place of the update to " + v
 			if s.Phase != PhaseHandover || installed != v {
 				if s.Phase != PhaseNone && s.Order != nil {
-					s = s.Fail(why, now)
+					s = s.GiveUp(wire.CodeInterrupted, why, now)
 				}
 				s.Phase = PhaseNone
 			}

@@ -40,6 +40,7 @@ var problems = []struct {
 }{
 	{builds.ErrNoKeys, http.StatusConflict, wire.ProblemConflict, ""},
 	{builds.ErrTaken, http.StatusConflict, wire.ProblemConflict, ""},
+	{builds.ErrSameBytes, http.StatusConflict, wire.ProblemConflict, ""},
 	{builds.ErrRefused, http.StatusUnprocessableEntity, wire.ProblemBadRequest, ""},
 	{builds.ErrBusy, http.StatusTooManyRequests, wire.ProblemRateLimited, ""},
 

@@ -13,6 +13,7 @@ package builds
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -42,6 +43,8 @@ var (
 	ErrRefused = errors.New("build refused")
 	// ErrTaken: that version is another program already, for its platform.
 	ErrTaken = errors.New("another program is published")
+	// ErrSameBytes: that very program is published already, as another version or platform.
+	ErrSameBytes = errors.New("the very same program is published already")
 	// ErrBusy: others are being published.
 	ErrBusy = errors.New("other builds are being published; try again")
 )
@@ -136,6 +139,11 @@ func (s *Shelf) Check(ctx context.Context, b wire.Build) (known bool, err error)
 			return true, nil
 		}
 	}
+	for _, o := range all {
+		if o.SHA256 == b.SHA256 { // it tells one version of itself: as another it would fail each trial
+			return false, fmt.Errorf("%w, as %s for %s/%s; build %s anew, so that the program says that it is that version (make agents VERSION=%s), sign and publish what that makes", ErrSameBytes, o.Version, o.OS, o.Arch, b.Version, b.Version)
+		}
+	}
 	return false, nil
 }
 
@@ -169,8 +177,9 @@ func (s *Shelf) Publish(ctx context.Context, b wire.Build, program Program, by s
 	}
 	b.AllowDowngrade, b.GraceMS = false, 0 // an order's, not the program's
 	_, err = s.st.CreateBuild(ctx, operator.Build{Build: b, PublishedBy: by, PublishedAt: time.Now().UTC().Truncate(time.Microsecond)})
-	if errors.Is(err, store.ErrConflict) { // another publication was faster, or has these bytes
-		return errors.Join(fmt.Errorf("%w just now, as %s for %s/%s or with the same bytes as another version", ErrTaken, b.Version, b.OS, b.Arch), s.drop(ctx, b.SHA256))
+	if errors.Is(err, store.ErrConflict) { // another publication was faster
+		_, why := s.Check(ctx, b)
+		return errors.Join(cmp.Or(why, fmt.Errorf("%w just now, as %s for %s/%s", ErrTaken, b.Version, b.OS, b.Arch)), s.drop(ctx, b.SHA256))
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -206,6 +207,25 @@ func TestAnInterruptedPublicationIsCleared(t *testing.T) {
 	r.open(r.pub)
 	if left := strings.Join(r.files(), " "); !strings.Contains(left, b.SHA256) || !strings.Contains(left, "notes.txt") || strings.Count(left, " ") != 1 {
 		t.Errorf("left %s", left)
+	}
+}
+
+// A program says of itself which version it is: the same one can't be another version.
+func TestTheSameProgramIsNoOtherVersion(t *testing.T) {
+	r := newRig(t)
+	if err := r.publish(r.sign("v1.2.3", runtime.GOOS, runtime.GOARCH)); err != nil {
+		t.Fatal(err)
+	}
+	again := r.sign("v1.2.4", runtime.GOOS, runtime.GOARCH)
+	said := "published already, as v1.2.3 for " + runtime.GOOS + "/" + runtime.GOARCH + "; build v1.2.4 anew"
+	if _, err := r.Check(t.Context(), again); !errors.Is(err, ErrSameBytes) || !strings.Contains(err.Error(), said) {
+		t.Errorf("before it is sent: %v", err)
+	}
+	if err := r.publish(again); !errors.Is(err, ErrSameBytes) {
+		t.Errorf("sent: %v", err)
+	}
+	if list, err := r.List(t.Context()); err != nil || len(list) != 1 || list[0].Version != "v1.2.3" || !slices.Equal(r.files(), []string{again.SHA256}) {
+		t.Errorf("kept %+v, %v, %v", list, r.files(), err)
 	}
 }
 

@@ -261,11 +261,16 @@ func resultAnswer(env wire.Envelope, at time.Time) (store.DirectiveAnswer, error
 		return a, fmt.Errorf("%w: directive_result without a usable id", ErrUnparseable)
 	case v.State != wire.DirectiveAccepted && v.State != wire.DirectiveDone && v.State != wire.DirectiveFailed:
 		return a, fmt.Errorf("%w: a directive can't be %q", ErrUnparseable, cut(string(v.State)))
+	case len(v.Code) > 64:
+		return a, fmt.Errorf("%w: directive_result with a code of %d bytes", ErrUnparseable, len(v.Code))
 	case len(v.Report) > wire.MaxDirectiveReport:
 		return a, fmt.Errorf("%w: a report of %d bytes, at most %d are allowed", ErrUnparseable, len(v.Report), wire.MaxDirectiveReport)
 	}
 	if !v.At.IsZero() && v.At.Before(at) && v.At.Year() > 2000 { // the endpoint's word came late, not its deed
 		a.At = v.At.UTC().Truncate(time.Microsecond)
+	}
+	if v.State == wire.DirectiveFailed {
+		a.Code = v.Code
 	}
 	if string(a.Report) == "null" {
 		a.Report = nil

@@ -167,6 +167,20 @@ func TestARefusedDirectiveSaysWhy(t *testing.T) {
 	})
 }
 
+// The cause of the moment goes with a failure, and with nothing else.
+func TestAFailureKeepsItsCode(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		for state, want := range map[wire.DirectiveState]wire.Code{wire.DirectiveFailed: wire.CodeInterrupted, wire.DirectiveDone: "", wire.DirectiveAccepted: ""} {
+			id := r.direct(wire.DirectiveRollback)
+			r.fetch()
+			r.answer(r.agent, wire.TypeDirectiveResult, wire.DirectiveResult{ID: id, State: state, Code: wire.CodeInterrupted, Detail: "as told"})
+			if d := r.asked(id); d.State != string(state) || d.Code != want || d.Detail != "as told" {
+				t.Errorf("%s: %+v", state, d)
+			}
+		}
+	})
+}
+
 // Bytes taken by a connection may never arrive: what is not answered is handed
 // out again, and an agent that knows it says so.
 func TestAnUnansweredDirectiveIsHandedOutAgain(t *testing.T) {
@@ -217,7 +231,8 @@ func TestAnAnswerIsTakenFromItsOwnAgentAndInBounds(t *testing.T) {
 		r.answer(other, wire.TypeNack, wire.Nack{Code: wire.CodeDuplicate, ID: id, Type: wire.TypeDirective})
 		for name, bad := range map[string]wire.DirectiveResult{
 			"no id": {State: wire.DirectiveDone}, "a long id": {ID: strings.Repeat("x", 65), State: wire.DirectiveDone},
-			"no state": {ID: id}, "a made up state": {ID: id, State: "maybe"},
+			"a long code": {ID: id, State: wire.DirectiveFailed, Code: wire.Code(strings.Repeat("x", 65))},
+			"no state":    {ID: id}, "a made up state": {ID: id, State: "maybe"},
 			"a large report": {ID: id, State: wire.DirectiveDone, Report: json.RawMessage(`"` + strings.Repeat("x", wire.MaxDirectiveReport) + `"`)},
 		} {
 			if code := r.answer(r.agent, wire.TypeDirectiveResult, bad); code != wire.CodeUnparseable {

@@ -38,10 +38,11 @@ const (
 	retryMin, retryMax = time.Minute, time.Hour
 )
 
-// passing are the refusals that say nothing of the build: it was not even looked at.
+// passing are the refusals, and the causes of a failure, that say nothing of the build.
 // Another time they may not be given.
 var passing = []wire.Code{
 	wire.CodeBusy, wire.CodeJournal, wire.CodeDraining, wire.CodeExpired, wire.CodeQuarantined, wire.CodeWrongAgent,
+	wire.CodeUnreachable, wire.CodeInterrupted, wire.CodeStarved,
 }
 
 // Presence tells whether an endpoint is there.
