@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gururmm/agent/state"
+	"gururmm/internal/fileerr"
 	"gururmm/internal/version"
 )
 
@@ -86,7 +87,7 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	if path != "-" {
 		var err error
 		if f, err = os.Open(path); err != nil {
-			return nil, state.Why(err)
+			return nil, fileerr.Why(err)
 		}
 		defer f.Close()
 	}
@@ -94,5 +95,5 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	if err == nil && int64(len(raw)) > limit {
 		err = fmt.Errorf("%s is larger than %d bytes", path, limit)
 	}
-	return raw, state.Why(err)
+	return raw, fileerr.Why(err)
 }

@@ -13,11 +13,11 @@ import (
 	"time"
 
 	"gururmm/agent/guardian"
-	"gururmm/agent/state"
 	"gururmm/agent/task/tree"
 	"gururmm/agent/versions"
 	"gururmm/internal/backoff"
 	"gururmm/internal/fault"
+	"gururmm/internal/fileerr"
 	"gururmm/internal/lockfile"
 	"gururmm/internal/version"
 	"gururmm/oob"
@@ -386,7 +386,7 @@ func WriteVersion(w io.Writer, o Options) error {
 	p := &page{}
 	switch {
 	case err != nil:
-		p.wrap("", "Which version guards here is not known: "+state.Why(err).Error())
+		p.wrap("", "Which version guards here is not known: "+fileerr.Why(err).Error())
 	case st.Current != nil:
 		what := "an update, confirmed"
 		if st.Phase == versions.PhaseHandover {

@@ -15,6 +15,7 @@ import (
 	"gururmm/agent/local"
 	"gururmm/agent/state"
 	"gururmm/internal/atomicfile"
+	"gururmm/internal/fileerr"
 	"gururmm/internal/version"
 )
 
@@ -52,7 +53,7 @@ func MakeBundle(ctx context.Context, o Options, order BundleOrder) (file string,
 		return "", m, fmt.Errorf("%s is there already, and is left as it is: choose another name with --output", file)
 	}
 	if err != nil {
-		return "", m, fmt.Errorf("no file %s can be made: %w; choose another place with --output", file, state.Why(err))
+		return "", m, fmt.Errorf("no file %s can be made: %w; choose another place with --output", file, fileerr.Why(err))
 	}
 	m, err = writeBundle(ctx, o, order, dir, out)
 	if err = errors.Join(err, out.Close()); err == nil {
@@ -107,7 +108,7 @@ func bundleState(o Options) (string, error) {
 	if _, err := os.ReadDir(dir); errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("there is no agent's state in %s (another one? --state-dir)", dir)
 	} else if err != nil {
-		return "", fmt.Errorf("the state directory %s can't be read: %w; %s", dir, state.Why(err), state.ElseRoot(err, "name the agent's own with --state-dir"))
+		return "", fmt.Errorf("the state directory %s can't be read: %w; %s", dir, fileerr.Why(err), state.ElseRoot(err, "name the agent's own with --state-dir"))
 	}
 	return dir, nil
 }

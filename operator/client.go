@@ -20,6 +20,7 @@ import (
 	"unicode/utf8"
 
 	"gururmm/internal/endpoint"
+	"gururmm/internal/fileerr"
 	"gururmm/internal/pin"
 	"gururmm/wire"
 )
@@ -79,7 +80,7 @@ func TLSConfig(caFile, pinned string) (*tls.Config, error) {
 	}
 	pem, err := os.ReadFile(caFile)
 	if err != nil {
-		return nil, fmt.Errorf("CA file: %w", err)
+		return nil, fmt.Errorf("--ca: %w", fileerr.Why(err))
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {

@@ -9,6 +9,7 @@ import (
 	"net/url"
 
 	"gururmm/internal/endpoint"
+	"gururmm/internal/fileerr"
 	"gururmm/release"
 	"gururmm/wire"
 )
@@ -73,7 +74,7 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.CertFile != "" { // a bad pair fails here, not at the first handshake
 		if _, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile); err != nil {
-			return c, fmt.Errorf("cert and key: %w", err)
+			return c, fmt.Errorf("cert and key: %w", fileerr.Why(err))
 		}
 	}
 	for name, addr := range map[string]string{"listen": c.ListenAddr, "oob_listen": c.OOBAddr} {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"gururmm/internal/fileerr"
 )
 
 // Names of the files in the state directory.
@@ -84,7 +86,7 @@ func Open(dir string) (*Dir, error) {
 		err = makePrivate(abs)
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("the state directory %s can't be made: %w; %s", abs, Why(err), ElseRoot(err, elsewhere))
+		return nil, fmt.Errorf("the state directory %s can't be made: %w; %s", abs, fileerr.Why(err), ElseRoot(err, elsewhere))
 	}
 	fi, err := os.Lstat(abs)
 	if err != nil {
@@ -102,13 +104,21 @@ func Open(dir string) (*Dir, error) {
 // elsewhere is what may be done where a state directory can't be.
 const elsewhere = "name another directory with --state-dir"
 
+// ElseRoot is what may be done about an error that [fileerr.Why] put in words, besides.
+func ElseRoot(err error, besides string) string {
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		return "run this as root or as the account that the agent runs as, or " + besides
+	}
+	return besides
+}
+
 // unreadable says that dir is there, or not, and can't be looked at.
 func unreadable(dir string, err error) error {
-	return fmt.Errorf("the state directory %s can't be read: %w; %s", dir, Why(err), ElseRoot(err, elsewhere))
+	return fmt.Errorf("the state directory %s can't be read: %w; %s", dir, fileerr.Why(err), ElseRoot(err, elsewhere))
 }
 
 func noDirectory(dir string, m fs.FileMode) error {
-	return &said{fmt.Sprintf("%s is not a directory but %s; name the agent's own directory with --state-dir", dir, kind(m)), ErrNotPrivate}
+	return fileerr.Said(fmt.Sprintf("%s is not a directory but %s; name the agent's own directory with --state-dir", dir, kind(m)), ErrNotPrivate)
 }
 
 // taken reports whether a directory that others can get at, with these names in

@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+
+	"gururmm/internal/fileerr"
 )
 
 // DefaultDir is where the service keeps its state: /var/lib/gururmm-agent, on
@@ -125,7 +127,7 @@ func ensurePrivate(dir string) error {
 	fd, err := syscall.Open(dir, syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		if errors.Is(err, syscall.EACCES) {
-			return &said{unreadable(dir, &os.PathError{Op: "open", Path: dir, Err: err}).Error(), errors.Join(ErrNotPrivate, err)}
+			return fileerr.Said(unreadable(dir, &os.PathError{Op: "open", Path: dir, Err: err}).Error(), errors.Join(ErrNotPrivate, err))
 		}
 		return fmt.Errorf("%w: %w", ErrNotPrivate, &os.PathError{Op: "open", Path: dir, Err: err})
 	}

@@ -17,6 +17,7 @@ import (
 	"gururmm/agent/history"
 	"gururmm/agent/local"
 	"gururmm/agent/state"
+	"gururmm/internal/fileerr"
 	"gururmm/internal/help"
 	"gururmm/internal/wrap"
 	"gururmm/selfcheck"
@@ -59,7 +60,7 @@ func eventsCommand(o *agent.Options) *cobra.Command {
 				return err
 			}
 			if _, err := os.ReadDir(dir); err != nil {
-				return fmt.Errorf("no history can be read: %w; %s", state.Why(err), state.ElseRoot(err, "name the agent's own directory with --state-dir"))
+				return fmt.Errorf("no history can be read: %w; %s", fileerr.Why(err), state.ElseRoot(err, "name the agent's own directory with --state-dir"))
 			}
 			list, err := history.Read(dir, f)
 			if err != nil {

@@ -85,6 +85,9 @@ func adviseStart(o agent.Options) string {
 		return wrap.Behind("", "It would not start: "+bad.Error()) +
 			"\nRestore the file from a backup, or enroll anew, which keeps the old file:\n  " + agent.HintEnroll + " --force"
 	}
+	if o.StateDir != "" {
+		return "Start it with: gururmm-agent start, or: gururmm-agent run --state-dir " + o.StateDir
+	}
 	return "Start it with: gururmm-agent start, or: gururmm-agent run"
 }
 

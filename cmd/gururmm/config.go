@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"gururmm/internal/fileerr"
 	"gururmm/release"
 	"gururmm/server"
 	"gururmm/wire"
@@ -125,12 +126,13 @@ const maxConfig = 1 << 20
 func readBounded(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, err
+		return nil, fileerr.Why(err)
 	}
 	if info.Size() > maxConfig {
 		return nil, fmt.Errorf("%s: larger than 1 MiB", path)
 	}
-	return os.ReadFile(path)
+	raw, err := os.ReadFile(path)
+	return raw, fileerr.Why(err)
 }
 
 func setPolicyFile(c *serveConfig, path string) error {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gururmm/internal/fileerr"
 	"gururmm/internal/help"
 	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
@@ -204,14 +205,14 @@ func readScript(stdin io.Reader, file string) (string, error) {
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
-			return "", fmt.Errorf("script: %w", err)
+			return "", fmt.Errorf("script: %w", fileerr.Why(err))
 		}
 		defer f.Close()
 		r = f
 	}
 	raw, err := io.ReadAll(io.LimitReader(r, wire.MaxScript+1))
 	if err != nil {
-		return "", fmt.Errorf("script: %w", err)
+		return "", fmt.Errorf("script: %w", fileerr.Why(err))
 	}
 	if len(raw) > wire.MaxScript {
 		return "", fmt.Errorf("script is over %d KiB; put it on the endpoint another way and run it from there", wire.MaxScript>>10)

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/internal/atomicfile"
+	"gururmm/internal/fileerr"
 	"gururmm/internal/help"
 	"gururmm/internal/moment"
 	"gururmm/internal/tty"
@@ -234,12 +235,12 @@ func readToken(cmd *cobra.Command, file string) (string, error) {
 	case file != "" && file != "-":
 		f, err := os.Open(file)
 		if err != nil {
-			return "", fmt.Errorf("token file: %w", err)
+			return "", fmt.Errorf("--token-file: %w", fileerr.Why(err))
 		}
 		defer f.Close()
 		raw, err := io.ReadAll(io.LimitReader(f, maxToken))
 		if err != nil {
-			return "", fmt.Errorf("token file: %w", err)
+			return "", fmt.Errorf("--token-file: %w", fileerr.Why(err))
 		}
 		token = string(raw)
 	case file == "" && os.Getenv("GURURMM_TOKEN") != "":

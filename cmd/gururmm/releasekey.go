@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/internal/atomicfile"
+	"gururmm/internal/fileerr"
 	"gururmm/internal/help"
 	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
@@ -129,7 +130,7 @@ func signCommand(f *operatorFlags) *cobra.Command {
 func signFile(key release.PrivateKey, path, version, platform string) (wire.Build, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return wire.Build{}, err
+		return wire.Build{}, fileerr.Why(err)
 	}
 	defer file.Close()
 	found, err := release.Inspect(file)

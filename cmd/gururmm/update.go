@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gururmm/internal/fileerr"
 	"gururmm/internal/help"
 	"gururmm/internal/moment"
 	"gururmm/internal/wrap"
@@ -99,7 +100,7 @@ func publishFile(cmd *cobra.Command, client *operator.Client, path, signature st
 	}
 	file, err := os.Open(path)
 	if err != nil {
-		return b, err
+		return b, fileerr.Why(err)
 	}
 	defer file.Close()
 	h := sha256.New()

@@ -1,4 +1,6 @@
-package state
+// Package fileerr puts errors of the file system in words for people; what they are
+// can still be asked of them with errors.Is.
+package fileerr
 
 import (
 	"errors"
@@ -13,6 +15,9 @@ type said struct {
 	words string
 	err   error
 }
+
+// Said is err in the words of who knows better what happened.
+func Said(words string, err error) error { return &said{words, err} }
 
 func (e *said) Error() string { return e.words }
 func (e *said) Unwrap() error { return e.err }
@@ -49,12 +54,4 @@ func account() string {
 		return fmt.Sprintf("(uid %d) ", uid)
 	}
 	return ""
-}
-
-// ElseRoot is what may be done about an error that [Why] put in words, besides.
-func ElseRoot(err error, besides string) string {
-	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
-		return "run this as root or as the account that the agent runs as, or " + besides
-	}
-	return besides
 }
