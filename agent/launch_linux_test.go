@@ -119,16 +119,17 @@ func TestOnlyTheMomentIsWaitedFor(t *testing.T) {
 // a launch decides anew.
 func TestStateIsLookedAtAgain(t *testing.T) {
 	s, store, e := updated(t)
-	gone := store.StateFile() + ".away"
-	unreadable := func() { // a directory in its place can't be read as a file
+	folder := filepath.Dir(store.StateFile())
+	gone := folder + ".away"
+	unreadable := func() { // what lies below a file can't be read, by root either
 		t.Helper()
-		if err := errors.Join(os.Rename(store.StateFile(), gone), os.Mkdir(store.StateFile(), 0o700)); err != nil {
+		if err := errors.Join(os.Rename(folder, gone), os.WriteFile(folder, nil, 0o600)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	readable := func() {
 		t.Helper()
-		if err := errors.Join(os.Remove(store.StateFile()), os.Rename(gone, store.StateFile())); err != nil {
+		if err := errors.Join(os.Remove(folder), os.Rename(gone, folder)); err != nil {
 			t.Fatal(err)
 		}
 	}
