@@ -13,8 +13,20 @@ import (
 	"testing"
 )
 
+// numbered gives an error of the platform's own that is classified so.
+func numbered(t *testing.T, typ string) syscall.Errno {
+	t.Helper()
+	for e, is := range errnos {
+		if is == typ {
+			return e
+		}
+	}
+	t.Fatalf("no error of this platform is %s", typ)
+	return 0
+}
+
 func TestPeopleReadNoneOfTheLibrarysWords(t *testing.T) {
-	refused := &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	refused := &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, Err: os.NewSyscallError("connect", numbered(t, TCPRefused))}
 	name := &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Name: "no.example", Server: "192.0.2.53:53", Err: "no such host", IsNotFound: true}}
 	for _, c := range []struct {
 		err  error
@@ -43,8 +55,8 @@ func TestPeopleReadNoneOfTheLibrarysWords(t *testing.T) {
 
 func TestAdviceIsThereForWhatAPersonCanMend(t *testing.T) {
 	for _, err := range []error{
-		syscall.ECONNREFUSED, syscall.EHOSTUNREACH, context.DeadlineExceeded, x509.UnknownAuthorityError{}, x509.HostnameError{},
-		ErrPin, &net.DNSError{IsNotFound: true}, &net.DNSError{IsTimeout: true}, syscall.ECONNRESET, tls.RecordHeaderError{},
+		numbered(t, TCPRefused), numbered(t, TCPUnreachable), context.DeadlineExceeded, x509.UnknownAuthorityError{}, x509.HostnameError{},
+		ErrPin, &net.DNSError{IsNotFound: true}, &net.DNSError{IsTimeout: true}, numbered(t, TCPReset), tls.RecordHeaderError{},
 	} {
 		if Advice(err) == "" {
 			t.Errorf("%v (%T): no advice", err, err)
