@@ -238,7 +238,7 @@ func (j *journal) rewrite() error {
 
 func (j *journal) replace(lines []byte) error {
 	tmp := j.path(newName)
-	f, err := j.open(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC)
+	f, err := j.open(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC|atomicfile.NoFollow)
 	if err != nil {
 		return err
 	}

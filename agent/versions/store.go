@@ -203,7 +203,7 @@ func (s *Store) Fetch(ctx context.Context, keys []release.Key, b wire.Build, get
 		return err
 	}
 	part := filepath.Join(s.dir, name(b)+partEnd)
-	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE|atomicfile.NoFollow, 0o600)
 	if err != nil {
 		return err
 	}
