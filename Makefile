@@ -18,6 +18,12 @@ all: build
 
 build: ## the three programs, in bin/
 	@sh scripts/need.sh go git
+	@for v in GOOS GOARCH; do \
+		if [ "$$($(GO) env $$v)" != "$$($(GO) env GOHOST$${v#GO})" ]; then \
+			echo "$$v=$$($(GO) env $$v) is not this machine's: bin/ is for the machine that builds. For others:" >&2; \
+			echo "  make agents VERSION=v1.2.3 PLATFORMS=$$($(GO) env GOOS)/$$($(GO) env GOARCH)" >&2; exit 1; \
+		fi; \
+	done
 	$(GOBUILD) -o bin/ ./cmd/gururmm ./cmd/gururmm-lab
 	$(GOAGENT) -o bin/ ./cmd/gururmm-agent
 
