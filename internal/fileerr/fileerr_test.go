@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +15,10 @@ import (
 func TestWhy(t *testing.T) {
 	dir := t.TempDir()
 	_, absent := os.Open(filepath.Join(dir, "absent"))
+	below := "/p is a file, or lies below one, where a directory is wanted"
+	if runtime.GOOS == "windows" { // one error for both there: ERROR_PATH_NOT_FOUND
+		below = "there is no /p"
+	}
 	for _, c := range []struct {
 		err  error
 		is   error
@@ -23,7 +28,7 @@ func TestWhy(t *testing.T) {
 		{fmt.Errorf("read it: %w", absent), fs.ErrNotExist, "there is no " + filepath.Join(dir, "absent")},
 		{&fs.PathError{Op: "mkdir", Path: "/p", Err: syscall.ENOENT}, fs.ErrNotExist, "the system makes no directory /p"},
 		{&fs.PathError{Op: "open", Path: "/p", Err: syscall.EACCES}, fs.ErrPermission, "at /p"},
-		{&fs.PathError{Op: "open", Path: "/p", Err: syscall.ENOTDIR}, syscall.ENOTDIR, "/p is a file, or lies below one, where a directory is wanted"},
+		{&fs.PathError{Op: "open", Path: "/p", Err: syscall.ENOTDIR}, syscall.ENOTDIR, below},
 		{&fs.PathError{Op: "read", Path: "/p", Err: syscall.EISDIR}, syscall.EISDIR, "/p is a directory where a file is wanted"},
 		{&fs.PathError{Op: "open", Path: "/p", Err: syscall.EROFS}, syscall.EROFS, "can't be written"},
 		{Said("we know better", fs.ErrExist), fs.ErrExist, "we know better"},
