@@ -17,17 +17,16 @@ func (r *route) lapse() {
 		if !r.loaded {
 			return
 		}
-		if j.phase == Claimed && !now.Before(j.claim.deadline()) {
+		if j.phase.out() && !now.Before(j.claim.deadline()) {
 			r.overdue(j)
 		}
 		switch {
-		case j.phase == Pending && !now.Before(j.c.ExpiresAt):
-			reason := r.untold(j)
-			r.move(j, Expire, func(c *store.Command) { c.Reason = reason })
-		case j.phase == Acked && !now.Before(resultDeadline(j.c)):
+		case j.phase.waits() && !now.Before(j.c.ExpiresAt):
+			r.move(j, Expire, told{reason: r.untold(j)})
+		case j.phase.taken() && !now.Before(resultDeadline(j.c)):
 			reason := fmt.Sprintf("acknowledged at %s, but no result came within its timeout of %v and %v more",
 				moment.UTC(*j.c.AckedAt), time.Duration(j.c.TimeoutMS)*time.Millisecond, resultGrace)
-			r.move(j, NoResult, func(c *store.Command) { c.Reason = reason })
+			r.move(j, NoResult, told{reason: reason})
 		}
 	}
 	for id, until := range r.directives {
@@ -72,34 +71,44 @@ func (r *route) overdue(j *job) {
 	r.release(j, StageReleased, note)
 }
 
-// release gives a claim back, with the proof or reason, and ends the command if
-// that was its last chance.
+// release gives a claim back, with the proof or reason. If that was the command's
+// last chance, or its end was asked for, it ends by the same change: nothing can
+// come between.
 func (r *route) release(j *job, stage wire.Stage, note string) {
 	c := j.claim
 	if c == nil {
 		return
 	}
 	link := linkName(c.link)
-	moved, err := r.move(j, Release, nil, store.Stage{TraceEntry: operator.TraceEntry{
+	lost := store.Stage{TraceEntry: operator.TraceEntry{
 		Stage: stage, At: r.now(), End: "server", Attempt: c.attempt, Channel: c.channel, Link: link, Note: note,
-	}})
-	if err != nil || !moved {
+	}}
+	ev, t, stages := Release, told{}, []store.Stage{lost}
+	if j.c.Attempts >= r.s.o.MaxAttempts {
+		ev = Exhaust
+	}
+	switch rule, _ := Next(j.phase, ev); rule.To {
+	case Cancelled:
+		t.reason = "cancelled while " + r.untold(j, lost)
+		stages = append(stages, cancelStage(j, lost.At, ""))
+	case Undeliverable:
+		t.reason = r.exhausted(j, lost)
+	}
+	r.s.watchers.notice(j.c.ID, fmt.Sprintf("attempt %d by %s: %s", c.attempt, doorName(c.channel), note)) // before its end is told
+	if moved, err := r.move(j, ev, t, stages...); err != nil || !moved {
 		return
 	}
-	j.epoch, j.poke = r.epoch+1, true
 	r.s.log.Warn("claim given back", "agent", r.agent, "command", j.c.ID, "attempt", c.attempt, "channel", string(c.channel), "link", link, "note", note)
-	r.s.watchers.notice(j.c.ID, fmt.Sprintf("attempt %d by %s: %s", c.attempt, doorName(c.channel), note))
-	switch {
-	case j.c.CancelAt != nil:
-		r.cancelPending(j, j.c.CancelBy)
-	case j.c.Attempts >= r.s.o.MaxAttempts:
-		reason := fmt.Sprintf("all %d attempts are used: %s", j.c.Attempts, r.untold(j))
-		r.move(j, Exhaust, func(c *store.Command) { c.Reason = reason })
-	}
 }
 
-// untold says why a command was not acknowledged, from its trace.
-func (r *route) untold(j *job) string {
+// exhausted says that no attempt is left, and what became of the last one.
+func (r *route) exhausted(j *job, more ...store.Stage) string {
+	return fmt.Sprintf("all %d attempts are used: %s", j.c.Attempts, r.untold(j, more...))
+}
+
+// untold says why a command was not acknowledged, from its trace and what is to be
+// stored next.
+func (r *route) untold(j *job, more ...store.Stage) string {
 	if j.c.Attempts == 0 {
 		return "never offered, " + r.closedDoor()
 	}
@@ -109,6 +118,7 @@ func (r *route) untold(j *job) string {
 	if err != nil {
 		return "its trace could not be read"
 	}
+	stages = append(stages, more...)
 	last, maybe := "", ""
 	for _, s := range stages {
 		if s.Stage == StageLost || s.Stage == StageReleased {

@@ -51,7 +51,7 @@ func (r *route) offer() {
 	}
 	poke, out := false, 0
 	for _, j := range r.jobs {
-		if j.phase == Claimed {
+		if j.phase.out() {
 			out++
 		}
 	}
@@ -59,10 +59,10 @@ func (r *route) offer() {
 		if !r.loaded {
 			return
 		}
-		if j.c.CancelAt != nil && j.phase != Pending {
+		if j.phase.calledOff() {
 			r.offerCancel(j, l, now)
 		}
-		if j.phase != Pending || now.Before(j.notBefore[wire.ChannelLink]) && now.Before(j.notBefore[wire.ChannelOOB]) {
+		if !j.phase.waits() || now.Before(j.notBefore[wire.ChannelLink]) && now.Before(j.notBefore[wire.ChannelOOB]) {
 			continue
 		}
 		if l != nil && out < maxOut && j.epoch <= r.epoch && !now.Before(j.notBefore[wire.ChannelLink]) && !(l.suspect && waits) {
@@ -138,15 +138,13 @@ func (r *route) claim(j *job, ch wire.Channel, link wire.LinkID, gen uint64, lea
 		return env, nil, false
 	}
 	c = &claim{attempt: j.c.Attempts + 1, channel: ch, link: link, gen: gen, at: now, lease: lease}
-	moved, err := r.move(j, Claim, func(cmd *store.Command) { cmd.Attempts, cmd.Channel = c.attempt, ch },
+	moved, err := r.move(j, Claim, told{claim: c},
 		store.Stage{TraceEntry: operator.TraceEntry{
 			Stage: wire.StageClaimed, At: now, End: "server", Attempt: c.attempt, Channel: ch, Link: linkName(link),
 		}})
 	if err != nil || !moved {
 		return env, nil, false
 	}
-	j.claim, j.told, j.poke = c, "", false
-	j.past = append(j.past, *c)
 	return env, c, true
 }
 
@@ -196,7 +194,7 @@ func (r *route) written(id string, attempt int, n uint64, at time.Time, werr err
 				entry.Link = linkName(p.link)
 			}
 		}
-		if j.phase == Pending || j.claim != nil {
+		if j.phase.waits() || j.claim != nil {
 			entry.Note = "after its claim had been given back"
 		}
 	}
@@ -332,12 +330,12 @@ func (h *handout) commands(limit int) error {
 		if !r.loaded {
 			return errStoreFailed
 		}
-		if j.c.CancelAt != nil && (j.phase == Claimed || j.phase == Acked) && !now.Before(j.cancelSent[wire.ChannelOOB].Add(cancelAgain)) {
+		if j.phase.calledOff() && !now.Before(j.cancelSent[wire.ChannelOOB].Add(cancelAgain)) {
 			if env, ok := r.cancelOrder(j.c.Agent, j.c.ID, now); ok {
 				h.envs, j.cancelSent[wire.ChannelOOB] = append(h.envs, env), now
 			}
 		}
-		if j.phase != Pending || now.Before(j.notBefore[wire.ChannelOOB]) || len(h.claims) >= limit || size > maxTakeBytes {
+		if !j.phase.waits() || now.Before(j.notBefore[wire.ChannelOOB]) || len(h.claims) >= limit || size > maxTakeBytes {
 			continue
 		}
 		again := j.c.Attempts > 0 && j.c.Channel == wire.ChannelLink

@@ -20,12 +20,12 @@ func (s *Service) Retire(ctx context.Context, agent, by string) (ended int, err 
 		for _, j := range r.byAge() {
 			reason := "the agent was removed by " + by + " before the command was offered to it"
 			switch {
-			case j.phase == Acked:
+			case j.phase.taken():
 				reason = "the agent was removed by " + by + " after it had acknowledged the command: what became of it is not known"
-			case j.c.Attempts > 0:
+			case j.phase != Pending:
 				reason = "the agent was removed by " + by + " after the command was offered to it: whether it ran is not known"
 			}
-			moved, err := r.move(j, Retire, func(c *store.Command) { c.Reason = reason })
+			moved, err := r.move(j, Retire, told{reason: reason})
 			if err != nil {
 				return err
 			}

@@ -209,9 +209,15 @@ func (r *route) load() {
 		r.jobs[c.ID] = newJob(c)
 	}
 	for _, j := range r.byAge() {
-		if j.phase == Claimed {
+		switch {
+		case j.phase.out():
 			j.claim = &claim{attempt: j.c.Attempts, channel: j.c.Channel, at: now}
 			r.release(j, StageReleased, "the server lost sight of it (a restart, or an error of the database)")
+		// Of a program that stored an end in two steps, and was ended between them:
+		case j.phase.waits() && j.c.CancelAt != nil:
+			r.cancelWaiting(j, j.c.CancelBy)
+		case j.phase == Returned && j.c.Attempts >= r.s.o.MaxAttempts:
+			r.move(j, Exhaust, told{reason: r.exhausted(j)})
 		}
 		if !r.loaded {
 			return
@@ -222,7 +228,7 @@ func (r *route) load() {
 func newJob(c store.Command) *job {
 	c.Script = ""
 	return &job{
-		c: c, phase: phaseOf(c.State, c.AckedAt != nil), poke: true,
+		c: c, phase: phaseOf(c), poke: true,
 		notBefore: map[wire.Channel]time.Time{}, cancelSent: map[wire.Channel]time.Time{},
 	}
 }
@@ -247,22 +253,14 @@ func (r *route) byAge() []*job {
 	return all
 }
 
-// move applies ev to j and stores it together with stages. change edits the
-// command further. moved is false if ev has no effect in j's phase.
-func (r *route) move(j *job, ev Event, change func(*store.Command), stages ...store.Stage) (moved bool, err error) {
-	next, ok := Next(j.phase, ev)
-	if !ok {
+// move applies ev to j by the table, with what comes with it, and stores that
+// together with stages. moved is false if ev has no effect in j's phase.
+func (r *route) move(j *job, ev Event, t told, stages ...store.Stage) (moved bool, err error) {
+	rule, ok := Next(j.phase, ev)
+	if !ok || rule == (Rule{To: j.phase}) {
 		return false, nil
 	}
-	c := j.c
-	c.State = next.State()
-	if change != nil {
-		change(&c)
-	}
-	if c.State.Terminal() && c.EndedAt == nil {
-		c.EndedAt = new(r.now())
-	}
-	c.Reason = cut(c.Reason)
+	c := rule.apply(j.c, t, r.now())
 	for i := range stages {
 		stages[i].Command, stages[i].Note = c.ID, cut(stages[i].Note)
 	}
@@ -272,11 +270,24 @@ func (r *route) move(j *job, ev Event, change func(*store.Command), stages ...st
 		r.broken("stored", err)
 		return false, err
 	}
-	j.c, j.phase = c, next
-	if next != Claimed {
+	j.c, j.phase = c, rule.To
+	if !j.phase.out() {
 		j.claim = nil
 	}
-	if c.State.Terminal() {
+	if rule.Do.Has(Count) {
+		j.claim, j.told, j.poke = t.claim, "", false
+		j.past = append(j.past, *t.claim)
+	}
+	if rule.Do.Has(Again) {
+		j.epoch, j.poke = r.epoch+1, true
+	}
+	if rule.Do.Has(CallOff) {
+		r.wake() // by the link it goes at the end of the turn
+	}
+	if rule.Do.Has(Slot) {
+		r.unwait(1)
+	}
+	if rule.Do.Has(End) {
 		delete(r.jobs, c.ID)
 		r.s.log.Info("command ended", "agent", r.agent, "command", c.ID, "state", string(c.State), "reason", c.Reason, "attempts", c.Attempts)
 	}
@@ -422,7 +433,7 @@ func (r *route) settle() {
 func (r *route) publish() {
 	owed, oldest, unacked := 0, time.Time{}, time.Time{}
 	for _, j := range r.jobs {
-		if j.phase == Acked {
+		if j.phase.taken() {
 			continue
 		}
 		if at := r.unacked(j); !at.IsZero() && (unacked.IsZero() || at.Before(unacked)) {
@@ -469,10 +480,10 @@ func (r *route) alarm() {
 		sooner(r.retry)
 	}
 	for _, j := range r.jobs {
-		switch j.phase {
-		case Claimed:
+		switch {
+		case j.phase.out():
 			sooner(j.claim.deadline())
-		case Pending:
+		case j.phase.waits():
 			sooner(j.c.ExpiresAt)
 			if r.s.watchers.follow(j.c.ID) {
 				sooner(now.Add(lookAgain))
@@ -482,7 +493,7 @@ func (r *route) alarm() {
 					sooner(at)
 				}
 			}
-		case Acked:
+		case j.phase.taken():
 			sooner(resultDeadline(j.c))
 		}
 	}

@@ -156,31 +156,33 @@ func (s *Service) Cancel(ctx context.Context, id, by string) (operator.Command, 
 
 func (r *route) cancel(id, by string) error {
 	j := r.jobs[id]
-	if j == nil || j.c.CancelAt != nil {
-		return nil // ended, or asked for already
-	}
-	if j.phase == Pending {
-		return r.cancelPending(j, by)
+	switch {
+	case j == nil:
+		return nil // ended
+	case j.phase.waits():
+		return r.cancelWaiting(j, by)
 	}
 	now := r.now()
-	_, err := r.move(j, Cancel, func(c *store.Command) { c.CancelAt, c.CancelBy = &now, by },
-		store.Stage{TraceEntry: operator.TraceEntry{Stage: StageCancel, At: now, End: "server", Attempt: j.c.Attempts, Note: "asked for by " + by}})
-	r.wake()
+	_, err := r.move(j, Cancel, told{at: now, by: by}, cancelStage(j, now, "asked for by "+by))
 	return err
 }
 
-// cancelPending ends a command that no door holds.
-func (r *route) cancelPending(j *job, by string) error {
+// cancelStage is a cancel's entry in j's trace.
+func cancelStage(j *job, at time.Time, note string) store.Stage {
+	return store.Stage{TraceEntry: operator.TraceEntry{Stage: StageCancel, At: at, End: "server", Attempt: j.c.Attempts, Note: note}}
+}
+
+// cancelWaiting ends a command that no door holds.
+func (r *route) cancelWaiting(j *job, by string) error {
 	reason := "cancelled before it was offered"
-	if j.c.Attempts > 0 {
+	if j.phase == Returned {
 		reason = "cancelled while " + r.untold(j)
 	}
 	now := r.now()
-	_, err := r.move(j, Cancel, func(c *store.Command) {
-		c.Reason = reason
-		if c.CancelAt == nil {
-			c.CancelAt, c.CancelBy = &now, by
-		}
-	}, store.Stage{TraceEntry: operator.TraceEntry{Stage: StageCancel, At: now, End: "server", Attempt: j.c.Attempts}})
+	at := now
+	if j.c.CancelAt != nil { // asked for before
+		at = *j.c.CancelAt
+	}
+	_, err := r.move(j, Cancel, told{at: at, by: by, reason: reason}, cancelStage(j, now, ""))
 	return err
 }

@@ -137,29 +137,29 @@ func (m *message) ack(v wire.CommandAck) error {
 	return m.acknowledge(j, v.Stages, "")
 }
 
-// ackTooLate notes an ack of a command that has ended. One that was cancelled
-// is cancelled at the agent too.
+// ackTooLate does what the table says of an ack of a command that has ended.
 func (m *message) ackTooLate(c store.Command) error {
-	if c.State == wire.StateCancelled && c.AckedAt == nil {
+	rule, ok := Next(phaseOf(c), Ack)
+	if !ok || c.AckedAt != nil {
+		return nil // a repeat
+	}
+	if rule.Do.Has(CallOff) {
 		if env, ok := m.r.cancelOrder(c.Agent, c.ID, m.r.now()); ok {
 			m.replies = append(m.replies, env)
 		}
 	}
-	if c.AckedAt != nil {
-		return nil // a repeat
-	}
 	return m.r.note(c.ID, m.entry(StageNote, c.Attempts, "acknowledged after it was "+string(c.State)))
 }
 
-// acknowledge moves j to Acked if it is not there, with the agent's times.
+// acknowledge takes in that the agent has j, with the agent's times.
 func (m *message) acknowledge(j *job, times wire.StageTimes, note string) error {
 	m.trust()
-	if j.phase == Acked {
-		return nil
+	if j.phase.taken() {
+		return nil // a repeat
 	}
 	attempt := m.attempt(j, times)
 	stages := append(agentTimes(times, attempt, m), m.entry(wire.StageAckRead, attempt, note))
-	_, err := m.r.move(j, Ack, func(c *store.Command) { c.AckedAt = &m.at }, stages...)
+	_, err := m.r.move(j, Ack, told{at: m.at}, stages...)
 	return err
 }
 
@@ -232,7 +232,7 @@ func (m *message) nack(v wire.Nack) error {
 		return m.ackTooLate(c)
 	case v.Code == wire.CodeDuplicate:
 		return m.acknowledge(j, nil, "the agent knew it already from an earlier attempt")
-	case j == nil, j.phase == Acked:
+	case j == nil, j.phase.taken():
 		return m.r.note(c.ID, m.entry(StageNote, c.Attempts, said+"; it came too late"))
 	}
 	return m.refused(j, v, said)
@@ -245,7 +245,7 @@ func (m *message) refused(j *job, v wire.Nack, said string) error {
 	r := m.r
 	stage := m.entry(stageRefused, m.attempt(j, nil), said)
 	end := func(ev Event) error {
-		_, err := r.move(j, ev, func(c *store.Command) { c.Reason = said }, stage)
+		_, err := r.move(j, ev, told{reason: said}, stage)
 		return err
 	}
 	switch v.Code {
@@ -296,7 +296,7 @@ func (r *route) wait(j *job, now time.Time) {
 func (r *route) unwait(n int) {
 	now := r.now()
 	for _, j := range r.byAge() {
-		if n > 0 && 2*j.c.Attempts <= r.s.o.MaxAttempts && j.phase == Pending && now.Before(j.notBefore[wire.ChannelLink]) && now.Before(j.notBefore[wire.ChannelOOB]) {
+		if n > 0 && 2*j.c.Attempts <= r.s.o.MaxAttempts && j.phase.waits() && now.Before(j.notBefore[wire.ChannelLink]) && now.Before(j.notBefore[wire.ChannelOOB]) {
 			clear(j.notBefore)
 			n--
 		}
@@ -357,18 +357,21 @@ func (m *message) result(v wire.CommandResult) error {
 	}
 	attempt := m.ackedAttempt(j)
 	stages := append(agentTimes(v.Stages, attempt, m), m.entry(wire.StageResultStored, attempt, ""))
-	if _, err := m.r.move(j, ev, func(c *store.Command) {
-		c.Reason, c.ExitCode, c.Orphans = v.Reason, v.ExitCode, v.Orphans
+	moved, err := m.r.move(j, ev, told{reason: v.Reason, result: func(c *store.Command) {
+		c.ExitCode, c.Orphans = v.ExitCode, v.Orphans
 		// What was cut off, also by a bound that the agent did not keep.
 		c.StdoutLost = v.StdoutLost + max(0, v.StdoutBytes-c.MaxOutput)
 		c.StderrLost = v.StderrLost + max(0, v.StderrBytes-c.MaxOutput)
-	}, stages...); err != nil {
+	}}, stages...)
+	if err != nil {
 		return err
+	}
+	if !moved { // never told to be stored when it is not
+		return fmt.Errorf("a result that says %s has no effect on a command that is %s", v.State, j.phase)
 	}
 	m.r.mu.Lock()
 	m.r.public.lastResult = &m.at
 	m.r.mu.Unlock()
-	m.r.unwait(1) // a slot at the agent is free
 	ack.Stored = true
 	m.reply(wire.TypeResultAck, ack)
 	return nil
