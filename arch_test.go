@@ -56,10 +56,11 @@ var allowed = map[string][]string{
 	"lab/proxy":              {},
 	"lab/harness":            {"internal", "wire", "operator", "lab/proxy", "agent/local"},
 	"lab/demo":               {"internal", "wire", "selfcheck", "oob", "operator", "lab/proxy", "lab/harness"},
+	"lab/fleet":              {"internal", "wire", "session", "operator", "agent/state"},
 	"lab/figures":            {"internal", "wire", "selfcheck", "operator", "release", "lab/harness", "lab/demo", "agent/local"},
 	"cmd/gururmm-agent":      {"internal", "selfcheck", "checkup", "agent/probe", "agent/state", "agent/history", "agent/guardian", "agent/bundle", "agent", "agent/local"},
 	"cmd/gururmm":            {"internal", "wire", "checkup", "operator", "release", "server"},
-	"cmd/gururmm-lab":        {"internal", "lab/proxy", "lab/harness", "lab/demo", "lab/figures"},
+	"cmd/gururmm-lab":        {"internal", "operator", "lab/proxy", "lab/harness", "lab/demo", "lab/figures", "lab/fleet"},
 }
 
 // foreign lists where a third-party module may be used at all; a module that is
@@ -68,7 +69,7 @@ var foreign = map[string]struct {
 	in  []string
 	why string
 }{
-	"github.com/gorilla/websocket": {[]string{"session", "agent/link", "agent/worker", "server/hub", "server/api"},
+	"github.com/gorilla/websocket": {[]string{"session", "agent/link", "agent/worker", "server/hub", "server/api", "lab/fleet"},
 		"the second door must not share the link's library"},
 	"modernc.org/sqlite":           {[]string{"server/store"}, "one house knows the database"},
 	"github.com/golang-jwt/jwt/v5": {[]string{"agent/state", "server/api"}, "tokens are made and checked in one place each"},

@@ -153,6 +153,9 @@ func TestBadOrdersAreNamed(t *testing.T) {
 		{[]string{"proxy"}, "required"},
 		{[]string{"proxy", "--upstream", "127.0.0.1:1", "--cert", "/nonexistent", "--key", "/nonexistent"}, "/nonexistent"},
 		{[]string{"demo", "--bin", "/nonexistent"}, "make build"},
+		{[]string{"fleet", "--agents", "1"}, "required"},
+		{[]string{"fleet", "--agents", "1", "--server", "https://127.0.0.1:1", "--enroll-token-file", "/nonexistent"}, "/nonexistent"},
+		{[]string{"fleet", "--agents", "1", "--server", "https://127.0.0.1:1", "--enroll-token-file", "/dev/null", "--mix", "sleepy=1"}, "no kind"},
 		{[]string{"dance"}, "dance"},
 	} {
 		t.Run(fmt.Sprint(c.args), func(t *testing.T) {

@@ -194,6 +194,14 @@ func (s *Stack) Client() *operator.Client {
 	return s.client
 }
 
+// Door is the server's main listener, not through the proxy: its URL, what to trust
+// it by, and the operator token.
+func (s *Stack) Door() (url string, trust *tls.Config, token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return "https://" + s.listen, &tls.Config{RootCAs: s.cert.roots}, s.token
+}
+
 // Operator runs the operator's command line against the server, not through the
 // proxy, and gives what it printed and its exit code.
 func (s *Stack) Operator(ctx context.Context, args ...string) (stdout, stderr string, code int, err error) {
