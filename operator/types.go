@@ -130,6 +130,28 @@ type Beacon struct {
 	Addr       string           `json:"addr,omitempty"`
 }
 
+// Kinds of an agent's events.
+const (
+	EventPresence = "presence"
+	EventVerdict  = "verdict"  // the agent's own word on itself
+	EventLink     = "link"     // verified, degraded, recovered, ended
+	EventInstance = "instance" // its guardian has started anew
+	EventVersion  = "version"
+)
+
+// AgentEvent is one change of an agent, as the server saw it.
+type AgentEvent struct {
+	Seq       int64     `json:"seq"` // rises in order of writing; never used again
+	Agent     string    `json:"agent"`
+	AgentName string    `json:"agent_name"`
+	At        time.Time `json:"at"`
+	Kind      string    `json:"kind"`
+	From      string    `json:"from,omitempty"` // absent: nothing was known
+	To        string    `json:"to"`
+	Reason    string    `json:"reason,omitempty"`
+	Link      string    `json:"link,omitempty"` // id of the link it is of
+}
+
 // NewEnrollToken asks for an enrollment token.
 type NewEnrollToken struct {
 	Site        string `json:"site,omitempty"`          // default "default"

@@ -41,6 +41,7 @@ func TestListingsAreReadableAt80Columns(t *testing.T) {
 		ID: wire.NewID(), AgentName: name, Kind: wire.DirectiveRestartService, CreatedBy: name, CreatedAt: seen, EndedAt: &now,
 		State: "delivered", Code: wire.CodeBadSignature, Detail: sentence, Reason: sentence,
 	}
+	event := operator.AgentEvent{AgentName: name, At: now, Kind: operator.EventVerdict, From: agent.Verdict, To: agent.Verdict, Reason: sentence}
 	build := operator.Build{PublishedBy: name, PublishedAt: now, Build: wire.Build{
 		Version: "v100.200.300-" + strings.Repeat("x", 50), OS: "windows", Arch: "amd64", Size: wire.MaxBuild}}
 	bundle := operator.Bundle{ID: wire.NewID(), Size: wire.MaxBundle, Held: 1 << 20, MadeAt: &now, Reason: sentence}
@@ -58,6 +59,7 @@ func TestListingsAreReadableAt80Columns(t *testing.T) {
 		"commands":   {func(w io.Writer) error { return listCommands(w, []operator.Command{command}) }, []string{command.ID + "  echo much"}},
 		"trace":      {func(w io.Writer) error { return printTrace(w, trace) }, []string{command.ID, "result_written"}},
 		"beacons":    {func(w io.Writer) error { return printBeacon(w, beacon) }, []string{"0000000000000007", "owes 1 command;"}},
+		"event":      {func(w io.Writer) error { return printEvent(w, event) }, []string{operator.EventVerdict}},
 		"bundles":    {func(w io.Writer) error { return listBundles(w, []operator.Bundle{bundle}) }, []string{bundle.ID, "6 % have come"}},
 		"directives": {func(w io.Writer) error { return listDirectives(w, []operator.Directive{directive}) }, []string{directive.ID, "restart_service"}},
 		"builds":     {func(w io.Writer) error { return listBuilds(w, []operator.Build{build}) }, []string{"windows/amd64"}},

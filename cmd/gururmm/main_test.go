@@ -79,6 +79,8 @@ func TestNumbersThatMeanNothingAreRefusedByFlag(t *testing.T) {
 		"enroll-token create --expires -1h": "--expires -1h0m0s",
 		"commands --limit 0":                "--limit 0",
 		"beacons --limit -3":                "--limit -3",
+		"events --limit 0":                  "--limit 0",
+		"events --since 0":                  "--since 0s",
 	} {
 		if _, errs, code := typed(t, nil, strings.Fields(args)...); code != 1 || !strings.Contains(errs, says) {
 			t.Errorf("%s: exit %d, %q does not say %q", args, code, errs, says)

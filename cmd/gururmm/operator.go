@@ -59,7 +59,7 @@ func addOperator(root *cobra.Command, typed []string) {
 	f := &operatorFlags{typed: typed}
 	for _, c := range []*cobra.Command{
 		loginCommand(f), agentsCommand(f), execCommand(f), commandsCommand(f), cancelCommand(f),
-		traceCommand(f), beaconsCommand(f), enrollTokenCommand(f), directCommand(f), directivesCommand(f), bundlesCommand(f), doctorCommand(f), updateCommand(f),
+		traceCommand(f), beaconsCommand(f), eventsCommand(f), enrollTokenCommand(f), directCommand(f), directivesCommand(f), bundlesCommand(f), doctorCommand(f), updateCommand(f),
 	} {
 		f.addJSON(c)
 		if c.Name() != updateName { // not all of that talks to a server

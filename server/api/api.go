@@ -127,6 +127,7 @@ func (a *API) Main() http.Handler {
 	a.operator(mux, "GET /v1/commands/{id}/trace", a.trace)
 	a.operator(mux, "POST /v1/commands/{id}/cancel", a.cancel)
 	a.operator(mux, "GET /v1/beacons", a.listBeacons)
+	a.operator(mux, "GET /v1/events", a.listAgentEvents)
 	a.operator(mux, "GET /v1/builds", a.listBuilds)
 	a.operator(mux, "PUT /v1/builds/{sha256}", a.publish)
 	a.operator(mux, "DELETE /v1/builds/{version}", a.removeBuilds)

@@ -93,6 +93,7 @@ func (h *Hub) Called(agent string, who wire.Copy, addr string, at time.Time) {
 		h.challenge(agent, challenged, at)
 	}
 	h.follow(agent, j)
+	h.observe(agent)
 }
 
 // Alone reports whether what waits for agent may be handed to this copy of it: it is

@@ -6,7 +6,8 @@
 //     removed or replaced but by its own generation;
 //   - a link's reader only reads; what it read is handled in order by a bounded
 //     queue of its own, so no endpoint waits for another;
-//   - no lock is held across I/O, and locks are taken in the order Hub, link;
+//   - no lock is held across I/O, and locks are taken in the order watch
+//     (of one endpoint), Hub, link;
 //   - "connected" is never shown as online: a link counts once text and probes
 //     went both ways on it, and stops counting when its ledger shows a gap;
 //   - an identity that two living machines hold gets nothing on either link.

@@ -50,6 +50,7 @@ type Options struct {
 	Store    interface {
 		store.Agents
 		store.Resolutions
+		store.AgentEvents
 	}
 	// Sign makes a signed message.
 	Sign func(t wire.Type, payload any) (wire.Envelope, error)
@@ -77,10 +78,16 @@ type Hub struct {
 	probing  map[*session.Conn]struct{}
 	probed   uint64 // probe links since the start
 	draining error  // why no link is taken any more; nil: serving
+	counted  bool   // agents that have not come back since the start were told of
 }
 
 // endpoint is what is known of one agent in this process.
 type endpoint struct {
+	watch     *sync.Mutex // held while the agent is observed; taken before mu
+	told      told
+	linkEnded string // why its last link ended
+	ending    int    // links that have gone and of which it is not told yet why
+
 	links  []*link // oldest first
 	copies []*sighting
 	signs  uint64 // of life, of any copy
@@ -175,6 +182,7 @@ func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire
 		return
 	}
 	l.log.Info("link opened", "addr", addr)
+	h.observe(agent)
 	l.conn.Ping(false) // a deaf uplink shows before the first text
 	h.wheel.add(l)
 }
@@ -183,7 +191,7 @@ func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire
 func (h *Hub) endpoint(agent string) *endpoint {
 	ep := h.agents[agent]
 	if ep == nil {
-		ep = &endpoint{}
+		ep = &endpoint{watch: new(sync.Mutex)}
 		h.agents[agent] = ep
 	}
 	return ep
@@ -193,6 +201,7 @@ func (h *Hub) endpoint(agent string) *endpoint {
 func (h *Hub) remove(l *link) {
 	h.mu.Lock()
 	ep := h.endpoint(l.agent)
+	ep.ending++
 	if i := slices.Index(ep.links, l); i >= 0 {
 		ep.links = slices.Delete(ep.links, i, i+1)
 		ep.ended(l)

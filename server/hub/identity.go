@@ -51,6 +51,7 @@ func (h *Hub) identify(l *link) {
 		h.challenge(l.agent, asked, now)
 	}
 	h.rejudge(l.agent)
+	h.observe(l.agent)
 }
 
 // replaces reports whether a link of newer takes the place of one of older: the same
@@ -111,6 +112,9 @@ func (h *Hub) follow(agent string, j judged) {
 	if j.cleared {
 		h.opts.Delivery.Hint(agent)
 		h.opts.Delivery.Wake(agent)
+	}
+	if j.turned || j.cleared {
+		h.observe(agent)
 	}
 }
 

@@ -57,6 +57,8 @@ func (l *link) changed() {
 
 	if after != before {
 		l.logVerdict(before, after, v)
+		l.noteVerdict(before, after, v)
+		l.hub.observe(l.agent)
 	}
 	if answered {
 		l.hub.rejudge(l.agent)

@@ -144,10 +144,12 @@ func (l *link) end(code int, verdict selfcheck.Code, cause error) {
 		if verdict != "" {
 			why = string(verdict) + ": " + why
 		}
+		l.noteEnded(why)
 		if proof != "" {
 			l.hub.opts.Delivery.Explain(l.agent, l.id, proof, true)
 		}
 		l.hub.opts.Delivery.LinkDown(l.agent, l.generation, why)
+		l.hub.observe(l.agent)
 		l.conn.Close(code, cause)
 	}()
 }

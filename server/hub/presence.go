@@ -43,22 +43,31 @@ const (
 // heartbeatSeen takes in a heartbeat's word on the agent.
 func (h *Hub) heartbeatSeen(l *link, hb wire.Heartbeat, at time.Time) {
 	deliverable, _ := l.Deliverable()
+	if h.takeHeartbeat(l, hb, deliverable, at) {
+		h.observe(l.agent)
+	}
+}
+
+// takeHeartbeat reports whether the agent's word on itself has changed.
+func (h *Hub) takeHeartbeat(l *link, hb wire.Heartbeat, deliverable bool, at time.Time) (changed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	ep := h.endpoint(l.agent)
 	ep.seen(at, viaText, l.addr)
 	if hb.Verdict != "" {
-		ep.judged(clip(hb.Verdict), "", at)
+		changed = h.judged(l.agent, ep, clip(hb.Verdict), "", at)
 	}
 	if !deliverable {
-		return
+		return changed
 	}
 	ep.verifiedAt = at // the agent's ledger rode in it: text went both ways
 	// An agent that is well has left the second door: a poll that was still on its
 	// way when it did says otherwise for no longer than this.
 	if well := hb.Verdict == string(selfcheck.CodeOK) || hb.Verdict == string(selfcheck.CodeOKIdle); well {
+		changed = changed || !ep.deliverAt.IsZero()
 		ep.deliverAt = time.Time{}
 	}
+	return changed
 }
 
 // textBothWays records that text provably went both ways.
@@ -88,11 +97,16 @@ func (h *Hub) Behind(agent string) *time.Duration {
 	return nil
 }
 
-func (ep *endpoint) judged(verdict, sentence string, at time.Time) {
+// judged takes the agent's word on itself, and tells of it if it is another. Call with mu held.
+func (h *Hub) judged(agent string, ep *endpoint, verdict, sentence string, at time.Time) (changed bool) {
+	if changed = verdict != ep.verdict; changed {
+		h.note(agent, operator.AgentEvent{Kind: operator.EventVerdict, To: verdict, Reason: sentence})
+	}
 	if verdict != ep.verdict || sentence != "" {
 		ep.sentence = sentence
 	}
 	ep.verdict, ep.verdictAt = verdict, at
+	return changed
 }
 
 func (ep *endpoint) seen(at time.Time, via, addr string) {
@@ -122,7 +136,7 @@ func (h *Hub) Reported(agent string, r oob.Report, addr string, at time.Time) {
 	}
 	ep.reportAt, ep.beaconAt = r.At, at
 	ep.stopped = r.Cause == oob.CauseStop
-	ep.judged(clip(string(r.Verdict.Code)), clipSentence(r.Verdict.Sentence), at)
+	h.judged(agent, ep, clip(string(r.Verdict.Code)), clipSentence(r.Verdict.Sentence), at)
 	ep.isolated = slices.ContainsFunc(r.Findings, func(f selfcheck.Finding) bool { return f.Code == selfcheck.FindIsolated })
 	ep.deliverAt = time.Time{}
 	if r.Snapshot.OOB.Delivering {
@@ -137,6 +151,7 @@ func (h *Hub) Reported(agent string, r oob.Report, addr string, at time.Time) {
 	if on != nil {
 		on.reportedBy(r.Verdict)
 	}
+	h.observe(agent)
 	h.explain(agent, r)
 }
 
@@ -200,6 +215,11 @@ func (l *link) reportedBy(v selfcheck.Verdict) {
 		return
 	}
 	l.logVerdict(before, after, l.conn.Facts(time.Now()).Ledger)
+	if after == "" {
+		l.note(Degraded, "recovered", "the agent says so")
+	} else {
+		l.note("", Degraded, clipSentence(fmt.Sprintf("the agent says %s: %s", v.Code, v.Sentence)))
+	}
 	switch {
 	case proven:
 		l.hub.opts.Delivery.PeerRead(l.agent, l.generation, read, clipSentence(fmt.Sprintf("the agent says %s: %s", v.Code, v.Sentence)))
@@ -211,12 +231,13 @@ func (l *link) reportedBy(v selfcheck.Verdict) {
 // Polled takes in a poll; deliver tells that the agent asks for its commands there.
 func (h *Hub) Polled(agent string, deliver bool, addr string, at time.Time) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	ep := h.endpoint(agent)
 	ep.seen(at, viaPoll, addr)
 	if deliver {
 		ep.deliverAt = at
 	}
+	h.mu.Unlock()
+	h.observe(agent)
 }
 
 // sight is everything presence is computed from, at one moment.
@@ -480,11 +501,12 @@ func (s sight) rivals() string {
 }
 
 // seenLink takes over a link's last frame into its endpoint before the link goes.
-func (h *Hub) seenLink(l *link) {
+func (h *Hub) seenLink(l *link) looked {
 	v := l.look(time.Now())
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.endpoint(l.agent).seen(v.inbound, v.via, l.addr)
+	return v
 }
 
 // flush hands on what was seen since the last time; the store writes it in one batch.
@@ -495,10 +517,17 @@ func (h *Hub) flush() {
 		links = append(links, ep.links...)
 	}
 	h.mu.Unlock()
+	suspect := map[string]bool{}
 	for _, l := range links {
-		h.seenLink(l)
+		if v := h.seenLink(l); v.silent || v.State != Verified || !h.opts.Delivery.Unacknowledged(l.agent).IsZero() {
+			suspect[l.agent] = true
+		}
 	}
 	h.rejudgeAll()
+	for _, agent := range h.unsettled(suspect) {
+		h.observe(agent)
+	}
+	h.missed(time.Now())
 	h.remind(time.Now())
 
 	h.mu.Lock()

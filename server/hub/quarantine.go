@@ -21,4 +21,5 @@ func (h *Hub) Quarantine(agent string, on bool) {
 		}
 	}
 	h.opts.Delivery.Wake(agent)
+	h.observe(agent)
 }

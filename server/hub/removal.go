@@ -19,6 +19,7 @@ func (h *Hub) Remove(agent string) {
 		l.end(websocket.ClosePolicyViolation, "", errRemoved)
 	}
 	h.opts.Delivery.Wake(agent)
+	h.observe(agent)
 }
 
 // Removed reports whether the agent was removed while this process ran: a request that

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"sync"
 	"time"
 
@@ -22,9 +23,12 @@ type batch struct {
 	seen    map[string]sign
 	metrics map[string]wire.Metrics
 	used    map[string]time.Time // operator tokens by name
-	timer   *time.Timer          // armed while something waits
+	events  noted
+	timer   *time.Timer // armed while something waits
 	closed  bool
 	writing sync.WaitGroup
+	// eventing is full while events are written.
+	eventing chan struct{}
 }
 
 type sign struct {
@@ -33,12 +37,12 @@ type sign struct {
 }
 
 func newBatch(d *database) *batch {
-	b := &batch{d: d}
+	b := &batch{d: d, events: noted{}, eventing: make(chan struct{}, 1)}
 	b.clear()
 	return b
 }
 
-// clear forgets what is gathered. Call with mu held, or before b is shared.
+// clear forgets what is gathered but the events. Call with mu held, or before b is shared.
 func (b *batch) clear() {
 	b.seen, b.metrics, b.used = map[string]sign{}, map[string]wire.Metrics{}, map[string]time.Time{}
 }
@@ -51,14 +55,19 @@ func (b *batch) note(change func()) {
 		return
 	}
 	change()
-	if b.timer == nil {
+	b.arm()
+}
+
+// arm has the batch written soon. Call with mu held.
+func (b *batch) arm() {
+	if b.timer == nil && !b.closed {
 		b.writing.Add(1)
 		b.timer = time.AfterFunc(batchEvery, func() {
 			defer b.writing.Done()
 			ctx, cancel := context.WithTimeout(context.Background(), 2*busyTimeout)
 			defer cancel()
 			if err := b.flush(ctx); err != nil {
-				b.d.log.Error("signs of life could not be written", "error", err)
+				b.d.log.Error("signs of life or events could not be written", "error", err)
 			}
 		})
 	}
@@ -79,6 +88,10 @@ func (d *database) SaveMetrics(agent string, m wire.Metrics) {
 func (d *database) Flush(ctx context.Context) error { return d.batch.flush(ctx) }
 
 func (b *batch) flush(ctx context.Context) error {
+	return errors.Join(b.flushSigns(ctx), b.flushEvents(ctx))
+}
+
+func (b *batch) flushSigns(ctx context.Context) error {
 	b.mu.Lock()
 	seen, metrics, used := b.seen, b.metrics, b.used
 	b.clear()

@@ -2,7 +2,7 @@
 // commands with their stages and output, directives, beacons.
 //
 // Rules that hold here:
-//   - a method that returns without error has its effect on disk (Seen,
+//   - a method that returns without error has its effect on disk (Seen, NoteEvent,
 //     SaveMetrics and the "last used" of a token excepted: those are batched);
 //   - times are integer microseconds UTC; a time that never was is NULL, and
 //     absent in the types, never zero;
@@ -61,6 +61,7 @@ type Store interface {
 	Commands
 	Directives
 	Beacons
+	AgentEvents
 	Builds
 	Bundles
 	Resolutions

@@ -49,6 +49,9 @@ func Run(t *testing.T, fresh Database) {
 		{"pieces beyond a gap are bounded", outputPieces},
 		{"directives are pending until answered or expired, and end once", directives},
 		{"beacons are stored once, the newest stay", beacons},
+		{"events are what changed, batched, in order, and survive closing", events},
+		{"events are bounded by number and age, also before they are written", eventsBounded},
+		{"other writes come between those of many events", eventsShare},
 		{"an agent that was removed is none any more, and its history stays until purged", removal},
 		{"a version is one program for each platform", builds},
 		{"bundles are stored as they are, within their room", bundles},
@@ -728,6 +731,130 @@ func beacons(t *testing.T, r *rig) {
 	want(t, err, store.ErrNotFound)
 }
 
+// said lists events as "kind from>to".
+func (r *rig) said(t *testing.T, f store.EventFilter) []string {
+	t.Helper()
+	list, err := r.AgentEvents(t.Context(), f)
+	must(t, err)
+	out := []string{}
+	for _, e := range list {
+		out = append(out, fmt.Sprintf("%s %s>%s", e.Kind, e.From, e.To))
+	}
+	return out
+}
+
+func events(t *testing.T, r *rig) {
+	a, b := r.agent(t, "a"), r.agent(t, "b")
+	note := func(agent string, after time.Duration, kind, to string) {
+		r.NoteEvent(operator.AgentEvent{Agent: agent, At: epoch.Add(after), Kind: kind, To: to, Reason: "why", Link: "07"})
+	}
+	same := func(f store.EventFilter, want ...string) {
+		t.Helper()
+		if got := r.said(t, f); !slices.Equal(got, want) {
+			t.Errorf("%+v: %q, want %q", f, got, want)
+		}
+	}
+	note(b.ID, 2*time.Second, operator.EventVersion, "v1")
+	note(a.ID, time.Second, operator.EventPresence, "verified")
+	note(a.ID, 3*time.Second, operator.EventPresence, "verified") // no change
+	note("nobody", 0, operator.EventPresence, "verified")
+	must(t, r.Flush(t.Context()))
+	same(store.EventFilter{}, "version >v1", "presence >verified")
+	must(t, r.Close()) // what is known is known after it
+	r.Store = r.open()
+	note(a.ID, 4*time.Second, operator.EventPresence, "verified")
+	note(a.ID, 5*time.Second, operator.EventLink, "ended")
+	note(a.ID, 6*time.Second, operator.EventLink, "ended") // of another link
+	note(a.ID, 7*time.Second, operator.EventPresence, "offline")
+	must(t, r.Close()) // an orderly stop loses nothing
+	r.Store = r.open()
+	same(store.EventFilter{Agent: a.ID}, "presence verified>offline", "link >ended", "link >ended", "presence >verified")
+	same(store.EventFilter{Agent: a.ID, Since: epoch.Add(6 * time.Second)}, "presence verified>offline", "link >ended")
+	same(store.EventFilter{Since: epoch.Add(7 * time.Second)}, "presence verified>offline")
+	same(store.EventFilter{Limit: 1}, "presence verified>offline")
+	same(store.EventFilter{Agent: b.ID, After: new(int64)}, "version >v1")
+	same(store.EventFilter{After: new(int64), Limit: 2}, "presence >verified", "version >v1")
+	same(store.EventFilter{After: new(int64(2))}, "link >ended", "link >ended", "presence verified>offline")
+	same(store.EventFilter{After: new(int64(2)), Since: epoch.Add(7 * time.Second)}, "presence verified>offline")
+	same(store.EventFilter{After: new(int64(5))})
+	list, err := r.AgentEvents(t.Context(), store.EventFilter{Agent: a.ID, Limit: 1})
+	must(t, err)
+	want := operator.AgentEvent{Seq: 5, Agent: a.ID, AgentName: "a", At: epoch.Add(7 * time.Second).UTC(), Kind: "presence", From: "verified", To: "offline", Reason: "why", Link: "07"}
+	if len(list) != 1 || list[0] != want {
+		t.Errorf("got %+v, want %+v", list, want)
+	}
+}
+
+// A fleet that returns must not keep commands waiting until all of it is written down.
+func eventsShare(t *testing.T, r *rig) {
+	a := r.agent(t, "a")
+	var agents []string
+	for range 20 {
+		agents = append(agents, r.agent(t, "fleet").ID)
+	}
+	for i := range 1500 {
+		r.NoteEvent(operator.AgentEvent{Agent: agents[i%len(agents)], At: epoch.Add(time.Duration(i)), Kind: operator.EventLink, To: "verified"})
+	}
+	flushed := make(chan error, 1)
+	began := time.Now()
+	go func() { flushed <- r.Flush(t.Context()) }()
+	for between := 0; ; between++ {
+		select {
+		case err := <-flushed:
+			must(t, err)
+			t.Logf("1500 events in %v, %d commands between them", time.Since(began).Round(time.Millisecond), between)
+			if between < 3 {
+				t.Errorf("only %d commands were stored meanwhile", between)
+			}
+			return
+		default:
+			r.command(t, a.ID, epoch)
+		}
+	}
+}
+
+func eventsBounded(t *testing.T, r *rig) {
+	a, b := r.agent(t, "a"), r.agent(t, "b")
+	flap := func(agent string, n int, at time.Time) {
+		for i := range n {
+			r.NoteEvent(operator.AgentEvent{Agent: agent, At: at.Add(time.Duration(i) * time.Microsecond), Kind: operator.EventLink, To: fmt.Sprint(i)})
+		}
+	}
+	count := func(agent string) (n int, newest string) {
+		t.Helper()
+		var after int64
+		for {
+			list, err := r.AgentEvents(t.Context(), store.EventFilter{Agent: agent, After: &after, Limit: 100})
+			must(t, err)
+			if len(list) == 0 {
+				return n, newest
+			}
+			n, after, newest = n+len(list), list[len(list)-1].Seq, list[len(list)-1].To
+		}
+	}
+	flap(b.ID, 3, epoch)
+	for range 2 { // more than is kept, at once and one after the other
+		flap(a.ID, 3*store.KeepAgentEvents, epoch.Add(time.Second))
+		must(t, r.Flush(t.Context()))
+		if n, newest := count(a.ID); n != store.KeepAgentEvents || newest != fmt.Sprint(3*store.KeepAgentEvents-1) {
+			t.Fatalf("%d of a flapping agent are kept, the newest is %s", n, newest)
+		}
+	}
+	if n, _ := count(b.ID); n != 3 {
+		t.Errorf("%d of the other agent's 3 are left", n)
+	}
+	for i := range 4 { // each write takes some of the old ones along
+		flap(b.ID, 1, epoch.Add(store.KeepAgentEventsFor+time.Minute+time.Duration(i)*time.Second))
+		must(t, r.Flush(t.Context()))
+	}
+	if n, _ := count(a.ID); n != 0 {
+		t.Errorf("%d are left that are too old", n)
+	}
+	if n, _ := count(b.ID); n != 4 {
+		t.Errorf("%d of 4 new ones are there", n)
+	}
+}
+
 func builds(t *testing.T, r *rig) {
 	b := operator.Build{PublishedBy: "ops", PublishedAt: epoch.UTC(), Build: wire.Build{
 		Version: "v1.2.3", OS: "linux", Arch: "amd64", Size: 7, SHA256: "ab", Signature: "untrusted\ncomment"}}
@@ -789,6 +916,8 @@ func removal(t *testing.T, r *rig) {
 		want(t, err, store.ErrRemoved)
 		want(t, r.CreateBundle(t.Context(), operator.Bundle{ID: "late", Agent: a.ID, SHA256: "ab", Size: 60, BeganAt: epoch}, 100), store.ErrRemoved)
 		want(t, r.Resolve(t.Context(), a.ID, []store.Resolution{{ID: wire.NewID(), By: "op", At: epoch}}), store.ErrRemoved)
+		r.NoteEvent(operator.AgentEvent{Agent: a.ID, At: epoch, Kind: operator.EventPresence, To: "removed"}) // may be told until the purge
+		must(t, r.Flush(t.Context()))
 	}
 	nothingMore()
 	must(t, r.Close())
@@ -831,8 +960,15 @@ func removal(t *testing.T, r *rig) {
 		t.Errorf("its directive: %+v, %v", ended, err)
 	}
 
+	if got := r.said(t, store.EventFilter{Agent: a.ID}); !slices.Equal(got, []string{"presence >removed"}) {
+		t.Errorf("its events: %q", got)
+	}
+
 	must(t, r.PurgeAgent(t.Context(), a.ID))
 	nothingMore()
+	if got := r.said(t, store.EventFilter{Agent: a.ID}); len(got) > 0 {
+		t.Errorf("its events after the purge: %q", got)
+	}
 	if _, err := r.Command(t.Context(), cmd.ID); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("its command after the purge: %v", err)
 	}
@@ -997,5 +1133,6 @@ func closed(t *testing.T, r *rig) {
 		t.Fatal("read from a closed store")
 	}
 	r.Seen(a.ID, epoch, "text") // goes nowhere, and blocks nobody
+	r.NoteEvent(operator.AgentEvent{Agent: a.ID})
 	must(t, r.Close())
 }

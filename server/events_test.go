@@ -1,0 +1,145 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gururmm/operator"
+	"gururmm/wire"
+)
+
+// told lists an agent's written events, the oldest first, as "kind from>to".
+func (n *node) told(id identity, kinds ...string) (said []string, all []operator.AgentEvent) {
+	n.t.Helper()
+	if err := n.store.Flush(n.t.Context()); err != nil {
+		n.t.Fatal(err)
+	}
+	for _, e := range operate[operator.List[operator.AgentEvent]](n, "GET", "/v1/events?after=0&agent="+id.Agent, nil).Items {
+		if slices.Contains(kinds, e.Kind) || len(kinds) == 0 {
+			said, all = append(said, fmt.Sprintf("%s %s>%s", e.Kind, e.From, e.To)), append(all, e)
+		}
+	}
+	return said, all
+}
+
+func TestChangesOfAnAgentAreToldWithTheirReasons(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer func() { n.stop() }()
+		id := n.enroll("alpha")
+		first := n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+		first.send(wire.TypeHeartbeat, wire.Heartbeat{Verdict: "ok"}, true)
+		first.send(wire.TypeHeartbeat, wire.Heartbeat{Verdict: "ok"}, true)
+		await(t, "its word has come", func() bool { return n.agent(id).Verdict == "ok" })
+		first.close()
+		await(t, "it is offline", func() bool { return n.agent(id).Presence == "offline" })
+		newer := presence("i2", "b1", "f1")
+		newer.Version = "2.0"
+		second := n.link(id, newer).awaitVerified()
+		defer second.close()
+		synctest.Wait()
+
+		said, all := n.told(id)
+		for _, want := range []string{
+			"presence >connecting", "version >1.0", "instance >i1", "link connecting>verified", "presence connecting>verified",
+			"verdict >ok", "link verified>ended", "presence verified>offline",
+			"version 1.0>2.0", "instance i1>i2",
+		} {
+			i := slices.Index(said, want)
+			if i < 0 {
+				t.Fatalf("%q is not told among %q", want, said)
+			}
+			if all[i].AgentName != "machine-f1" || all[i].At.IsZero() || all[i].Reason == "" && want != "verdict >ok" {
+				t.Errorf("%q: %+v", want, all[i])
+			}
+		}
+		if at := slices.Index(said, "instance i1>i2"); all[at].Reason != "the guardian was started again on the same boot" {
+			t.Errorf("of a new instance: %q", all[at].Reason)
+		}
+		if at := slices.Index(said, "presence verified>offline"); !strings.Contains(all[at].Reason, "test is over") {
+			t.Errorf("of an agent that closed its link: %q", all[at].Reason)
+		}
+		if counted, _ := n.told(id, operator.EventVerdict); len(counted) != 1 {
+			t.Errorf("the same word twice is told as %q", counted)
+		}
+
+		// Nothing comes any more, though the connection stands; then it is given up.
+		second.mute.Store(true)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		told, all := n.told(id, operator.EventPresence)
+		if tail := told[max(0, len(told)-2):]; !slices.Equal(tail, []string{"presence verified>silent", "presence silent>offline"}) {
+			t.Errorf("of a link that fell silent: %q", told)
+		} else if why := all[len(all)-1].Reason; !strings.Contains(why, "no frame came within the dead window") {
+			t.Errorf("why it is offline: %q", why)
+		}
+	})
+}
+
+// What a server knew when it was stopped is neither lost nor told again by the next one.
+func TestARestartOfTheServerIsNoChangeOfAnAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		id := n.enroll("alpha")
+		gone := n.enroll("beta")
+		n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+		n.link(gone, presence("i9", "b9", "f9")).awaitVerified()
+		before := n
+		n = n.restarted()
+		defer func() { n.stop() }()
+		if err := before.store.Flush(t.Context()); err != nil { // nothing was left
+			t.Error(err)
+		}
+		m := n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+		defer m.close()
+		synctest.Wait()
+		said, _ := n.told(id, operator.EventPresence, operator.EventInstance, operator.EventVersion)
+		want := []string{"presence >connecting", "version >1.0", "instance >i1", "presence connecting>verified", "presence verified>connecting", "presence connecting>verified"}
+		if slices.Sort(said); !slices.Equal(said, sorted(want)) {
+			t.Errorf("told %q, want %q", said, want)
+		}
+		ended, all := n.told(gone, operator.EventLink)
+		if len(ended) != 2 || !strings.Contains(all[1].Reason, "the server is going down") {
+			t.Errorf("of a link that the stop ended: %+v", all)
+		}
+		time.Sleep(2 * time.Minute)
+		if said, _ := n.told(gone, operator.EventPresence); said[len(said)-1] != "presence verified>offline" {
+			t.Errorf("of one that did not come back: %q", said)
+		}
+	})
+}
+
+func sorted(s []string) []string { slices.Sort(s); return s }
+
+func TestEventsAreAskedForByTimeAndPlace(t *testing.T) {
+	n := start(t, false, nil)
+	id := n.enroll("alpha")
+	n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+	_, all := n.told(id)
+	client := n.client()
+	newest, err := client.AgentEvents(t.Context(), operator.EventFilter{Agent: "machine-f1", Within: time.Hour, Limit: 1})
+	if err != nil || len(newest) != 1 {
+		t.Fatalf("%+v, %v", newest, err)
+	}
+	rest, err := client.AgentEvents(t.Context(), operator.EventFilter{After: &all[1].Seq, Limit: 1})
+	if err != nil || len(rest) != 1 || rest[0].Seq <= all[1].Seq {
+		t.Fatalf("after %d: %+v, %v", all[1].Seq, rest, err)
+	}
+	for _, query := range []string{"limit=0", "after=-1", "after=x", "within_ms=-1", "within_ms=99999999999999"} {
+		status, _, raw := n.request("GET", n.Info().URL+"/v1/events?"+query, n.Info().OperatorToken, nil)
+		if name, _, _ := strings.Cut(query, "="); status != http.StatusBadRequest || !strings.Contains(string(raw), name+": want") {
+			t.Errorf("%s: %d %s", query, status, raw)
+		}
+	}
+	if status, _, _ := n.request("GET", n.Info().URL+"/v1/events?agent=nobody", n.Info().OperatorToken, nil); status != http.StatusNotFound {
+		t.Errorf("of an unknown agent: %d", status)
+	}
+	if status, _, _ := n.request("GET", n.Info().URL+"/v1/events", "gro_wrong", nil); status != http.StatusUnauthorized {
+		t.Errorf("without a token: %d", status)
+	}
+}

@@ -1,0 +1,230 @@
+package hub
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"gururmm/internal/moment"
+	"gururmm/operator"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+// told is what was last told of an agent, by this process; empty: nothing.
+type told struct {
+	presence, version string
+	who               wire.Copy
+}
+
+// note keeps one change of an agent. It never blocks.
+func (h *Hub) note(agent string, e operator.AgentEvent) {
+	e.Agent, e.At = agent, time.Now().UTC()
+	e.To, e.Reason = clip(e.To), clipSentence(e.Reason)
+	h.opts.Store.NoteEvent(e)
+}
+
+// note keeps one change of the link.
+func (l *link) note(from, to, reason string) {
+	l.hub.note(l.agent, operator.AgentEvent{Kind: operator.EventLink, From: from, To: to, Reason: reason, Link: l.id.String()})
+}
+
+// observe tells what has changed of an agent's presence, instance and version. Whatever
+// may change them calls it at once; time alone is looked at by [Hub.flush]. Call without mu.
+func (h *Hub) observe(agent string) {
+	h.mu.Lock()
+	watch := h.endpoint(agent).watch
+	h.mu.Unlock()
+	watch.Lock() // one look at a time, or an older one could be told after a newer
+	defer watch.Unlock()
+	now := time.Now()
+	s := h.sight(agent, now)
+	h.mu.Lock()
+	ep := h.endpoint(agent)
+	if h.draining != nil { // what ends now ends here, not there
+		h.mu.Unlock()
+		return
+	}
+	was, is := ep.told, ep.told
+	if p := s.presence(now); ep.removed {
+		is.presence = Gone
+	} else if !(p == Degraded && s.suspected()) && !(p == Offline && ep.ending > 0) { // it is told with why
+		is.presence = p
+	}
+	// While several machines hold the identity theirs come in turns.
+	if who, version := ep.speaks(); ep.state == identitySole {
+		is.version = cmp.Or(version, was.version)
+		if who.Instance != "" {
+			is.who = who
+		}
+	}
+	ep.told = is
+	ended := ep.linkEnded
+	h.mu.Unlock()
+
+	if is.version != was.version {
+		h.note(agent, operator.AgentEvent{Kind: operator.EventVersion, To: is.version, Reason: "as instance " + short(is.who.Instance) + " says"})
+	}
+	if is.who.Instance != was.who.Instance {
+		h.note(agent, operator.AgentEvent{Kind: operator.EventInstance, To: is.who.Instance, Reason: started(was.who, is.who)})
+	}
+	if is.presence != was.presence {
+		h.note(agent, operator.AgentEvent{Kind: operator.EventPresence, To: is.presence, Reason: s.because(is.presence, ended, h.started, now)})
+	}
+}
+
+// speaks gives the copy that is heard and its version: by its newest link, else by the
+// second door, which tells no version. Call with mu held.
+func (ep *endpoint) speaks() (who wire.Copy, version string) {
+	for _, l := range ep.links { // oldest first
+		if p, authed := l.presence(); authed {
+			who, version = wire.CopyOf(p), p.Version
+		}
+	}
+	if who.Instance != "" {
+		return who, version
+	}
+	last := uint64(0)
+	for _, c := range ep.copies {
+		if c.last >= last {
+			who, last = c.who, c.last
+		}
+	}
+	return who, ""
+}
+
+// started tells how one instance came after another.
+func started(before, after wire.Copy) string {
+	switch {
+	case before.Instance == "":
+		return "the first one heard since this server started"
+	case after.SameBoot(before):
+		return "the guardian was started again on the same boot"
+	case after.Fingerprint != before.Fingerprint:
+		return "another machine, by its fingerprint, or new hardware"
+	}
+	return "the machine has booted since"
+}
+
+func short(id string) string { return id[:min(len(id), 8)] }
+
+// suspected reports whether what is held against the links may be a mere delay: that is told
+// once it is proven.
+func (s sight) suspected() bool {
+	for _, l := range s.links {
+		if strings.Contains(l.Verdict, " suspected") {
+			return true
+		}
+	}
+	return false
+}
+
+// because tells why presence is what it is.
+func (s sight) because(presence, ended string, hearing, now time.Time) string {
+	said := strings.TrimSuffix(s.ep.verdict+": "+s.ep.sentence, ": ")
+	switch presence {
+	case Verified:
+		return "text went both ways on its link"
+	case Degraded:
+		for _, l := range s.links {
+			if l.Verdict != "" {
+				_, clause := s.whyLink(l, now)
+				return clause
+			}
+		}
+		if !s.ill() && !s.unacked.IsZero() {
+			return fmt.Sprintf("a command is unacknowledged for %v", now.Sub(s.unacked).Round(time.Second))
+		}
+		return "the agent says " + said
+	case OutOfBand:
+		return "it asks for its commands by the second door; its own word: " + cmp.Or(said, "none yet")
+	case Silent:
+		_, clause := s.whyLink(s.links[len(s.links)-1], now)
+		return clause
+	case Connecting:
+		if len(s.links) > 0 {
+			return "it has opened a link from " + cmp.Or(s.ep.addr, "an unknown address")
+		}
+		return "it has no link, but reports by the second door: " + cmp.Or(said, "no verdict yet")
+	case Quarantined:
+		return s.quarantine()
+	case Duplicate:
+		return s.rivals()
+	case Gone:
+		return "an operator removed it"
+	}
+	switch {
+	case s.ep.stopped:
+		return "it was stopped in order, as it said itself"
+	case ended != "":
+		return "its link ended: " + ended
+	case s.ep.seenAt.IsZero():
+		return "not heard of since this server started at " + moment.UTC(hearing)
+	}
+	return fmt.Sprintf("last heard of %v ago by %s", now.Sub(s.ep.seenAt).Round(time.Second), s.ep.via)
+}
+
+// noteVerdict tells of a changed verdict of the server on a link.
+func (l *link) noteVerdict(before, after selfcheck.Code, v selfcheck.LedgerView) {
+	if after == "" {
+		l.note(Degraded, "recovered", string(before)+": text was delayed, not lost")
+		return
+	}
+	l.note("", Degraded, quote(after, v))
+}
+
+// noteEnded tells of a link that has gone, and keeps why for the presence that follows.
+func (l *link) noteEnded(why string) {
+	l.mu.Lock()
+	from := Connecting
+	switch {
+	case l.verdict != "":
+		from = Degraded
+	case !l.verifiedAt.IsZero():
+		from = Verified
+	}
+	l.mu.Unlock()
+	l.note(from, "ended", fmt.Sprintf("%s; open for %v", why, time.Since(l.opened).Round(time.Millisecond)))
+	l.hub.mu.Lock()
+	ep := l.hub.endpoint(l.agent)
+	ep.linkEnded = why
+	ep.ending--
+	l.hub.mu.Unlock()
+}
+
+// unsettled gives the agents whose presence time alone may change; links are all of them, as
+// just looked at. The others are told of when something happens.
+func (h *Hub) unsettled(suspect map[string]bool) (agents []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for agent, ep := range h.agents {
+		settled := ep.told.presence == Offline || ep.told.presence == Verified || ep.told.presence == Gone || ep.told.presence == ""
+		if suspect[agent] || !settled {
+			agents = append(agents, agent)
+		}
+	}
+	return agents
+}
+
+// missed tells, once, of agents that have not come back since the server started: their last
+// stored presence is of before.
+func (h *Hub) missed(now time.Time) {
+	h.mu.Lock()
+	due := !h.counted && now.Sub(h.started) > oobWindow
+	h.counted = h.counted || due
+	h.mu.Unlock()
+	if !due {
+		return
+	}
+	all, err := h.opts.Store.Agents(h.ctx)
+	if err != nil {
+		h.log.Error("agents that have not come back are not told of", "error", err)
+		return
+	}
+	for _, a := range all {
+		if a.LastSeen != nil {
+			h.observe(a.ID)
+		}
+	}
+}
