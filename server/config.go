@@ -27,6 +27,11 @@ type Config struct {
 	// given, they also mean that a proxy ends TLS: the main listener then speaks
 	// plain HTTP, on loopback only, and PublicURL is needed (OOBURL too, if OOBAddr is loopback).
 	TrustedProxies []netip.Prefix
+	// AdminAddr serves health, metrics and profiles; empty: nowhere. On loopback it is
+	// plain HTTP. Elsewhere it is TLS with the main listener's certificate, and needs a token.
+	AdminAddr string
+	// AdminTokenFile holds the bearer token for metrics and profiles.
+	AdminTokenFile string
 	Policy         wire.Policy // zero fields: defaults
 	// ReleaseKeys are minisign public keys ("RW…"). Programs signed with one of them can
 	// be published, and endpoints that enroll are told to trust them for updates.
@@ -86,6 +91,9 @@ func (c Config) complete() (Config, error) {
 		if err := checkURL(u); err != nil {
 			return c, fmt.Errorf("%s: %w", name, err)
 		}
+	}
+	if err := c.checkAdmin(); err != nil {
+		return c, err
 	}
 	if c.plain() {
 		host, _, _ := net.SplitHostPort(c.ListenAddr)

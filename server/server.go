@@ -27,6 +27,7 @@ import (
 	"gururmm/server/bundles"
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
+	"gururmm/server/metrics"
 	"gururmm/server/rollout"
 	"gururmm/server/store"
 	"gururmm/wire"
@@ -59,6 +60,8 @@ type Info struct {
 	// Listen and OOBListen are the addresses bound, whatever endpoints are told.
 	Listen    string `json:"listen"`
 	OOBListen string `json:"oob_listen"`
+	// AdminURL is where this node is watched; empty: nowhere.
+	AdminURL string `json:"admin_url,omitempty"`
 	// On the first start only.
 	OperatorToken string `json:"operator_token,omitempty"`
 	EnrollToken   string `json:"enroll_token,omitempty"`
@@ -81,6 +84,9 @@ type Server struct {
 	oob      *http.Server
 	mainLn   net.Listener
 	oobLn    net.Listener
+	metrics  *metrics.Metrics
+	admin    *http.Server // nil: there is none
+	adminLn  net.Listener
 
 	cleanup []func() error // run in reverse, once
 	closing sync.Once
@@ -126,9 +132,12 @@ func (s *Server) open() error {
 	if err != nil {
 		return err
 	}
-	if s.store, err = store.Open(filepath.Join(dir, fileDatabase), s.log); err != nil {
+	s.metrics = metrics.New()
+	st, err := store.OpenTold(filepath.Join(dir, fileDatabase), s.log, s.metrics.Committed)
+	if err != nil {
 		return err
 	}
+	s.store = s.metrics.Meter(st)
 	s.cleanup = append(s.cleanup, s.store.Close)
 	if err := s.openBuilds(); err != nil {
 		return err
@@ -140,6 +149,9 @@ func (s *Server) open() error {
 		return err
 	}
 	if s.oobLn, err = s.listen("oob_listen", s.cfg.OOBAddr, oobCert); err != nil {
+		return err
+	}
+	if err := s.openAdmin(mainCert); err != nil {
 		return err
 	}
 	doors, err := s.doors(mainCert, oobCert)
@@ -298,7 +310,8 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 	policy := func(string) wire.Policy { return s.cfg.Policy }
 	s.delivery = delivery.New(s.store, delivery.Options{
 		Log: s.log.With("part", "delivery"), Sign: sign,
-		Why: func(agent string) (kind, clause string) { return s.hub.Why(agent) },
+		Why:   func(agent string) (kind, clause string) { return s.hub.Why(agent) },
+		Acked: s.metrics.Acked,
 	})
 	s.hub = hub.New(hub.Options{
 		Delivery: s.delivery, Store: s.store, Sign: sign, Policy: policy, Log: s.log.With("part", "hub"),
@@ -312,6 +325,7 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 		ServerID: id, CommandKeys: [][]byte{key.Public().(ed25519.PublicKey)},
 		Doors: doors, TrustedProxies: s.cfg.TrustedProxies, Log: s.log.With("part", "api"),
 	})
+	s.metrics.Watch(s.hub, s.delivery, s.store, s.log.With("part", "metrics"))
 	s.main, s.oob = s.serve(s.api.Main()), s.serve(s.api.OOB())
 }
 
@@ -351,7 +365,7 @@ func (s *Server) Run(ctx context.Context) error {
 	// The parts outlive ctx: what comes in during the drain is still handled.
 	parts, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	failed := make(chan error, 6) // one for each goroutine below
+	failed := make(chan error, 7) // one for each goroutine below
 	var running sync.WaitGroup
 	part := func(name string, run func() error) {
 		running.Go(func() {
@@ -366,6 +380,9 @@ func (s *Server) Run(ctx context.Context) error {
 	part("bundles", func() error { return s.bundles.Run(parts) })
 	part("main listener", func() error { return s.main.Serve(s.mainLn) })
 	part("second door", func() error { return s.oob.Serve(s.oobLn) })
+	if s.admin != nil {
+		part("admin listener", func() error { return s.admin.Serve(s.adminLn) })
+	}
 	s.log.Info("serving", "url", s.info.URL, "oob_url", s.info.OOBURL)
 
 	var err error
@@ -374,7 +391,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case err = <-failed:
 		s.log.Error("a part failed; stopping", "error", err)
 	}
-	err = errors.Join(err, s.drain())
+	err = errors.Join(err, s.drain(), s.closeAdmin()) // until then it says that the drain is on
 	stop()
 	running.Wait()
 	return errors.Join(err, s.Close())

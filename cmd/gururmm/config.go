@@ -59,6 +59,8 @@ var settings = []setting{
 	{"cert", "", "certificate chain of the main listener, PEM (default: self-signed)", to(func(c *serveConfig) *string { return &c.server.CertFile })},
 	{"key", "", "its key, PEM", to(func(c *serveConfig) *string { return &c.server.KeyFile })},
 	{"trusted_proxy", "", "addresses (CIDR, comma-separated) whose X-Forwarded-For is believed; without cert: plain HTTP on loopback", setProxies},
+	{"admin_listen", "", "address for health, metrics and profiles, as 127.0.0.1:9464 (default: none); not loopback: TLS, and admin-token-file", to(func(c *serveConfig) *string { return &c.server.AdminAddr })},
+	{"admin_token_file", "", "file with the token that metrics and profiles ask for", to(func(c *serveConfig) *string { return &c.server.AdminTokenFile })},
 	{"policy", "", "file with the policy of endpoints, YAML or JSON (in the configuration file also inline)", setPolicyFile},
 	{"release_key", "", "public key (RW…, or its file) that updates must be signed with; may be repeated (default: no updates)", setReleaseKeys},
 	{"log_level", "info", "debug, info, warn or error", to(func(c *serveConfig) *string { return &c.logLevel })},

@@ -171,6 +171,9 @@ func screen(w io.Writer) io.Writer {
 func greet(w io.Writer, info server.Info) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "server:      %s\nsecond door: %s\n", info.URL, info.OOBURL)
+	if info.AdminURL != "" {
+		fmt.Fprintf(&b, "admin:       %s\n", info.AdminURL)
+	}
 	pin := ""
 	if info.Pin != "" {
 		fmt.Fprintf(&b, "key pin:     %s\n", info.Pin)

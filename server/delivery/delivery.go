@@ -17,6 +17,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -110,6 +112,9 @@ type Options struct {
 	// Must not block, nor wait for this service. Default: what the links say of
 	// themselves, and without one that the agent is offline.
 	Why func(agent string) (kind, clause string)
+	// Acked is told of each acknowledgement: by which door the attempt went out, and how
+	// long after its claim the acknowledgement was read. Must not block. May be nil.
+	Acked func(door wire.Channel, took time.Duration)
 }
 
 // Link is a live link as delivery needs it. Its methods must not block, and
@@ -288,6 +293,35 @@ func (s *Service) Owed(agent string) (n int, oldest time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.public.owed, r.public.oldest
+}
+
+// Backlog is what is held for all agents and not acknowledged.
+type Backlog struct {
+	Owed   int
+	Oldest time.Time // zero: there is none
+	// Unacknowledged counts the agents of [Service.Unacknowledged].
+	Unacknowledged int
+}
+
+// Backlog adds up all agents. It never blocks on I/O.
+func (s *Service) Backlog() Backlog {
+	s.mu.RLock()
+	routes := slices.Collect(maps.Values(s.routes))
+	s.mu.RUnlock()
+	var b Backlog
+	for _, r := range routes {
+		r.mu.Lock()
+		p := r.public
+		r.mu.Unlock()
+		b.Owed += p.owed
+		if !p.oldest.IsZero() && (b.Oldest.IsZero() || p.oldest.Before(b.Oldest)) {
+			b.Oldest = p.oldest
+		}
+		if !p.unacked.IsZero() {
+			b.Unacknowledged++
+		}
+	}
+	return b
 }
 
 // Unacknowledged is since when a command that went out on a link still up has not

@@ -159,7 +159,14 @@ func (m *message) acknowledge(j *job, times wire.StageTimes, note string) error 
 	}
 	attempt := m.attempt(j, times)
 	stages := append(agentTimes(times, attempt, m), m.entry(wire.StageAckRead, attempt, note))
-	_, err := m.r.move(j, Ack, told{at: m.at}, stages...)
+	moved, err := m.r.move(j, Ack, told{at: m.at}, stages...)
+	if tell := m.r.s.o.Acked; moved && tell != nil {
+		for _, c := range j.past {
+			if c.attempt == attempt {
+				tell(c.channel, m.at.Sub(c.at))
+			}
+		}
+	}
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math/bits"
 	"strings"
 	"sync"
@@ -213,6 +214,13 @@ func (h *Hub) Refused(code wire.Code) uint64 {
 	h.refusals.mu.Lock()
 	defer h.refusals.mu.Unlock()
 	return h.refusals.by[code]
+}
+
+// Refusals counts those of each code.
+func (h *Hub) Refusals() map[wire.Code]uint64 {
+	h.refusals.mu.Lock()
+	defer h.refusals.mu.Unlock()
+	return maps.Clone(h.refusals.by)
 }
 
 // loud thins repeated log lines: the first ten, then each power of two.

@@ -72,6 +72,7 @@ type Hub struct {
 	stop       context.CancelFunc
 	readers    sync.WaitGroup
 	refusals   refusals
+	ends       ends
 
 	mu       sync.Mutex
 	agents   map[string]*endpoint
@@ -177,6 +178,7 @@ func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire
 	}
 	h.mu.Unlock()
 	if refuse != nil {
+		h.ends.add(refuse)
 		l.log.Warn("link refused", "reason", refuse)
 		l.conn.Close(websocket.CloseTryAgainLater, refuse)
 		return

@@ -131,6 +131,7 @@ func (l *link) end(code int, verdict selfcheck.Code, cause error) {
 	l.closing.Add(1)
 	l.mu.Unlock()
 
+	l.hub.ends.add(cause)
 	l.hub.wheel.remove(l)
 	l.hub.seenLink(l)
 	l.hub.remove(l)

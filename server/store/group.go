@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // maxGroup bounds how many writes share one commit; beyond it the gain is small
@@ -23,6 +24,16 @@ type group struct {
 	quit  chan struct{}
 	ended sync.WaitGroup
 	once  sync.Once
+	told  func(Commit)
+}
+
+// Commit is one transaction of the writer.
+type Commit struct {
+	Writes int // that shared it
+	// Took is from its beginning to the disk's word, or to the error.
+	Took time.Duration
+	// Err is why nothing of it is stored; nil: all is, but for the writes that failed by themselves.
+	Err error
 }
 
 type write struct {
@@ -33,8 +44,8 @@ type write struct {
 	claimed atomic.Bool
 }
 
-func newGroup(conn *sql.Conn, named func(error) error) *group {
-	g := &group{tx: &txn{conn: conn, known: map[string]*sql.Stmt{}}, named: named, in: make(chan *write, maxGroup), quit: make(chan struct{})}
+func newGroup(conn *sql.Conn, named func(error) error, told func(Commit)) *group {
+	g := &group{told: told, tx: &txn{conn: conn, known: map[string]*sql.Stmt{}}, named: named, in: make(chan *write, maxGroup), quit: make(chan struct{})}
 	g.ended.Go(g.run)
 	return g
 }
@@ -115,7 +126,12 @@ func (g *group) gather(first *write) []*write {
 }
 
 func (g *group) commit(all []*write) {
-	if err := g.transaction(all); err != nil {
+	began := time.Now()
+	err := g.transaction(all)
+	if g.told != nil {
+		g.told(Commit{Writes: len(all), Took: time.Since(began), Err: err})
+	}
+	if err != nil {
 		for _, w := range all {
 			if w.err == nil {
 				w.err = err

@@ -48,6 +48,10 @@ func (d *database) FindRemoved(ctx context.Context, ref string) ([]Agent, error)
 
 func (d *database) Agents(ctx context.Context) ([]Agent, error) { return d.agents(ctx, `WHERE `+live) }
 
+func (d *database) CountAgents(ctx context.Context) (int, error) {
+	return first(ctx, d, func(r row) (n int, err error) { err = r.Scan(&n); return n, err }, `SELECT count(*) FROM agents WHERE `+live)
+}
+
 func (d *database) RemovedAgents(ctx context.Context) ([]Agent, error) {
 	return d.agents(ctx, `WHERE `+retired)
 }

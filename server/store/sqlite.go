@@ -43,7 +43,11 @@ var _ Store = (*database)(nil)
 
 // Open opens, and if need be creates, the SQLite database in the file path, and
 // brings its schema up to date. log may be nil.
-func Open(path string, log *slog.Logger) (Store, error) {
+func Open(path string, log *slog.Logger) (Store, error) { return OpenTold(path, log, nil) }
+
+// OpenTold is [Open] with somebody who is told of each commit, by the writer itself: told
+// must not block, nor ask the store.
+func OpenTold(path string, log *slog.Logger, told func(Commit)) (Store, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -57,7 +61,7 @@ func Open(path string, log *slog.Logger) (Store, error) {
 		d.closeFiles()
 		return nil, d.named(err)
 	}
-	d.group = newGroup(writer, d.named)
+	d.group = newGroup(writer, d.named, told)
 	d.batch = newBatch(d)
 	return d, nil
 }

@@ -80,6 +80,8 @@ type Agents interface {
 	FindAgents(ctx context.Context, ref string) ([]Agent, error)
 	// Agents lists all by name, but for those that were removed; see [Removal].
 	Agents(ctx context.Context) ([]Agent, error)
+	// CountAgents counts the same.
+	CountAgents(ctx context.Context) (int, error)
 	// UpdatePresence records what an agent said of itself: host name, platform, version, fingerprint.
 	UpdatePresence(ctx context.Context, id string, p wire.Presence) error
 	SetQuarantined(ctx context.Context, id string, on bool) error

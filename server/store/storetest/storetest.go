@@ -149,6 +149,9 @@ func agents(t *testing.T, r *rig) {
 	if len(all) != 3 || all[0].ID != b.ID {
 		t.Fatalf("order is wrong: %+v", all)
 	}
+	if n, err := r.CountAgents(t.Context()); err != nil || n != 3 {
+		t.Fatalf("counted %d agents, want 3: %v", n, err)
+	}
 	found, err := r.FindAgents(t.Context(), "BETA")
 	must(t, err)
 	if len(found) != 2 {
@@ -934,6 +937,9 @@ func removal(t *testing.T, r *rig) {
 			out = append(out, a.Name)
 		}
 		return strings.Join(out, " ")
+	}
+	if n, err := r.CountAgents(t.Context()); err != nil || n != 1 {
+		t.Fatalf("counted %d agents beside a removed one, want 1: %v", n, err)
 	}
 	for what, c := range map[string][2]string{
 		"all":             {names(r.Agents(t.Context())), "beta"},

@@ -1,0 +1,212 @@
+// Package metrics counts, for Prometheus, what this node does.
+//
+// Rules that hold here:
+//   - no label can grow: never an agent, a site, a command or a text of an endpoint;
+//   - what the database holds is counted when it is on disk, so that a count and a
+//     trace never contradict each other;
+//   - a scrape that can't tell something leaves it out: absent means unknown, never zero.
+//
+// The alert rules and the dashboard under docs/deploy name these metrics; a test holds
+// them to it.
+package metrics
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"gururmm/internal/version"
+	"gururmm/server/delivery"
+	"gururmm/server/hub"
+	"gururmm/server/store"
+	"gururmm/wire"
+)
+
+// scrapeTimeout bounds what a scrape asks of the database.
+const scrapeTimeout = 2 * time.Second
+
+// Metrics of one node.
+type Metrics struct {
+	reg *prometheus.Registry
+
+	stages    *prometheus.CounterVec
+	claims    *prometheus.CounterVec
+	reoffers  *prometheus.CounterVec
+	ended     *prometheus.CounterVec
+	acked     *prometheus.HistogramVec
+	beacons   *prometheus.CounterVec
+	commits   prometheus.Histogram
+	shared    prometheus.Histogram
+	uncommits prometheus.Counter
+}
+
+var (
+	channels = []wire.Channel{wire.ChannelLink, wire.ChannelOOB}
+	terminal = []wire.State{
+		wire.StateCompleted, wire.StateFailed, wire.StateCancelled, wire.StateInterrupted, wire.StateExpired, wire.StateUndeliverable,
+	}
+	// delays are for what a network and an agent's disk take, and up to a lease and more.
+	delays = []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60}
+	// flushes are for what a disk takes.
+	flushes = []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5}
+	// groups end at the store's bound of writes in one commit.
+	groups = []float64{1, 2, 4, 8, 16, 32, 64, 128, 256}
+)
+
+// New makes the counters. What a node holds is shown once [Metrics.Watch] was told of it.
+func New() *Metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	m := &Metrics{
+		reg: prometheus.NewRegistry(),
+		stages: counter("gururmm_command_stages_total",
+			"Stages that commands have passed, as stored, by the door they passed it at.", "stage", "channel"),
+		claims: counter("gururmm_command_claims_total",
+			"Attempts: commands claimed for a door.", "channel"),
+		reoffers: counter("gururmm_command_reoffers_total",
+			"Attempts after a command's first.", "channel"),
+		ended: counter("gururmm_commands_ended_total",
+			"Commands that have ended, by the state they ended in.", "state"),
+		acked: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "gururmm_command_ack_seconds", Buckets: delays,
+			Help: "From an attempt's claim to its acknowledgement, by the door it went out.",
+		}, []string{"channel"}),
+		beacons: counter("gururmm_beacons_total",
+			"Beacons stored, by the verdict they told.", "verdict"),
+		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "gururmm_store_commit_seconds", Help: "Time a transaction of the database took, the disk's flush included.", Buckets: flushes,
+		}),
+		shared: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "gururmm_store_commit_writes", Help: "Writes that shared one transaction.", Buckets: groups,
+		}),
+		uncommits: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "gururmm_store_commit_failures_total", Help: "Transactions that the database did not take.",
+		}),
+	}
+	for _, ch := range channels { // a rate needs the zero before the first
+		m.claims.WithLabelValues(string(ch))
+		m.reoffers.WithLabelValues(string(ch))
+		m.acked.WithLabelValues(string(ch))
+	}
+	for _, s := range terminal {
+		m.ended.WithLabelValues(string(s))
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "gururmm_build_info", Help: "1; the label is the server's version.", ConstLabels: prometheus.Labels{"version": version.Version},
+	})
+	build.Set(1)
+	m.reg.MustRegister(m.stages, m.claims, m.reoffers, m.ended, m.acked, m.beacons, m.commits, m.shared, m.uncommits, build,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Gatherer gives all metrics.
+func (m *Metrics) Gatherer() prometheus.Gatherer { return m.reg }
+
+// Acked takes in an acknowledgement; see [delivery.Options].
+func (m *Metrics) Acked(door wire.Channel, took time.Duration) {
+	m.acked.WithLabelValues(string(door)).Observe(max(took, 0).Seconds())
+}
+
+// Committed takes in a transaction; see [store.OpenTold].
+func (m *Metrics) Committed(c store.Commit) {
+	m.commits.Observe(c.Took.Seconds())
+	m.shared.Observe(float64(c.Writes))
+	if c.Err != nil {
+		m.uncommits.Inc()
+	}
+}
+
+// Watch shows, from now on, what the node holds at the moment of each scrape.
+func (m *Metrics) Watch(h *hub.Hub, d *delivery.Service, st store.Store, log *slog.Logger) {
+	m.reg.MustRegister(&holdings{hub: h, delivery: d, store: st, log: log})
+}
+
+// holdings is what is counted at a scrape, not as it happens.
+type holdings struct {
+	hub      *hub.Hub
+	delivery *delivery.Service
+	store    store.Store
+	log      *slog.Logger
+}
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+var (
+	agentsDesc   = describe("gururmm_agents", "Enrolled agents by presence, as gururmm agents shows it.", "presence")
+	verdictsDesc = describe("gururmm_agent_verdicts", "Agents that are not offline, by the verdict on them.", "verdict")
+	linksDesc    = describe("gururmm_links", "Live links by state and by what is wrong with them; nothing: an empty verdict.", "state", "verdict")
+	evictedDesc  = describe("gururmm_link_evictions_total", "Links that this server ended or refused, by reason.", "reason")
+	refusedDesc  = describe("gururmm_messages_refused_total", "Messages of agents that were answered with a nack, by its code.", "code")
+	owedDesc     = describe("gururmm_commands_owed", "Commands held for agents and not acknowledged.")
+	oldestDesc   = describe("gururmm_command_oldest_owed_seconds", "Age of the oldest of them; 0: there is none.")
+	unackedDesc  = describe("gururmm_agents_unacknowledged", "Agents whose link is up and leaves a command unacknowledged beyond its lease.")
+)
+
+// Describe implements prometheus.Collector.
+func (*holdings) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{agentsDesc, verdictsDesc, linksDesc, evictedDesc, refusedDesc, owedDesc, oldestDesc, unackedDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (w *holdings) Collect(ch chan<- prometheus.Metric) {
+	tell := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, kind, v, labels...)
+	}
+	c := w.hub.Census()
+	w.agents(c, tell)
+	for verdict, n := range c.Verdicts {
+		tell(verdictsDesc, prometheus.GaugeValue, float64(n), verdict)
+	}
+	for l, n := range c.Links {
+		tell(linksDesc, prometheus.GaugeValue, float64(n), l.State, l.Verdict)
+	}
+	for reason, n := range w.hub.Evictions() {
+		tell(evictedDesc, prometheus.CounterValue, float64(n), reason)
+	}
+	for code, n := range w.hub.Refusals() {
+		tell(refusedDesc, prometheus.CounterValue, float64(n), string(code))
+	}
+	b := w.delivery.Backlog()
+	tell(owedDesc, prometheus.GaugeValue, float64(b.Owed))
+	age := 0.0
+	if !b.Oldest.IsZero() {
+		age = max(time.Since(b.Oldest), 0).Seconds()
+	}
+	tell(oldestDesc, prometheus.GaugeValue, age)
+	tell(unackedDesc, prometheus.GaugeValue, float64(b.Unacknowledged))
+}
+
+// agents tells presences. Who was not heard of since the start is known to the database alone.
+func (w *holdings) agents(c hub.Census, tell func(*prometheus.Desc, prometheus.ValueType, float64, ...string)) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	enrolled, err := w.store.CountAgents(ctx)
+	if err != nil {
+		w.log.Warn("agents could not be counted for a scrape", "error", err)
+	}
+	for _, p := range hub.Presences() {
+		n := c.Agents[p]
+		if p == hub.Offline {
+			if err != nil {
+				continue
+			}
+			there := 0
+			for other, k := range c.Agents {
+				if other != hub.Offline {
+					there += k
+				}
+			}
+			n = max(enrolled-there, 0)
+		}
+		tell(agentsDesc, prometheus.GaugeValue, float64(n), p)
+	}
+}
