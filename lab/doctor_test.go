@@ -26,13 +26,13 @@ type examined struct {
 
 func (s *scene) examine(args ...string) examined {
 	s.t.Helper()
-	out, code, err := s.agent.Doctor(s.t.Context(), append([]string{"--json"}, args...)...)
+	out, said, code, err := s.agent.Doctor(s.t.Context(), append([]string{"--json"}, args...)...)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	r, err := checkup.Parse([]byte(out))
 	if err != nil {
-		s.t.Fatalf("exit code %d: %v\n%s", code, err, out)
+		s.t.Fatalf("exit code %d: %v\n%s%s", code, err, out, said)
 	}
 	if code != r.ExitCode() {
 		s.t.Errorf("exit code %d of a report that says %q", code, r.Verdict)

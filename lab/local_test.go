@@ -14,14 +14,18 @@ import (
 )
 
 // person runs a command as somebody at the endpoint would; its exit code must be code.
+// It gives what a pipe would get; of a command that fails, what is said of it.
 func (s *scene) person(code int, args ...string) string {
 	s.t.Helper()
-	out, got, err := s.agent.Command(s.t.Context(), args...)
+	out, said, got, err := s.agent.Command(s.t.Context(), args...)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	if got != code {
-		s.t.Errorf("gururmm-agent %s: exit code %d, want %d\n%s", strings.Join(args, " "), got, code, out)
+		s.t.Errorf("gururmm-agent %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), got, code, out, said)
+	}
+	if code != 0 {
+		return said
 	}
 	return out
 }

@@ -32,7 +32,7 @@ func TestQuarantine(t *testing.T) {
 	}
 	s.presence("quarantined", 0)
 	s.eventually("the endpoint to say so itself", func() (bool, error) {
-		out, _, err := s.agent.StatusCommand(t.Context())
+		out, _, _, err := s.agent.StatusCommand(t.Context())
 		return strings.Contains(out, "quarantined"), errFirst(err, fmt.Errorf("it says %s", out))
 	})
 	s.open(running)

@@ -55,7 +55,7 @@ func TestRemoval(t *testing.T) {
 	told := func() {
 		t.Helper()
 		s.eventually("the endpoint to be told", func() (bool, error) {
-			out, code, err := s.agent.StatusCommand(t.Context())
+			out, _, code, err := s.agent.StatusCommand(t.Context())
 			return code == 1 && strings.Contains(out, "This agent was removed from the server") && strings.Contains(out, "enroll"),
 				errors.Join(err, fmt.Errorf("exit %d: %s", code, out))
 		})
@@ -70,7 +70,7 @@ func TestRemoval(t *testing.T) {
 			t.Errorf("it climbed: %+v", step)
 		}
 	}
-	if out, code, err := s.agent.Doctor(t.Context(), "--only", "door"); code == 0 || !strings.Contains(out, "removed") {
+	if out, _, code, err := s.agent.Doctor(t.Context(), "--only", "door"); code == 0 || !strings.Contains(out, "removed") {
 		t.Errorf("doctor: exit %d, %s, %v", code, out, err)
 	}
 	// A server that was started afresh, and a guardian too, know it as well.
@@ -102,9 +102,9 @@ func TestRemoval(t *testing.T) {
 	if err := os.WriteFile(file, []byte(made.Token), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, code, err := s.agent.Command(t.Context(), "enroll", "--force", "--server", made.URL, "--pin", made.Pin, "--token-file", file)
+	out, said, code, err := s.agent.Command(t.Context(), "enroll", "--force", "--server", made.URL, "--pin", made.Pin, "--token-file", file)
 	if err != nil || code != 0 {
-		t.Fatalf("enroll again: exit %d, %s, %v", code, out, err)
+		t.Fatalf("enroll again: exit %d, %s%s, %v", code, out, said, err)
 	}
 	if err := s.agent.Start(); err != nil {
 		t.Fatal(err)

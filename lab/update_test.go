@@ -272,7 +272,7 @@ func TestUpdateTakesOverAndGoesBack(t *testing.T) {
 	}
 	u.completed(running.order)
 	u.completed(waiting)
-	text, _, err := u.agent.StatusCommand(t.Context())
+	text, _, _, err := u.agent.StatusCommand(t.Context())
 	if err != nil || !strings.Contains(text, "program   updated") {
 		t.Errorf("status says:\n%s (%v)", text, err)
 	}
@@ -401,9 +401,9 @@ func (u *updating) kept(version, reason string, codes ...string) {
 		}
 		return slices.Equal(got, codes) && strings.Contains(last, version) && strings.Contains(last, reason), fmt.Errorf("%q, at last: %s", got, last)
 	})
-	out, code, err := u.agent.Command(u.t.Context(), "events", "--kind", "update", "-n", "1")
+	out, said, code, err := u.agent.Command(u.t.Context(), "events", "--kind", "update", "-n", "1")
 	if err != nil || code != 0 || !strings.Contains(out, "update "+codes[len(codes)-1]) {
-		u.t.Errorf("events prints (exit code %d, %v):\n%s", code, err, out)
+		u.t.Errorf("events prints (exit code %d, %v):\n%s%s", code, err, out, said)
 	}
 }
 

@@ -99,7 +99,7 @@ func TestStatusCommand(t *testing.T) {
 		s.eventually(fmt.Sprintf("exit code %d", want), func() (bool, error) {
 			var code int
 			var err error
-			out, code, err = s.agent.StatusCommand(t.Context())
+			out, _, code, err = s.agent.StatusCommand(t.Context())
 			if err != nil {
 				return false, harness.Final(err)
 			}
@@ -111,7 +111,7 @@ func TestStatusCommand(t *testing.T) {
 	if !strings.Contains(verdict, "verified") && !strings.Contains(verdict, "well") {
 		t.Errorf("the first line is no verdict: %q", verdict)
 	}
-	out, _, err := s.agent.StatusCommand(t.Context(), "--json")
+	out, _, _, err := s.agent.StatusCommand(t.Context(), "--json")
 	var st local.Status
 	if err := errFirst(err, json.Unmarshal([]byte(out), &st)); err != nil || st.Agent != s.agent.ID {
 		t.Errorf("--json: %v, %.200s", err, out)

@@ -36,10 +36,10 @@ func (s *Stack) Enroll(ctx context.Context, name string) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := a.run(ctx, []string{"GURURMM_ENROLL_TOKEN=" + token.Token},
+	out, said, err := a.run(ctx, []string{"GURURMM_ENROLL_TOKEN=" + token.Token},
 		"enroll", "--state-dir", a.Dir, "--server", "https://"+s.Proxy.Addr(), "--token", token.Token, "--ca", s.cert.certFile)
 	if err != nil {
-		return nil, fmt.Errorf("enroll: %w\n%s", err, out)
+		return nil, fmt.Errorf("enroll: %w\n%s%s", err, out, said)
 	}
 	now, err := s.agentIDs(ctx)
 	if err != nil {
@@ -103,12 +103,12 @@ func (a *Agent) env(more ...string) []string {
 	return append(append(env, a.Env...), more...)
 }
 
-// run runs the agent's program to its end and gives what it printed.
-func (a *Agent) run(ctx context.Context, env []string, args ...string) (string, error) {
+// run runs the agent's program to its end and gives what it printed, and what it said
+// beside that: progress and errors go to standard error.
+func (a *Agent) run(ctx context.Context, env []string, args ...string) (stdout, stderr string, err error) {
 	cmd := exec.CommandContext(ctx, a.stack.opts.Bin.Agent, args...)
 	cmd.Env = append(os.Environ(), a.env(env...)...)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	return output(cmd)
 }
 
 // Start runs the agent.
@@ -159,28 +159,26 @@ func (a *Agent) Status(ctx context.Context) (local.Status, error) {
 }
 
 // StatusCommand asks as a person at the machine would, and gives the exit code too.
-func (a *Agent) StatusCommand(ctx context.Context, args ...string) (out string, code int, err error) {
+func (a *Agent) StatusCommand(ctx context.Context, args ...string) (stdout, stderr string, code int, err error) {
 	return a.coded(ctx, append([]string{"status", "--state-dir", a.Dir}, args...)...)
 }
 
 // Doctor looks as a person at the machine would, and gives the exit code too.
-func (a *Agent) Doctor(ctx context.Context, args ...string) (out string, code int, err error) {
+func (a *Agent) Doctor(ctx context.Context, args ...string) (stdout, stderr string, code int, err error) {
 	return a.coded(ctx, append([]string{"doctor", "--state-dir", a.Dir}, args...)...)
 }
 
 // Command runs a command of the agent's program, named by args, on this endpoint's
 // state, and gives the exit code too.
-func (a *Agent) Command(ctx context.Context, args ...string) (out string, code int, err error) {
+func (a *Agent) Command(ctx context.Context, args ...string) (stdout, stderr string, code int, err error) {
 	return a.coded(ctx, append(slices.Clone(args), "--state-dir", a.Dir)...)
 }
 
 // coded runs the agent's program and tells its exit code apart from a failure to run.
-func (a *Agent) coded(ctx context.Context, args ...string) (out string, code int, err error) {
-	out, err = a.run(ctx, nil, args...)
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return out, exit.ExitCode(), nil
-	}
-	return out, 0, err
+func (a *Agent) coded(ctx context.Context, args ...string) (stdout, stderr string, code int, err error) {
+	stdout, stderr, err = a.run(ctx, nil, args...)
+	code, err = exitCode(err)
+	return stdout, stderr, code, err
 }
 
 // WorkerPID finds the worker by the guardian's word.

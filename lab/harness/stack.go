@@ -209,13 +209,25 @@ func (s *Stack) Operator(ctx context.Context, args ...string) (stdout, stderr st
 	s.mu.Lock()
 	cmd.Env = append(os.Environ(), "GURURMM_URL=https://"+s.listen, "GURURMM_CA="+s.cert.certFile, "GURURMM_TOKEN="+s.token)
 	s.mu.Unlock()
+	stdout, stderr, err = output(cmd)
+	code, err = exitCode(err)
+	return stdout, stderr, code, err
+}
+
+// output runs cmd to its end and gives both of its outputs, each for itself.
+func output(cmd *exec.Cmd) (stdout, stderr string, err error) {
 	var out, words strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &words
 	err = cmd.Run()
+	return out.String(), words.String(), err
+}
+
+// exitCode tells the exit code of a program that ran from a failure to run it.
+func exitCode(err error) (int, error) {
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return out.String(), words.String(), exit.ExitCode(), nil
+		return exit.ExitCode(), nil
 	}
-	return out.String(), words.String(), 0, err
+	return 0, err
 }
 
 // Logs lists the log files.
