@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -35,7 +36,9 @@ const (
 	// settle is how long a fresh agent is left alone before it is weighed: it gives
 	// memory back in steps, ever more rarely (internal/footprint), the fourth after two minutes.
 	settle = 130 * time.Second
-	asks   = 50 // of the status, while the worker is frozen
+	// askEvery is how often the status is asked for while the worker is frozen: also
+	// while its stacks are taken and its process tree is ended.
+	askEvery = 25 * time.Millisecond
 
 	// Requirements.
 	judgedWithin   = 10 * time.Second
@@ -187,19 +190,46 @@ func (r *run) frozen(ctx context.Context, dir string) error {
 			return err
 		}
 		struck := time.Now()
+		asking, enough := context.WithCancel(ctx)
+		var asked sync.WaitGroup
+		defer asked.Wait()
+		defer enough()
 		var each []time.Duration
-		for range asks {
-			began := time.Now()
-			if _, err := a.Status(ctx); err != nil {
-				return fmt.Errorf("status while the worker is frozen: %w", err)
-			}
-			each = append(each, time.Since(began))
+		var failed error
+		asked.Go(func() { each, failed = asks(asking, a) })
+		err = r.hung(ctx, s, a, "frozen worker", pid, struck, nil)
+		enough()
+		asked.Wait()
+		if err := errors.Join(err, failed); err != nil {
+			return err
 		}
 		slices.Sort(each)
-		r.took(fmt.Sprintf("status while the worker is frozen, median of %d", asks), each[asks/2], 0)
-		r.took(fmt.Sprintf("status while the worker is frozen, slowest of %d", asks), each[asks-1], askedWithin)
-		return r.hung(ctx, s, a, "frozen worker", pid, struck, nil)
+		r.took(fmt.Sprintf("status while the worker is frozen, judged and replaced, median of %d", len(each)), each[len(each)/2], 0)
+		r.took(fmt.Sprintf("status while the worker is frozen, judged and replaced, slowest of %d", len(each)), each[len(each)-1], askedWithin)
+		return nil
 	})
+}
+
+// asks asks for the status until ctx ends, at least once, and tells how long each answer took.
+func asks(ctx context.Context, a *harness.Agent) (each []time.Duration, err error) {
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for {
+		began := time.Now()
+		// Not by ctx: the answer under way counts too.
+		one, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		_, err := a.Status(one)
+		cancel()
+		if err != nil {
+			return each, fmt.Errorf("status while the worker is frozen: %w", err)
+		}
+		each = append(each, time.Since(began))
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return each, nil
+		}
+	}
 }
 
 // deadlocked stops every loop of the worker at once.
