@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,7 +25,10 @@ import (
 
 	_ "modernc.org/sqlite"
 
+	"gururmm/agent/history"
 	"gururmm/agent/local"
+	"gururmm/agent/state"
+	"gururmm/agent/versions"
 	"gururmm/lab/harness"
 	"gururmm/oob"
 	"gururmm/operator"
@@ -66,9 +70,11 @@ var plainBinaries = sync.OnceValues(func() (harness.Binaries, error) {
 	return harness.Build(context.Background(), dir)
 })
 
-// chaosUpdates are rolled out in this order while processes are killed: the last
-// one is dead on arrival.
-var chaosUpdates = []string{"v1.1.0", "v1.2.0", "v2.0.1"}
+// chaosUpdates are rolled out in this order while processes are killed, the second one
+// dead on arrival; chaosLast once nothing is killed any more.
+var chaosUpdates = []string{"v1.1.0", "v2.0.1"}
+
+const chaosLast = "v1.2.0"
 
 // chaosPrograms are built and signed once.
 var chaosPrograms = sync.OnceValues(func() (*programs, error) {
@@ -87,7 +93,7 @@ var chaosPrograms = sync.OnceValues(func() (*programs, error) {
 	if err := os.WriteFile(source, []byte(bad), 0o600); err != nil {
 		return nil, err
 	}
-	for _, v := range chaosUpdates {
+	for _, v := range append(slices.Clone(chaosUpdates), chaosLast) {
 		p.files[v] = filepath.Join(p.dir, v)
 		args := []string{"-ldflags=-X gururmm/internal/version.Version=" + v, "gururmm/cmd/gururmm-agent"}
 		if strings.HasPrefix(v, "v2.") {
@@ -122,12 +128,14 @@ type chaos struct {
 	agents []*kept
 	marks  map[string]string // command by the key it was ordered with
 	killed map[string]int
+	midway map[string]int // of those killed, within an update
 }
 
 // kept is an agent that its service manager starts again whenever it ends.
 type kept struct {
 	*harness.Agent
-	mu sync.Mutex // held while the process is exchanged
+	mu   sync.Mutex // held while the process is exchanged
+	died int        // guardians of it that were killed; by the killer alone
 }
 
 func (c *chaos) fatal(err error) {
@@ -137,9 +145,9 @@ func (c *chaos) fatal(err error) {
 	}
 }
 
-// TestChaos kills guardians, workers and the server at random moments while
-// commands flow: each command ends once and runs at most once, and nothing that is
-// on a disk is lost or damaged.
+// TestChaos kills guardians, workers and the server at random moments, some of them in
+// the middle of an update, while commands flow: each command ends once and runs at most
+// once, nothing that is on a disk is lost or damaged, and the next update takes over.
 func TestChaos(t *testing.T) {
 	t.Parallel()
 	slots <- struct{}{}
@@ -168,7 +176,7 @@ func TestChaos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &chaos{Stack: stack, t: t, programs: programs, rng: rand.New(rand.NewPCG(seed, 0)), marks: map[string]string{}, killed: map[string]int{}}
+	c := &chaos{Stack: stack, t: t, programs: programs, rng: rand.New(rand.NewPCG(seed, 0)), marks: map[string]string{}, killed: map[string]int{}, midway: map[string]int{}}
 	closed := false
 	defer func() {
 		if !closed {
@@ -212,6 +220,8 @@ func TestChaos(t *testing.T) {
 		if every := *chaosKills / (len(chaosUpdates) + 1); every > 0 && n > 0 && n%every == 0 && n/every <= len(chaosUpdates) {
 			c.roll(chaosUpdates[n/every-1])
 			rolled = n
+			c.killUpdate() // chance alone may miss them all
+			continue
 		}
 		pause := chaosPause
 		c.spared = 0
@@ -223,12 +233,15 @@ func TestChaos(t *testing.T) {
 	}
 	enough()
 	orders.Wait()
-	t.Logf("%d processes killed in %v: %v; %d commands were ordered", *chaosKills, time.Since(began).Round(time.Second), c.killed, len(c.marks))
+	t.Logf("%d processes killed in %v: %v; within an update: %v; %d commands were ordered",
+		*chaosKills, time.Since(began).Round(time.Second), c.killed, c.midway, len(c.marks))
 
 	drained := time.Now()
 	c.ended()
 	t.Logf("all commands had ended %v after the last kill", time.Since(drained).Round(100*time.Millisecond))
-	c.well()
+	c.well("")
+	c.roll(chaosLast)
+	c.well(chaosLast)
 	stop()
 	managers.Wait()
 	for _, a := range c.agents {
@@ -273,38 +286,80 @@ func (c *chaos) manage(ctx context.Context, a *kept) {
 func (c *chaos) kill() {
 	for {
 		a := c.agents[c.spared+c.rng.IntN(len(c.agents)-c.spared)]
-		switch n := c.rng.IntN(10); {
-		case n < 1: // a server's restart stops everything for a while: not too often
+		n := c.rng.IntN(10)
+		if n < 1 { // a server's restart stops everything for a while: not too often
 			c.Server().KillAlone()
 			c.killed["server"]++
 			c.fatal(c.StartServer(c.t.Context()))
 			return
-		case n < 5:
-			a.mu.Lock()
-			p := a.Guardian()
-			a.mu.Unlock()
-			select {
-			case <-p.Done(): // its manager has not come to it yet
-				continue
-			default:
-			}
-			p.KillAlone()
-			c.killed["guardian"]++
-			return
-		default:
-			a.mu.Lock()
-			pids := a.Workers()
-			a.mu.Unlock()
-			if len(pids) == 0 || syscall.Kill(pids[c.rng.IntN(len(pids))], syscall.SIGKILL) != nil {
-				continue // it may be the one of an update on trial
-			}
-			c.killed["worker"]++
+		}
+		if c.strike(a, n < 5, false) {
 			return
 		}
 	}
 }
 
-// roll publishes a version and rolls it out to all agents at once.
+// killUpdate waits until an agent is in the middle of an update, and kills one of its
+// processes there.
+func (c *chaos) killUpdate() {
+	c.t.Helper()
+	guardian := c.rng.IntN(2) == 0
+	if err := harness.Poll(c.t.Context(), patience, func() (bool, error) {
+		for _, a := range c.agents[chaosSpared:] {
+			if c.strike(a, guardian, true) {
+				return true, nil
+			}
+		}
+		return false, errors.New("no agent has begun")
+	}); err != nil {
+		c.t.Fatalf("kill within an update: %v", err)
+	}
+}
+
+// strike kills a's guardian or a worker of it, one of an update on trial too, unless
+// there is none. Midway: only if an update is under way.
+func (c *chaos) strike(a *kept, guardian, midway bool) bool {
+	a.mu.Lock() // its manager waits: the update stands where it was cut off
+	defer a.mu.Unlock()
+	phase := c.update(a)
+	if midway && phase == versions.PhaseNone {
+		return false
+	}
+	victim := "worker"
+	if guardian {
+		victim = "guardian"
+		select {
+		case <-a.Guardian().Done(): // its manager has not come to it yet
+			return false
+		default:
+		}
+		a.Guardian().KillAlone()
+		a.died++
+		phase = c.update(a)
+	} else if pids := a.Workers(); len(pids) == 0 || syscall.Kill(pids[c.rng.IntN(len(pids))], syscall.SIGKILL) != nil {
+		return false
+	}
+	c.killed[victim]++
+	if phase != versions.PhaseNone {
+		c.midway[victim+" in "+string(phase)]++
+	}
+	return true
+}
+
+// update tells where an update of a stands, by its file: nobody need answer.
+func (c *chaos) update(a *kept) versions.Phase {
+	c.t.Helper()
+	st, err := c.programsOf(a).Look()
+	c.fatal(err)
+	return st.Phase
+}
+
+func (c *chaos) programsOf(a *kept) *versions.Store {
+	return versions.New(filepath.Join(a.Dir, "versions"))
+}
+
+// roll publishes a version and rolls it out to all agents at once, between two kills:
+// the server runs. What the rollout before would still order is left.
 func (c *chaos) roll(version string) {
 	c.t.Helper()
 	var ids []string
@@ -314,11 +369,21 @@ func (c *chaos) roll(version string) {
 	f, err := os.Open(c.programs.files[version])
 	c.fatal(err)
 	defer f.Close()
-	c.fatal(c.Client().Publish(c.t.Context(), c.programs.build[version], f)) // between two kills: the server runs
+	c.fatal(c.Client().Publish(c.t.Context(), c.programs.build[version], f))
+	before, err := c.Client().Rollouts(c.t.Context())
+	c.fatal(err)
+	for _, r := range before {
+		if r.State != operator.RolloutActive {
+			continue
+		}
+		if _, err := c.Client().StopRollout(c.t.Context(), r.ID); err != nil {
+			c.t.Logf("stop the rollout of %s: %v", r.Version, err) // it has just ended, or the next one is refused
+		}
+	}
 	_, err = c.Client().Roll(c.t.Context(), operator.NewRollout{Version: version, Agents: ids,
 		RolloutPlan: operator.RolloutPlan{Rings: []float64{100}, SoakMS: -1, GraceMS: 1000, MaxFailures: "100%"}})
-	if err != nil { // the one before has not come to its end, or was stopped by a failure
-		c.t.Logf("%s is not rolled out: %v", version, err)
+	if err != nil {
+		c.t.Fatalf("roll out %s: %v", version, err)
 	}
 }
 
@@ -410,8 +475,9 @@ func (c *chaos) explain(id string) {
 	}
 }
 
-// well waits until each agent is verified again, by one whole program.
-func (c *chaos) well() {
+// well waits until each agent is verified again, by one whole program; of this version,
+// unless it is "".
+func (c *chaos) well(version string) {
 	c.t.Helper()
 	versions := map[string]string{}
 	defer func() {
@@ -440,7 +506,8 @@ func (c *chaos) well() {
 			versions[a.Name] = st.Version
 			// That links ended often within ten minutes is true, and may be said.
 			link := len(v.Links) == 1 && v.Links[0].State == "verified" && st.Snapshot.Link.Phase == selfcheck.PhaseVerified
-			return link && st.Update.Step == local.UpdateNone && st.Version == st.Snapshot.Worker.Version && !strings.HasPrefix(st.Version, "v2."),
+			return link && st.Update.Step == local.UpdateNone && st.Version == st.Snapshot.Worker.Version && !strings.HasPrefix(st.Version, "v2.") &&
+					(version == "" || st.Version == version),
 				fmt.Errorf("%s: %s; the agent %s says %s, update %s, worker %s", v.Presence, v.Sentence, st.Version, st.Verdict.Code, st.Update.Step, st.Snapshot.Worker.Version)
 		})
 		if err != nil {
@@ -508,6 +575,7 @@ func (c *chaos) whole(dir string) {
 		if err != nil || !json.Valid(raw) {
 			c.t.Errorf("guardian's state of %s: %v, %.100q", a.Name, err, raw)
 		}
+		c.readable(a)
 		reports, err := filepath.Glob(filepath.Join(a.Dir, "spool", "*.json.gz"))
 		c.fatal(err)
 		for _, report := range reports {
@@ -547,5 +615,32 @@ func (c *chaos) whole(dir string) {
 	}
 	if n := c.killed["server"] + c.killed["guardian"] + c.killed["worker"]; n != *chaosKills {
 		c.t.Errorf("killed %v, want %d", c.killed, *chaosKills)
+	}
+	if len(c.midway) == 0 && *chaosKills > len(chaosUpdates) {
+		c.t.Error("nothing was killed within an update: the test proves nothing of one")
+	}
+}
+
+// readable checks the state of a that is no part of its identity.
+func (c *chaos) readable(a *kept) {
+	c.t.Helper()
+	dir, _, err := state.Look(a.Dir)
+	c.fatal(err)
+	if _, stored, err := dir.Policy(); err != nil || !stored { // it verifies the server's signature
+		c.t.Errorf("policy of %s: stored %t, %v", a.Name, stored, err)
+	}
+	store := c.programsOf(a)
+	switch st, err := store.Look(); {
+	case err != nil || st.Phase != versions.PhaseNone || st.Current.Version() != chaosLast:
+		c.t.Errorf("program of %s: %q, phase %q, %v", a.Name, st.Current.Version(), st.Phase, err)
+	default:
+		if err := store.Verify([]release.Key{c.programs.key}, *st.Current); err != nil {
+			c.t.Errorf("program of %s: %v", a.Name, err)
+		}
+	}
+	// Each guardian that was killed may have left half a line, which costs itself only.
+	events, err := history.Read(a.Dir, history.Filter{})
+	if err != nil || len(events.Events) == 0 || events.Garbled > a.died {
+		c.t.Errorf("history of %s: %d events, %d lines garbled by %d kills, %v", a.Name, len(events.Events), events.Garbled, a.died, err)
 	}
 }
