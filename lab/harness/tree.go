@@ -8,14 +8,14 @@ import (
 
 // descendants finds the processes below pid, in whatever group or session.
 func descendants(pid int) []int {
-	all, err := process.Processes()
+	all, err := process.Pids() // no more is asked of each than its parent
 	if err != nil {
 		return nil
 	}
 	children := map[int][]int{}
-	for _, p := range all {
-		if parent, err := p.Ppid(); err == nil {
-			children[int(parent)] = append(children[int(parent)], int(p.Pid))
+	for _, id := range all {
+		if parent, err := (&process.Process{Pid: id}).Ppid(); err == nil {
+			children[int(parent)] = append(children[int(parent)], int(id))
 		}
 	}
 	var below []int
