@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gururmm/agent/local"
+	"gururmm/internal/asleep"
 	"gururmm/oob"
 	"gururmm/selfcheck"
 	"gururmm/wire"
@@ -85,6 +86,8 @@ type Config struct {
 	// Uptime is how long this machine has been up, sleep included; ok is false if it
 	// is not known. Default: as the system says.
 	Uptime func() (up time.Duration, ok bool)
+	// Asleep tells how long this machine was suspended. Default: as the system says.
+	Asleep *asleep.Clock
 
 	// Service: a service manager will start us again if we end uncleanly.
 	Service bool

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"gururmm/agent/history"
-	"gururmm/internal/asleep"
 	"gururmm/internal/moment"
 	"gururmm/selfcheck"
 	"gururmm/wire"
@@ -193,31 +192,30 @@ func (g *Guardian) notePolicy(p wire.Policy, source string) {
 	})
 }
 
-// noteClock notes that the machine slept or its clock was set, since the last turn.
-func (g *Guardian) noteClock(now time.Time) {
+// noteClock notes that the machine slept or its clock was set, since the last turn. It
+// gives how long it slept.
+func (g *Guardian) noteClock(now time.Time) (slept time.Duration) {
 	h := &g.history
 	last, lastSlept := h.turned, h.slept
-	h.turned, h.slept = now, asleep.Total()
+	h.turned, h.slept = now, g.cfg.Asleep.Total()
 	if last.IsZero() {
-		return
+		return 0
 	}
-	slept := h.slept - lastSlept
+	slept = h.slept - lastSlept
 	// Without its monotonic reading a time is what the wall clock showed.
 	g.clockMoved(now, now.Round(0).Sub(last.Round(0))-now.Sub(last), slept)
+	return slept
 }
 
 // clockMoved takes in by how much the wall clock went on beyond the monotonic one, and
-// how much of that this machine slept.
+// how long this machine slept meanwhile.
 func (g *Guardian) clockMoved(now time.Time, jump, slept time.Duration) {
 	h := &g.history
 	if slept >= sleepNote {
-		sentence := fmt.Sprintf("This machine did not run for %v.", slept.Round(time.Second))
-		if !asleep.Certain {
-			sentence = fmt.Sprintf("This machine did not run for %v, or its clock was set ahead.", slept.Round(time.Second))
-		}
-		g.note(history.Event{Kind: history.KindClock, Code: "suspended", Sentence: sentence})
+		g.note(history.Event{Kind: history.KindClock, Code: "suspended",
+			Sentence: fmt.Sprintf("This machine did not run for %v.", slept.Round(time.Second))})
 	}
-	if step := jump - slept; step.Abs() >= clockStep {
+	if step := jump - g.cfg.Asleep.Missed(slept); step.Abs() >= clockStep {
 		if step.Abs() >= clockFinding {
 			h.step, h.stepped = step, now
 		}

@@ -27,6 +27,7 @@ import (
 	"gururmm/agent/history"
 	"gururmm/agent/local"
 	"gururmm/agent/pipe"
+	"gururmm/internal/asleep"
 	"gururmm/internal/serial"
 	"gururmm/internal/uptime"
 	"gururmm/selfcheck"
@@ -149,6 +150,9 @@ func New(cfg Config) (*Guardian, error) {
 	if cfg.Uptime == nil {
 		cfg.Uptime = uptime.Get
 	}
+	if cfg.Asleep == nil {
+		cfg.Asleep = new(asleep.System())
+	}
 	cfg.Policy = cfg.Policy.WithDefaults()
 	g := &Guardian{
 		cfg: cfg, log: cfg.Log, rng: cfg.Rand, keys: keys,
@@ -264,7 +268,7 @@ func (g *Guardian) tellTurn(now time.Time) {
 // machine, a paused virtual one): the worker's silence is counted from now, since
 // it could not report either.
 func (g *Guardian) noticePause(now time.Time) {
-	g.noteClock(now)
+	slept := g.noteClock(now)
 	last := g.turnedAt
 	g.turnedAt = now
 	if last.IsZero() || now.Sub(last) < maxIdle+pauseSlack {
@@ -274,8 +278,11 @@ func (g *Guardian) noticePause(now time.Time) {
 		return
 	}
 	g.log.Warn("this process did not run for a while: the machine was suspended or starved", "for", now.Sub(last))
-	g.note(history.Event{Kind: history.KindClock, Code: "paused",
-		Sentence: fmt.Sprintf("This process did not run for %v: stopped, or starved of time.", now.Sub(last).Round(time.Second))})
+	// Where the monotonic clock goes on in a sleep, that much of the gap has its own event.
+	if paused := now.Sub(last) - (slept - g.cfg.Asleep.Missed(slept)); paused >= maxIdle+pauseSlack {
+		g.note(history.Event{Kind: history.KindClock, Code: "paused",
+			Sentence: fmt.Sprintf("This process did not run for %v: stopped, or starved of time.", paused.Round(time.Second))})
+	}
 	g.excuse(now, now.Sub(last))
 }
 

@@ -30,7 +30,7 @@ func TestALargeStepOfTheClockIsShownForAWhile(t *testing.T) {
 		{8 * time.Hour, 7 * time.Hour, "set ahead by 1h0m0s, 5m ago"},
 		{30 * time.Second, 0, ""},
 	} {
-		g := &Guardian{}
+		g := &Guardian{cfg: Config{Asleep: sleepless()}}
 		g.clockMoved(at, c.jump, c.slept)
 		found := g.clockFindings(at.Add(5 * time.Minute))
 		switch {

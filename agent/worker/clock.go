@@ -19,6 +19,8 @@ const offsetGrain = 10 * time.Millisecond
 // on by the monotonic clock, so that nobody who sets this machine's wall clock
 // makes commands look expired. It implements link.Clock.
 type clock struct {
+	asleep asleep.Clock
+
 	mu     sync.Mutex
 	server time.Time     // the server's time ...
 	local  time.Time     // ... at this moment of ours; zero: the clocks were never compared
@@ -43,7 +45,7 @@ func (c *clock) correct(t time.Time) time.Time {
 	}
 	at := c.server.Add(t.Sub(c.local))
 	if t.After(c.local) {
-		at = at.Add(asleep.Total() - c.slept)
+		at = at.Add(c.asleep.Missed(c.asleep.Total() - c.slept))
 	}
 	return at
 }
@@ -57,7 +59,7 @@ func (c *clock) Observe(server, sent, received time.Time) {
 	if server.IsZero() || took < 0 || !c.local.IsZero() && took > exactEnough {
 		return
 	}
-	c.server, c.local, c.slept = server.Round(0), sent.Add(took/2), asleep.Total()
+	c.server, c.local, c.slept = server.Round(0), sent.Add(took/2), c.asleep.Total()
 }
 
 // set takes in an offset to the wall clock of now, learnt by the guardian.
@@ -65,7 +67,7 @@ func (c *clock) set(offset time.Duration) {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.server, c.local, c.slept = fault.Clock(now).Add(offset).Round(0), now, asleep.Total()
+	c.server, c.local, c.slept = fault.Clock(now).Add(offset).Round(0), now, c.asleep.Total()
 }
 
 // facts gives the server's clock minus ours as of now; nil: they were never compared.

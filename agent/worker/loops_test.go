@@ -17,6 +17,7 @@ import (
 
 	"gururmm/agent/pipe"
 	"gururmm/agent/worker"
+	"gururmm/internal/asleep"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
@@ -270,6 +271,52 @@ func TestSuspend(t *testing.T) {
 		r.wait("the end of the link", 3*time.Minute, func() bool { return r.last().Link.Drops == 1 })
 		if took := time.Since(began); took < 80*time.Second || took > 100*time.Second {
 			t.Errorf("given up %v after the resume, want about 90 s", took)
+		}
+	})
+}
+
+// On Linux and macOS the monotonic clock stands still in a sleep: no timer is late, and
+// only the system's own account tells of it.
+func TestSuspendWithoutAGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		var slept atomic.Int64
+		machine := asleep.New(func() time.Duration { return time.Duration(slept.Load()) }, false)
+		r := startRig(t, srv, func(c *worker.Config) { c.Asleep = &machine })
+		r.verified(1)
+		time.Sleep(time.Minute)
+
+		// Soon given up, when the machine falls asleep.
+		silence := func(on bool) {
+			srv.gone.Store(on)
+			srv.set(func() { srv.mute = on })
+		}
+		silence(true)
+		time.Sleep(time.Minute)
+		slept.Add(int64(10 * time.Minute))
+		pings := srv.pings.Load()
+		r.wait("the suspend in the facts", 3*time.Second, func() bool { return r.last().Suspend != nil })
+		if l := r.last().Suspend.Length; l != 10*time.Minute {
+			t.Errorf("slept %v, want 10 min", l)
+		}
+		if srv.pings.Load() == pings {
+			t.Error("the link was not asked whether it still lives")
+		}
+		time.Sleep(time.Minute)
+		if d := r.last().Link.Drops; d != 0 {
+			t.Errorf("%d links given up: the silence of before the sleep is held against the peer", d)
+		}
+		silence(false)
+		time.Sleep(5 * time.Minute)
+		if len(srv.links()) != 1 || r.last().Link.Phase != selfcheck.PhaseVerified {
+			t.Errorf("the link did not outlive the sleep: %+v", r.last().Link)
+		}
+
+		// A sleep too short to matter is none.
+		slept.Add(int64(time.Second))
+		time.Sleep(10 * time.Second)
+		if l := r.last().Suspend.Length; l != 10*time.Minute {
+			t.Errorf("a second of sleep is told as %v", l)
 		}
 	})
 }

@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"gururmm/internal/asleep"
 	"gururmm/internal/fault"
 	"gururmm/selfcheck"
 )
@@ -50,7 +49,7 @@ func (s *suspend) facts(now time.Time) *selfcheck.SuspendFacts {
 func (w *worker) monitor(ctx context.Context) {
 	ticker := time.NewTicker(monitorEvery)
 	defer ticker.Stop()
-	last, slept := time.Now(), asleep.Total()
+	last, slept := time.Now(), w.cfg.Asleep.Total()
 	w.ticked.set(last)
 	for {
 		select {
@@ -61,7 +60,7 @@ func (w *worker) monitor(ctx context.Context) {
 		w.cfg.Gate()
 		fault.Stall(faultMonitor)
 		fault.Stall(faultDeadlock)
-		now, sleptNow := time.Now(), asleep.Total()
+		now, sleptNow := time.Now(), w.cfg.Asleep.Total()
 		w.ticked.set(now)
 		w.ran.set(now)
 		if gap := max(now.Sub(last)-monitorEvery, sleptNow-slept); gap > stoodStill {

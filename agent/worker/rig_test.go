@@ -40,7 +40,8 @@ type server struct {
 	http   http.Server
 	listen *memnet.Listener
 
-	gone atomic.Bool // pings are not answered, as if the machine were off
+	gone  atomic.Bool // pings are not answered, as if the machine were off
+	pings atomic.Int64
 
 	mu      sync.Mutex
 	refuse  func(n int) *refusal // of upgrade n, from 1; nil: upgrade
@@ -156,6 +157,7 @@ func (s *server) link(w http.ResponseWriter, r *http.Request) {
 	p := &peer{s: s, ws: ws, conn: session.New(ws, session.Options{Link: id})}
 	pong := ws.PingHandler()
 	ws.SetPingHandler(func(data string) error {
+		s.pings.Add(1)
 		if s.gone.Load() {
 			return nil
 		}

@@ -17,6 +17,7 @@ import (
 	"gururmm/agent/pipe"
 	"gururmm/agent/state"
 	"gururmm/agent/task"
+	"gururmm/internal/asleep"
 	"gururmm/internal/fault"
 	"gururmm/session"
 	"gururmm/wire"
@@ -77,6 +78,8 @@ type Config struct {
 	// Gate is passed at the top of each timer-driven loop: a test blocks it while
 	// its machine is suspended. Default: open.
 	Gate func()
+	// Asleep tells how long this machine was suspended. Default: as the system says.
+	Asleep *asleep.Clock
 	// Metrics reads the vital signs. Default: this machine's.
 	Metrics func() wire.Metrics
 	Log     *slog.Logger // default: discards
@@ -149,8 +152,11 @@ func open(cfg Config, to io.Writer) (*worker, error) {
 	if cfg.Gate == nil {
 		cfg.Gate = func() {}
 	}
+	if cfg.Asleep == nil {
+		cfg.Asleep = new(asleep.System())
+	}
 	w := &worker{
-		cfg: cfg, log: cfg.Log, inbox: newInbox(),
+		cfg: cfg, log: cfg.Log, inbox: newInbox(), clock: clock{asleep: *cfg.Asleep},
 		changes: make(chan struct{}, 1), rebeat: make(chan struct{}, 1),
 		stop: make(chan stopRequest, 1), pulse: make(chan struct{}, 1), seen: make(chan struct{}, 1),
 	}

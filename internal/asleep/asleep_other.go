@@ -1,18 +1,10 @@
-//go:build !linux
+//go:build !linux && !darwin && !windows
 
 package asleep
 
 import "time"
 
-var started = time.Now()
+const monotonicGoesOn = false
 
-// Certain: a step of the wall clock is not taken for a sleep.
-const Certain = false
-
-// total is by how much the wall clock has outrun the monotonic one since the
-// start: a sleep where the latter stands still then, or somebody setting the
-// time, which is taken for one: the link is merely asked whether it still lives.
-func total() time.Duration {
-	now := time.Now()
-	return now.Round(0).Sub(started.Round(0)) - now.Sub(started)
-}
+// Not known: what looks like a sleep by the wall clock may be somebody setting it.
+func total() time.Duration { return 0 }
