@@ -89,7 +89,7 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-tick.C:
 			s.tick++
 			for _, r := range s.open {
-				bounded(ctx, func(ctx context.Context) { s.step(ctx, r) })
+				s.step(ctx, r)
 			}
 		}
 	}
@@ -114,8 +114,10 @@ func (s *Service) do(ctx context.Context, fn func(context.Context) error) error 
 	}
 }
 
-func (s *Service) load(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, workTimeout)
+// load takes up what is stored. A stop in the middle is no error; time that is up is one:
+// what was not taken up would stay as it is until the next start.
+func (s *Service) load(life context.Context) error {
+	ctx, cancel := context.WithTimeout(life, workTimeout)
 	defer cancel()
 	all, err := s.o.Store.OpenRollouts(ctx)
 	for _, r := range all {
@@ -124,7 +126,7 @@ func (s *Service) load(ctx context.Context) error {
 		}
 		err = s.adopt(ctx, r)
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && life.Err() == nil {
 		return fmt.Errorf("rollouts: %w", err)
 	}
 	return nil
@@ -191,12 +193,14 @@ func (s *Service) facts(ctx context.Context, r *roll) ([]Member, error) {
 }
 
 // step does what follows from the facts, if anything does.
-func (s *Service) step(ctx context.Context, r *roll) {
+func (s *Service) step(life context.Context, r *roll) {
+	ctx, cancel := context.WithTimeout(life, workTimeout)
+	defer cancel()
 	members, err := s.facts(ctx, r)
 	if err == nil {
 		err = s.carryOut(ctx, r, Decide(s.o.Now(), r.Rollout, members))
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && life.Err() == nil {
 		s.o.Log.Error("rollout could not go on; it is tried again", "rollout", r.ID, "error", err)
 	}
 }
@@ -551,9 +555,9 @@ func (s *Service) Rollouts(ctx context.Context, limit int) (out []operator.Rollo
 	err = s.do(ctx, func(ctx context.Context) error {
 		all, err := s.o.Store.Rollouts(ctx, limit)
 		for _, stored := range all {
-			r := s.open[stored.ID]
-			if r == nil {
-				r = &roll{Rollout: stored}
+			r, err := s.find(ctx, stored.ID)
+			if err != nil {
+				return err
 			}
 			shown, err := s.shown(ctx, r)
 			if err != nil {

@@ -162,6 +162,19 @@ func pass() {
 	synctest.Wait()
 }
 
+// listedAsTold: what the list says of a rollout is what is told of it alone.
+func (r *rig) listedAsTold(s operator.Rollout) {
+	r.t.Helper()
+	all, err := r.Rollouts(r.t.Context(), 0)
+	r.must(err)
+	for _, l := range all {
+		if l.ID == s.ID && l.State == s.State && l.Now == s.Now && l.Resumable == s.Resumable {
+			return
+		}
+	}
+	r.t.Errorf("told %q (resumable: %t), listed %+v", s.Now, s.Resumable, all)
+}
+
 // waiting are the orders that no endpoint has fetched.
 func (r *rig) waiting() (out []operator.Directive) {
 	r.t.Helper()
@@ -244,6 +257,7 @@ func TestARingThatFailsStopsAndIsResumed(t *testing.T) {
 		if s.State != operator.RolloutStopped || !strings.Contains(s.Reason, "no space left") || s.Resumable || len(s.Failures) != 1 || s.Failures[0].Agent != first.Agent || len(r.waiting()) != 0 {
 			t.Fatalf("%+v", s)
 		}
+		r.listedAsTold(s)
 		r.stop()
 		r.start()
 		pass()
@@ -597,4 +611,83 @@ func TestRolloutsThatCanNotBeMeantAreRefused(t *testing.T) {
 			t.Errorf("the plan is %+v", third.Plan)
 		}
 	})
+}
+
+// A rollout that is done keeps its failures in the list too.
+func TestWhatFailedIsListedOfARolloutThatIsDone(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, r *rig) {
+		id := r.roll(func(n *operator.NewRollout) { n.Rings, n.MaxFailures = []float64{100}, "50%" }).ID
+		pass()
+		open := r.waiting()
+		r.tell(open[0], wire.DirectiveDone, "runs")
+		r.tell(open[1], wire.DirectiveFailed, "no space left")
+		pass()
+		s := r.status(id)
+		if s.State != operator.RolloutDone || s.Now == "done" {
+			t.Fatalf("%+v", s)
+		}
+		r.listedAsTold(s)
+	})
+}
+
+// hung is a database that does not answer.
+type hung struct {
+	store.Store
+	opens bool // but tells which rollouts are open
+}
+
+func (h hung) OpenRollouts(ctx context.Context) ([]store.Rollout, error) {
+	if h.opens {
+		return []store.Rollout{{ID: "r", State: operator.RolloutActive, Plan: operator.RolloutPlan{Rings: []float64{100}}}}, nil
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (h hung) RolloutAgents(context.Context, string) ([]operator.RolloutAgent, error) {
+	return []operator.RolloutAgent{{Agent: "a", State: operator.RollWaiting}}, nil
+}
+
+func (h hung) Agents(ctx context.Context) ([]store.Agent, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (h hung) Agent(ctx context.Context, _ string) (store.Agent, error) {
+	<-ctx.Done()
+	return store.Agent{}, ctx.Err()
+}
+
+// A database that does not answer in time is told; a stop in the middle is no fault.
+func TestADatabaseThatDoesNotAnswerIsTold(t *testing.T) {
+	for _, stopped := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var said strings.Builder
+			s := New(Options{
+				Store: hung{}, Fact: func(string) Fact { return Fact{Presence: Present} },
+				Log: slog.New(slog.NewTextHandler(&said, nil)),
+			})
+			life, stop := context.WithCancel(t.Context())
+			if stopped {
+				time.AfterFunc(workTimeout/2, stop)
+			}
+			if err := s.load(life); (err == nil) != stopped {
+				t.Errorf("stopped: %t; taking up what is stored: %v", stopped, err)
+			}
+
+			s.o.Store = hung{opens: true}
+			if err := s.load(t.Context()); err != nil || len(s.open) != 1 {
+				t.Fatalf("%d rollouts, %v", len(s.open), err)
+			}
+			life, stop = context.WithCancel(t.Context())
+			if stopped {
+				time.AfterFunc(workTimeout/2, stop)
+			}
+			s.step(life, s.open["r"])
+			stop()
+			if told := strings.Contains(said.String(), "could not go on"); told == stopped {
+				t.Errorf("stopped: %t; said %q", stopped, said.String())
+			}
+		})
+	}
 }
