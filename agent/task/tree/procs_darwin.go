@@ -8,20 +8,20 @@ import (
 
 const stateZombie = 5 // SZOMB of <sys/proc.h>
 
-// procs reads the process table, without zombies.
-func procs() []proc {
+// procs reads the process table, without zombies; ok is false if it can't be read.
+func procs() (out []proc, ok bool) {
 	list, err := unix.SysctlKinfoProcSlice("kern.proc.all")
 	if err != nil {
-		return nil
+		return nil, false
 	}
-	out := make([]proc, 0, len(list))
+	out = make([]proc, 0, len(list))
 	for _, k := range list {
 		if k.Proc.P_stat == stateZombie {
 			continue
 		}
 		out = append(out, fromKinfo(&k))
 	}
-	return out
+	return out, whole(out)
 }
 
 func fromKinfo(k *unix.KinfoProc) proc {

@@ -57,7 +57,8 @@ func sh(t *testing.T, marker, script string) (tr *Tree, pids []int) {
 
 // alive: a zombie is not.
 func alive(pid int) bool {
-	return slices.ContainsFunc(procs(), func(p proc) bool { return p.pid == pid })
+	all, _ := procs()
+	return slices.ContainsFunc(all, func(p proc) bool { return p.pid == pid })
 }
 
 func survivors(pids []int) (left []int) {
@@ -156,6 +157,38 @@ func TestStartFails(t *testing.T) {
 	_, err := Start(exec.Command("/nonexistent/program"), "test-none")
 	if !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v", err)
+	}
+}
+
+// With no descriptor left the process table can't be read. What is not seen is not gone.
+func TestWhatCantBeSeenIsNotGone(t *testing.T) {
+	for name, kill := range map[string]func(tr *Tree) error{
+		"tree":   func(tr *Tree) error { return tr.Kill(0) },
+		"marked": func(tr *Tree) error { return killMarked(tr.table, tr.marker, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			tr, pids := sh(t, "test-unseen-"+name, `setsid sleep 100 & echo $!; echo ready`)
+			<-tr.Done() // only the daemon is left
+			looks := 0
+			tr.table = func() ([]proc, bool) {
+				if looks++; looks < 6 {
+					return nil, false
+				}
+				return procs()
+			}
+			if n := tr.left(); n == 0 {
+				t.Error("it is taken for gone")
+			}
+			if err := kill(tr); err != nil {
+				t.Error(err)
+			}
+			if left := survivors(pids); len(left) != 0 {
+				t.Errorf("%v outlived it", left)
+			}
+		})
+	}
+	if whole(nil) || whole([]proc{{pid: 1}}) {
+		t.Error("a table without this process is taken for one")
 	}
 }
 

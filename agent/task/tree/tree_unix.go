@@ -11,10 +11,13 @@ import (
 )
 
 // handle is what to look for in the kernel's process table.
-type handle struct{ marker string }
+type handle struct {
+	marker string
+	table  func() (all []proc, ok bool)
+}
 
 func (t *Tree) start(marker string) error {
-	t.marker = marker
+	t.marker, t.table = marker, procs
 	// A new session: no terminal to read a password from, and a group of its own.
 	t.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return footprint.Punctual(t.cmd.Start)
@@ -30,15 +33,25 @@ func (t *Tree) ask() bool {
 	return true
 }
 
-func (t *Tree) kill()     { t.signal(syscall.SIGKILL) }
-func (t *Tree) left() int { return len(t.members()) }
+func (t *Tree) kill() { t.signal(syscall.SIGKILL) }
+
+func (t *Tree) left() int { return counted(t.members()) }
+
+// counted is how many processes are left; ok is false if that is not known.
+func counted(members []proc, ok bool) int {
+	if !ok {
+		return 1 // not known: not gone
+	}
+	return len(members)
+}
 
 // signal reaches the group first, whatever becomes of the look at the process table.
 func (t *Tree) signal(sig syscall.Signal) {
 	if !t.reaped() {
 		_ = syscall.Kill(-t.PID(), sig)
 	}
-	signalAll(t.members(), sig)
+	members, _ := t.members()
+	signalAll(members, sig)
 }
 
 func (t *Tree) reaped() bool {
@@ -50,24 +63,36 @@ func (t *Tree) reaped() bool {
 	}
 }
 
-func (t *Tree) members() []proc {
-	all := procs()
-	if len(all) == 0 && !t.reaped() { // not even this process: the table can't be read
-		return []proc{{pid: t.PID()}}
+// members are the tree's processes; ok is false if they are not known.
+func (t *Tree) members() (ps []proc, ok bool) {
+	all, ok := t.table()
+	if !ok {
+		return nil, false
 	}
-	return members(all, []root{{pid: t.PID(), reaped: t.reaped()}}, func(p proc) bool { return marked(p, t.marker) })
+	return members(all, []root{{pid: t.PID(), reaped: t.reaped()}}, func(p proc) bool { return marked(p, t.marker) }), true
 }
 
 // KillMarked kills at once what is left of trees started with marker by a
 // process that is gone. Linux finds all of them by the marker and ignores pids;
 // elsewhere pids name the roots, and one counts only while it
 // leads its group and has lost its parent, so that a reused number is not hit.
-func KillMarked(marker string, pids ...int) error {
-	find := func() []proc {
-		all := procs()
-		return members(all, orphans(all, pids), func(p proc) bool { return marked(p, marker) })
+func KillMarked(marker string, pids ...int) error { return killMarked(procs, marker, pids) }
+
+func killMarked(table func() (all []proc, ok bool), marker string, pids []int) error {
+	find := func() ([]proc, bool) {
+		all, ok := table()
+		return members(all, orphans(all, pids), func(p proc) bool { return marked(p, marker) }), ok
 	}
-	return finish(func() int { return len(find()) }, func() { signalAll(find(), syscall.SIGKILL) })
+	return finish(func() int { return counted(find()) }, func() {
+		found, _ := find()
+		signalAll(found, syscall.SIGKILL)
+	})
+}
+
+// whole says that all is a process table: this process, at least, is in it.
+func whole(all []proc) bool {
+	self := os.Getpid()
+	return slices.ContainsFunc(all, func(p proc) bool { return p.pid == self })
 }
 
 // proc is one line of the process table. Zombies are not in it.
