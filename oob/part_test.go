@@ -1,6 +1,8 @@
 package oob
 
 import (
+	"errors"
+	"net/http"
 	"testing"
 
 	"gururmm/wire"
@@ -30,5 +32,35 @@ func TestPartsFitTheLine(t *testing.T) {
 	}
 	if from, to, _ = u.next(); from != minPart || to != 3*minPart || u.wait != uploadWaitMin {
 		t.Errorf("next is %d to %d, wait %v", from, to, u.wait)
+	}
+}
+
+// What counts of several doors is what the server said at its own, not the status that a
+// captive portal gave at the first.
+func TestAPortalDoesNotEndAnUpload(t *testing.T) {
+	portal := &DoorError{Door: "https://portal.test", Status: http.StatusBadRequest, Err: errors.New("answer is 400 Bad Request")}
+	server := func(status int) *DoorError {
+		return &DoorError{Door: "https://door.test", Status: status, Err: wire.Problem{Title: "no", Status: status}}
+	}
+	for name, c := range map[string]struct {
+		err  error
+		want error
+	}{
+		"it drains":                {allFailed{portal, server(http.StatusServiceUnavailable)}, nil},
+		"a portal alone":           {allFailed{portal}, nil},
+		"never what was announced": {allFailed{portal, server(http.StatusUnprocessableEntity)}, ErrBundleRefused},
+		"a portal behind it":       {allFailed{server(http.StatusUnprocessableEntity), portal}, ErrBundleRefused},
+		"no room":                  {allFailed{portal, server(http.StatusInsufficientStorage)}, ErrBundleLater},
+	} {
+		u := newUpload(1000)
+		var final error
+		for range 2 { // a refusal counts the second time
+			if final == nil {
+				_, final = u.failed(c.err)
+			}
+		}
+		if !errors.Is(final, c.want) {
+			t.Errorf("%s: %v, want %v", name, final, c.want)
+		}
 	}
 }

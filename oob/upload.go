@@ -111,7 +111,7 @@ func (u *upload) failed(err error) (wait time.Duration, final error) {
 	if errors.Is(err, ErrRejected) || errors.Is(err, ErrNoDoors) {
 		return 0, err
 	}
-	if d, ok := errors.AsType[*DoorError](err); ok && problemIn(err) != nil {
+	if d := answered(err); d != nil {
 		switch d.Status {
 		case http.StatusConflict:
 			if d.held != nil && *d.held <= u.size && u.stale < maxStale { // a gap: it says where to go on
@@ -149,9 +149,21 @@ func (u *upload) again(asked time.Duration) time.Duration {
 	return max(asked, wait)
 }
 
-func problemIn(err error) *wire.Problem {
-	if p, ok := errors.AsType[wire.Problem](err); ok {
-		return &p
+// answered is the first door of err at which the server itself answered, by a problem
+// document; nil: at none. What some other box on the way says of a bundle counts for nothing.
+func answered(err error) *DoorError {
+	doors := []error{err}
+	if all, ok := errors.AsType[allFailed](err); ok {
+		doors = all
+	}
+	for _, one := range doors {
+		d, ok := errors.AsType[*DoorError](one)
+		if !ok {
+			continue
+		}
+		if _, ok := errors.AsType[wire.Problem](d.Err); ok {
+			return d
+		}
 	}
 	return nil
 }
