@@ -216,7 +216,7 @@ func (s *Setup) runProbes(ctx context.Context, d wire.Directive) (detail string,
 	if len(d.Only) > 0 {
 		args = append(args, "--only", strings.Join(d.Only, ","))
 	}
-	out, failed := s.errand(ctx, wire.MaxDirectiveReport, args...)
+	out, failed := s.process(ctx, false, wire.MaxDirectiveReport, args...)
 	r, err := checkup.Parse(out)
 	if err != nil {
 		return "", nil, errors.Join(failed, err)

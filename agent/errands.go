@@ -25,7 +25,7 @@ const (
 )
 
 // errands are what a directive may ask of this endpoint beyond what the guardian
-// does itself. Each that could hang is a process of its own, started by errand.
+// does itself. Each that could hang is a process of its own, started by process.
 func (s *Setup) errands(id state.Identity) map[wire.DirectiveKind]guardian.Errand {
 	return map[wire.DirectiveKind]guardian.Errand{
 		wire.DirectiveReenroll:  s.renew(id),
@@ -33,26 +33,19 @@ func (s *Setup) errands(id state.Identity) map[wire.DirectiveKind]guardian.Erran
 	}
 }
 
-// errand runs this program with args and gives its standard output, at most max
-// bytes, also when it ended with an error (a doctor that found a fault). When ctx ends, its whole process tree is ended.
-func (s *Setup) errand(ctx context.Context, max int, args ...string) ([]byte, error) {
-	return s.process(ctx, false, max, args...)
-}
-
-// process is errand; quiet: the process takes one processor at most, and gives way to others.
+// process runs this program with args and gives its standard output, at most max
+// bytes, also when it ended with an error (a doctor that found a fault). When ctx ends, its
+// whole process tree is ended. quiet: it takes one processor at most, and gives way to others.
 func (s *Setup) process(ctx context.Context, quiet bool, max int, args ...string) ([]byte, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find the own program: %w", err)
 	}
 	cmd := exec.Command(program, append(args, "--state-dir", s.Path)...)
-	cmd.Env = sdnotify.Strip(os.Environ())
+	cmd.Env = errandEnv(os.Environ(), quiet)
 	out, words := &bounded{max: max}, &bounded{max: maxErrandWords}
 	cmd.Stdout, cmd.Stderr = out, words
 	cmd.WaitDelay = errandGrace // a stray descendant may hold the pipes
-	if quiet {
-		cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
-	}
 	t, err := tree.Start(cmd, "errand-"+wire.NewID())
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", args[0], err)
@@ -80,6 +73,15 @@ func (s *Setup) process(ctx context.Context, quiet bool, max int, args ...string
 		return out.Bytes(), fmt.Errorf("%s: %w", args[0], err)
 	}
 	return out.Bytes(), nil
+}
+
+// errandEnv is an errand's environment: it must not speak for us to the service manager.
+func errandEnv(ours []string, quiet bool) []string {
+	env := sdnotify.Strip(ours)
+	if quiet {
+		env = append(env, "GOMAXPROCS=1")
+	}
+	return env
 }
 
 // bounded keeps the first max bytes and notes that there were more.

@@ -116,12 +116,13 @@ func bundleState(o Options) (string, error) {
 // packBundle gathers what order says.
 func packBundle(ctx context.Context, o Options, order BundleOrder, dir string) ([]byte, bundle.Manifest, error) {
 	options := bundle.Options{ID: order.ID, Reason: order.Reason, StateDir: dir, Version: version.Version}
-	if socket, err := FindSocket(o); err == nil {
+	socket, err := FindSocket(o)
+	if err == nil {
 		options.Guardian = local.NewClient(socket)
 	}
 	own := &Setup{Path: dir}
 	visit := func(ctx context.Context) ([]byte, error) {
-		raw, err := own.errand(ctx, maxDoctor, "doctor", "--json")
+		raw, err := own.process(ctx, false, maxDoctor, visitArgs(socket)...)
 		if len(bytes.TrimSpace(raw)) > 0 {
 			return raw, nil // it found a fault: that is no error here
 		}
@@ -131,6 +132,16 @@ func packBundle(ctx context.Context, o Options, order BundleOrder, dir string) (
 		options.Doctor = visit
 	}
 	return bundle.Make(ctx, options)
+}
+
+// visitArgs are the arguments of the doctor that visits for a bundle: it asks the guardian
+// that the bundle asks. socket is "" if none was found.
+func visitArgs(socket string) []string {
+	args := []string{"doctor", "--json"}
+	if socket != "" {
+		args = append(args, "--status-socket", socket)
+	}
+	return args
 }
 
 // checkBundle reads back what was written: a bundle that can't be read is none.

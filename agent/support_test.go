@@ -78,3 +78,24 @@ func TestABundleThatDoesNotFitLeavesNothing(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// The doctor of a bundle asks the guardian that the bundle asks, wherever it answers.
+func TestTheDoctorOfABundleAsksTheSameGuardian(t *testing.T) {
+	if got := strings.Join(visitArgs("/run/other.sock"), " "); got != "doctor --json --status-socket /run/other.sock" {
+		t.Error(got)
+	}
+	if got := strings.Join(visitArgs(""), " "); got != "doctor --json" {
+		t.Error(got)
+	}
+}
+
+// No errand speaks for the agent to the service manager.
+func TestAnErrandDoesNotSpeakToTheServiceManager(t *testing.T) {
+	ours := []string{"PATH=/bin", "NOTIFY_SOCKET=/run/notify", "WATCHDOG_USEC=1", "WATCHDOG_PID=2"}
+	if got := strings.Join(errandEnv(ours, false), " "); got != "PATH=/bin" {
+		t.Error(got)
+	}
+	if got := strings.Join(errandEnv(ours, true), " "); got != "PATH=/bin GOMAXPROCS=1" {
+		t.Errorf("a quiet one: %s", got)
+	}
+}
