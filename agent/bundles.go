@@ -83,8 +83,8 @@ type bundles struct {
 	log  *slog.Logger
 	make func(ctx context.Context, file, id, reason string, brief bool) error // starts the process
 
-	wake  chan struct{}
-	first sync.Mutex // one is made at a time
+	wake   chan struct{}
+	making chan struct{} // holds one who makes one, or tidies
 
 	mu      sync.Mutex // never held across I/O
 	waiting map[string]chan error
@@ -94,7 +94,7 @@ type bundles struct {
 // newBundles prepares for client, which must not be nil.
 func (s *Setup) newBundles(client putter, log *slog.Logger) *bundles {
 	return &bundles{
-		dir: s.Dir.Path(bundlesDir), put: client, log: log, wake: make(chan struct{}, 1), waiting: map[string]chan error{},
+		dir: s.Dir.Path(bundlesDir), put: client, log: log, wake: make(chan struct{}, 1), making: make(chan struct{}, 1), waiting: map[string]chan error{},
 		make: func(ctx context.Context, file, id, reason string, brief bool) error {
 			args := []string{"bundle", "--json", "--output", file, "--id", id, "--reason", reason, "--status-socket", s.Socket}
 			if brief {
@@ -147,10 +147,23 @@ func (b *bundles) errand(ctx context.Context, d wire.Directive) (detail string, 
 	return "", report, err
 }
 
+// turn waits until nothing is being made, or ctx ends; release lets the next one.
+func (b *bundles) turn(ctx context.Context) (release func(), err error) {
+	select {
+	case b.making <- struct{}{}:
+		return func() { <-b.making }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("another bundle is being made: %w", context.Cause(ctx))
+	}
+}
+
 // add makes a bundle. Outcome tells what came of its upload: nil, or why it never will be.
 func (b *bundles) add(ctx context.Context, reason string, brief bool) (n bundleNote, outcome <-chan error, err error) {
-	b.first.Lock()
-	defer b.first.Unlock()
+	release, err := b.turn(ctx)
+	if err != nil {
+		return n, nil, err
+	}
+	defer release()
 	if err := os.MkdirAll(b.dir, 0o700); err != nil {
 		return n, nil, err
 	}
@@ -190,7 +203,9 @@ func (b *bundles) add(ctx context.Context, reason string, brief bool) (n bundleN
 
 // Upload hands over what waits until ctx ends.
 func (b *bundles) Upload(ctx context.Context) {
-	b.tidy()
+	if b.tidy(ctx) != nil {
+		return
+	}
 	wait := uploadAgainMin
 	for {
 		left := false
@@ -309,10 +324,14 @@ func (b *bundles) notes() (all []bundleNote) {
 	return all
 }
 
-// tidy removes what an earlier run left half made. Nothing is being made now.
-func (b *bundles) tidy() {
-	b.first.Lock()
-	defer b.first.Unlock()
+// tidy removes what an earlier run left half made, while nothing is being made. An error
+// says that ctx has ended before.
+func (b *bundles) tidy(ctx context.Context) error {
+	release, err := b.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	known := map[string]bool{}
 	for _, n := range b.notes() {
 		if exists(b.path(n.ID, bundleExt)) {
@@ -321,7 +340,7 @@ func (b *bundles) tidy() {
 	}
 	list, err := os.ReadDir(b.dir)
 	if err != nil {
-		return
+		return nil // none was made yet
 	}
 	for _, e := range list {
 		id, _, _ := strings.Cut(e.Name(), ".")
@@ -331,6 +350,7 @@ func (b *bundles) tidy() {
 			}
 		}
 	}
+	return nil
 }
 
 // prune removes bundles until at most count and bytes are left.

@@ -57,7 +57,7 @@ func (d *depot) count() (got, asked int) {
 func testBundles(t *testing.T, dir string, d *depot) *bundles {
 	t.Helper()
 	return &bundles{
-		dir: dir, put: d, log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1), waiting: map[string]chan error{},
+		dir: dir, put: d, log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1), making: make(chan struct{}, 1), waiting: map[string]chan error{},
 		make: func(_ context.Context, file, id, reason string, brief bool) error {
 			return os.WriteFile(file, fmt.Appendf(nil, "%s %v", reason, brief), 0o600)
 		},
@@ -211,4 +211,39 @@ func TestBundlesOnDiskAreFew(t *testing.T) {
 			t.Errorf("at most %d and %d bytes: %q, want %q", c.count, c.bytes, got, c.want)
 		}
 	}
+}
+
+// Whoever waits until another bundle is made waits no longer than it wants to.
+func TestAWaitForAnotherBundleEndsWithItsContext(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), bundlesDir)
+	synctest.Test(t, func(t *testing.T) {
+		b := testBundles(t, dir, &depot{got: map[string]string{}})
+		write := b.make
+		b.make = func(ctx context.Context, file, id, reason string, brief bool) error {
+			time.Sleep(time.Hour)
+			return write(ctx, file, id, reason, brief)
+		}
+		first := make(chan error, 1)
+		go func() {
+			_, err := b.Make(context.Background(), "first")
+			first <- err
+		}()
+		synctest.Wait()
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := b.Make(ctx, "second"); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Minute {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		b.Upload(ctx) // it would tidy first
+		if took := time.Since(began); took != time.Minute {
+			t.Errorf("an upload that was to end took until %v", took)
+		}
+		if err := <-first; err != nil {
+			t.Error(err)
+		}
+		if _, err := b.Make(t.Context(), "third"); err != nil || len(b.notes()) != 2 {
+			t.Errorf("%d bundles, %v", len(b.notes()), err)
+		}
+	})
 }
