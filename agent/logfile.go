@@ -12,14 +12,18 @@ const (
 	// logFileSize and logFiles bound the endpoint's log to 20 MiB: days of trouble, not a full disk.
 	logFileSize = 4 << 20
 	logFiles    = 5
+	// logFileStop is how often its limit a file may grow to while no new one can be begun
+	// (a reader on Windows holds it open); lines beyond that are dropped.
+	logFileStop = 2
 )
 
 // LogFile is an io.Writer of whole lines that begins a new file when one is full:
 // agent.log is the current one, agent.log.1 the one before, up to agent.log.4.
 // Safe for concurrent use.
 type LogFile struct {
-	path  string
-	limit int64
+	path   string
+	limit  int64
+	rename func(from, to string) error
 
 	mu   sync.Mutex
 	f    *os.File
@@ -31,7 +35,9 @@ func OpenLogFile(dir string) (*LogFile, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("log: %w", err)
 	}
-	l := &LogFile{path: filepath.Join(dir, "agent.log"), limit: logFileSize}
+	// One that fails is tried again at the next line.
+	rename := func(from, to string) error { return os.Rename(from, to) }
+	l := &LogFile{path: filepath.Join(dir, "agent.log"), limit: logFileSize, rename: rename}
 	if err := l.open(); err != nil {
 		return nil, fmt.Errorf("log: %w", err)
 	}
@@ -55,13 +61,13 @@ func (l *LogFile) open() error {
 func (l *LogFile) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.f == nil {
+	if l.f == nil { // closed, or not opened again by the last write
 		if err := l.open(); err != nil {
 			return 0, err
 		}
 	}
 	if l.size > 0 && l.size+int64(len(p)) > l.limit {
-		if err := l.rotate(); err != nil {
+		if err := l.rotate(); err != nil && (l.f == nil || l.size+int64(len(p)) > logFileStop*l.limit) {
 			return 0, err
 		}
 	}
@@ -70,22 +76,33 @@ func (l *LogFile) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// rotate shifts the files by one; the oldest is overwritten.
+// rotate shifts the files by one; the oldest is overwritten. On an error the file goes on,
+// if it can be opened again.
 func (l *LogFile) rotate() error {
-	if err := l.f.Close(); err != nil {
-		return err
-	}
-	l.f = nil // reopened by the next write, if what follows fails
-	for i := logFiles - 1; i > 0; i-- {
-		from := l.path
-		if i > 1 {
-			from = fmt.Sprintf("%s.%d", l.path, i-1)
+	l.f.Close() // Windows renames no open file
+	l.f = nil
+	return errors.Join(l.shift(), l.open())
+}
+
+// shift makes room for a new file. It goes no further than to the first name that is
+// free: repeated after a failure it must not push out the old ones.
+func (l *LogFile) shift() error {
+	name := func(i int) string {
+		if i == 0 {
+			return l.path
 		}
-		if err := os.Rename(from, fmt.Sprintf("%s.%d", l.path, i)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Sprintf("%s.%d", l.path, i)
+	}
+	free := 1
+	for free < logFiles-1 && exists(name(free)) {
+		free++
+	}
+	for i := free; i > 0; i-- {
+		if err := l.rename(name(i-1), name(i)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
-	return l.open()
+	return nil
 }
 
 // Close closes the current file.

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -60,5 +62,64 @@ func TestLogFileGoesOnWhereItStopped(t *testing.T) {
 	raw, err := os.ReadFile(filepath.Join(dir, "agent.log"))
 	if err != nil || string(raw) != "line\nline\n" {
 		t.Fatalf("log holds %q, %v", raw, err)
+	}
+}
+
+// A file that can't be renamed (a reader on Windows holds it open) goes on, to a bound, and
+// the older ones stay; once it can, a new one is begun.
+func TestALogFileThatIsHeldGoesOn(t *testing.T) {
+	dir := t.TempDir()
+	l, err := OpenLogFile(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.limit = 20
+	n := 0
+	write := func() error { // lines of 10 bytes
+		n++
+		_, err := fmt.Fprintf(l, "line %04d\n", n)
+		return err
+	}
+	for range 5 {
+		if err := write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held := errors.New("held by another process")
+	l.rename = func(from, to string) error {
+		if from == l.path {
+			return held
+		}
+		return os.Rename(from, to)
+	}
+	for range 3 {
+		if err := write(); err != nil {
+			t.Errorf("line %d: %v", n, err)
+		}
+	}
+	if err := write(); !errors.Is(err, held) {
+		t.Errorf("beyond the bound: %v", err)
+	}
+	l.rename = os.Rename
+	if err := write(); err != nil {
+		t.Error(err)
+	}
+	for name, want := range map[string]string{
+		"agent.log":   "line 0010\n",
+		"agent.log.1": "line 0005\nline 0006\nline 0007\nline 0008\n",
+		"agent.log.2": "line 0003\nline 0004\n",
+		"agent.log.3": "line 0001\nline 0002\n",
+	} {
+		if raw, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(raw) != want {
+			t.Errorf("%s holds %q, %v, want %q", name, raw, err, want)
+		}
+	}
+
+	// A descriptor that is broken is replaced.
+	l.f.Close()
+	l.size = l.limit
+	if err := write(); err != nil {
+		t.Errorf("after a close that failed: %v", err)
 	}
 }
