@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"gururmm/internal/atomicfile"
 )
 
 // sentDir is where in the spool the last reports that arrived are kept, for a
@@ -76,7 +78,7 @@ func (s *Spool) archive(name string) error {
 	if err := os.MkdirAll(to, 0o700); err != nil {
 		return err
 	}
-	if err := os.Rename(s.path(name), filepath.Join(to, name)); err != nil {
+	if err := atomicfile.Rename(s.path(name), filepath.Join(to, name)); err != nil {
 		return err
 	}
 	list, err := os.ReadDir(to)

@@ -216,7 +216,7 @@ func (d *Dir) setAside(aside string, names []string) error {
 		if _, err := os.Lstat(to); err == nil { // the same agent's, from an earlier copy: never overwritten
 			to += "." + time.Now().UTC().Format("20060102T150405.000Z")
 		}
-		if err := os.Rename(d.Path(name), to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := atomicfile.Rename(d.Path(name), to); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

@@ -253,7 +253,7 @@ func (j *journal) replace(lines []byte) error {
 		_ = j.f.Close()
 		j.f = nil
 	}
-	if err := os.Rename(tmp, j.path(journalName)); err != nil {
+	if err := atomicfile.Rename(tmp, j.path(journalName)); err != nil {
 		return err
 	}
 	if err := atomicfile.SyncDir(j.dir); err != nil {

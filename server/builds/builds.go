@@ -169,7 +169,7 @@ func (s *Shelf) Publish(ctx context.Context, b wire.Build, program Program, by s
 	defer os.Remove(tmp) // renamed, if all is well
 	s.change.Lock()
 	defer s.change.Unlock()
-	if err := os.Rename(tmp, s.path(b.SHA256)); err != nil {
+	if err := atomicfile.Rename(tmp, s.path(b.SHA256)); err != nil {
 		return err
 	}
 	if err := atomicfile.SyncDir(s.dir); err != nil {
