@@ -229,11 +229,11 @@ func Choose(s State, installed string, check func(Entry) error, now time.Time) (
 			s.Current, s.Previous, s.Starts = nil, nil, 0
 			return s, nil, why, nil
 		case s.Starts >= maxStarts:
-			what := "died %d times in a row within %v of its start"
+			reason := fmt.Sprintf("%s died %d times in a row within %v of its start", v, s.Starts, Lasting)
 			if s.Phase == PhaseHandover {
-				what = "was started %d times and did not confirm (each has %v)"
+				reason = fmt.Sprintf("%s was started %d times and did not confirm", v, s.Starts)
 			}
-			s = s.FallBack(fmt.Sprintf(v+" "+what, s.Starts, Lasting), now)
+			s = s.FallBack(reason, now)
 			why = s.Last.Reason
 			continue
 		}

@@ -267,6 +267,23 @@ func TestWhichProgramStarts(t *testing.T) {
 	}
 }
 
+// Why a program was left is said of it as it is: neither with a limit that another phase
+// has, nor with its version taken for a format.
+func TestWhyAProgramWasLeft(t *testing.T) {
+	for _, tt := range []struct {
+		phase Phase
+		want  string
+	}{
+		{PhaseNone, "v1.0.0-%d died 3 times in a row within 1m0s of its start"},
+		{PhaseHandover, "v1.0.0-%d was started 3 times and did not confirm"},
+	} {
+		s, _, _, _ := Choose(State{Phase: tt.phase, Order: &Order{}, Current: entry("v1.0.0-%d"), Starts: maxStarts}, "dev", func(Entry) error { return nil }, now)
+		if s.Last == nil || s.Last.Reason != tt.want {
+			t.Errorf("outcome %+v, want %q", s.Last, tt.want)
+		}
+	}
+}
+
 // Whatever the state and whichever programs are damaged: a start is bounded, ends with a
 // program that verifies or the installed one, and a program that always dies is
 // left at last.
