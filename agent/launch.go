@@ -123,7 +123,7 @@ func (s *Setup) launch(ctx context.Context, from inherited, lock *lockfile.Lock,
 		log.Warn("another version of this program takes over", "path", path, "why", why)
 		fault.Die("update.launch")
 		err = persist(ctx, func() error {
-			return s.become(ctx, path, []string{
+			return s.becomes(ctx, path, []string{
 				envInstalled + "=" + p.installed + " " + p.installedPath, envWhy + "=" + why,
 			}, lock, log)
 		})
@@ -219,29 +219,6 @@ func (s *Setup) reconsider(p program) (st versions.State, again bool, err error)
 		}
 	}
 	return st, !sameState(next, st) || !sameFile(path, p.path) || !entry.Is(p.entry), nil
-}
-
-// stuckAfter is when a new program that can neither confirm nor give back is ended:
-// its loop hangs, and not every platform's service manager would notice.
-const stuckAfter = guardian.ConfirmLimit + time.Minute
-
-// watchHandover ends this process if it still has not said, long after it should
-// have, whether it takes over. The start was counted: after the third, the program
-// before is back. The function it gives ends the watch.
-func (s *Setup) watchHandover(p program, log *slog.Logger) (stop func()) {
-	if !s.Service || p.entry == nil || p.state.Phase != versions.PhaseHandover {
-		return func() {} // nobody would start it again, or nothing is open
-	}
-	t := time.AfterFunc(stuckAfter, func() {
-		if st, err := p.store.Look(); err == nil && st.Phase == versions.PhaseHandover && st.Current.Is(p.entry) {
-			log.Error("this version has neither confirmed nor given back: it ends, to be started again", "after", stuckAfter)
-			if s.FlushLogs != nil {
-				s.FlushLogs()
-			}
-			s.exit(1)
-		}
-	})
-	return func() { t.Stop() }
 }
 
 // again brings p up to date for another guardian in this process, with another identity.

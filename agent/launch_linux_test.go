@@ -5,56 +5,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"gururmm/agent/state"
 	"gururmm/agent/versions"
 	"gururmm/internal/lockfile"
-	"gururmm/release"
-	"gururmm/wire"
 )
-
-// updated is a setup whose state names an update: a whole, signed program, this very test.
-func updated(t *testing.T) (*Setup, *versions.Store, versions.Entry) {
-	t.Helper()
-	pub, priv, err := release.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := Prepare(Options{StateDir: filepath.Join(t.TempDir(), "state")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Config = state.Config{ReleaseKeys: []string{pub.String()}}
-	program, err := os.Open(os.Args[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer program.Close()
-	b, err := release.Sign(priv, program, "v9.0.0", runtime.GOOS, runtime.GOARCH)
-	if err != nil {
-		t.Fatal(err)
-	}
-	store, e := versions.New(s.Dir.Path(versionsDir)), versions.Entry{Build: b}
-	if err := os.MkdirAll(filepath.Dir(store.Path(e)), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	raw, err := os.ReadFile(os.Args[0])
-	if err == nil {
-		err = os.WriteFile(store.Path(e), raw, 0o700)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := store.Save(versions.State{Current: &e}); err != nil {
-		t.Fatal(err)
-	}
-	return s, store, e
-}
 
 // A committed program that somebody holds open for writing can't be executed just now
 // (ETXTBSY): it is tried for a moment, then the installed one guards, and nothing is
@@ -167,58 +125,6 @@ func TestStateIsLookedAtAgain(t *testing.T) {
 		t.Errorf("a damaged state is set aside, as at a start: %+v, %v, %v", st, again, err)
 	}
 }
-
-// A new guardian that hangs is ended once its own limit is long over: not before, not
-// if it has said what became of it, and not where nobody would start it again.
-func TestHandoverThatHangsIsEnded(t *testing.T) {
-	e := &versions.Entry{Build: wire.Build{Version: "v9.0.0", SHA256: updateSum}}
-	open := versions.State{Next: e, Order: &versions.Order{ID: "up", Kind: wire.DirectiveUpdate}}.Commit("v1.0.0", time.Now())
-	for _, tt := range []struct {
-		name    string
-		service bool
-		then    versions.State // on disk, a while later
-		stop    bool
-		ended   bool
-	}{
-		{"hangs", true, open, false, true},
-		{"has confirmed", true, open.Confirm("v9.0.0", time.Now()), false, false},
-		{"has given back", true, open.FallBack("no link", time.Now()), false, false},
-		{"has ended", true, open, true, false},
-		{"by hand", false, open, false, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			store := versions.New(filepath.Join(t.TempDir(), "versions"))
-			if err := store.Save(tt.then); err != nil {
-				t.Fatal(err)
-			}
-			synctest.Test(t, func(t *testing.T) {
-				ended := make(chan int, 1)
-				s := &Setup{Service: tt.service, exit: func(code int) { ended <- code }}
-				p := program{store: store, state: open, entry: open.Current}
-				stop := s.watchHandover(p, slog.New(slog.DiscardHandler))
-				defer stop()
-				time.Sleep(stuckAfter - time.Second)
-				synctest.Wait()
-				if len(ended) > 0 {
-					t.Error("it is ended before its limit is over")
-				}
-				if tt.stop {
-					stop()
-				}
-				time.Sleep(time.Hour)
-				synctest.Wait()
-				if (len(ended) > 0) != tt.ended {
-					t.Errorf("ended: %v", len(ended) > 0)
-				}
-				if tt.ended && <-ended == 0 {
-					t.Error("it ends as if all were well: nobody starts it again")
-				}
-			})
-		})
-	}
-}
-
-const updateSum = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
 // Who goes back to the installed program is told first if that can't be executed.
 func TestInstalledProgramIsAskedWhetherItCanRun(t *testing.T) {

@@ -55,10 +55,11 @@ func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) e
 	for {
 		p, err := s.launch(ctx, from, lock, log)
 		if ended, ok := errors.AsType[*errEnded](err); ok {
+			again := ctx.Err() == nil && p.relaunch(ctx, ended, log)
 			if ctx.Err() != nil {
 				return nil
 			}
-			if !errors.Is(ended, guardian.ErrHandover) {
+			if !again {
 				return err
 			}
 			if lock, err = local.Lock(s.Dir.Path(lockFile), ""); err != nil {
@@ -86,9 +87,10 @@ func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) e
 
 // serve guards with p, also when this endpoint gets another identity.
 func (s *Setup) serve(ctx context.Context, p program, log *slog.Logger, workerLog io.Writer) (err error) {
-	tell := s.teller(log)
+	h := s.watchHandover(p, log) // before all that may hang
+	defer h.end()
+	tell := h.through(s.teller(log))
 	defer func() { tell.end(err) }()
-	defer s.watchHandover(p, log)()
 	for {
 		if err = s.guard(ctx, p, log, workerLog, tell); !errors.Is(err, guardian.ErrRenewed) || ctx.Err() != nil {
 			break

@@ -9,9 +9,11 @@ package agent
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -21,6 +23,7 @@ import (
 	"gururmm/agent/local"
 	"gururmm/agent/state"
 	"gururmm/agent/versions"
+	"gururmm/internal/lockfile"
 )
 
 // Options are what the command line and the environment say; empty fields are left to
@@ -50,8 +53,12 @@ type Setup struct {
 	own      *versions.Entry        // the program of this process, once launched; nil: the installed one
 	doubts   int                    // launches in a row that did not know, or could not note, what shall run
 	exit     func(code int)         // ends this process; a test's own
+	becomes  becomer                // become; a test's own
 	isolated atomic.Pointer[string] // of a quarantine in force, as last read from disk; the guardian's loop reads it, its keeper sets it
 }
+
+// becomer makes this process the program at path, as [Setup.become] does.
+type becomer func(ctx context.Context, path string, env []string, lock *lockfile.Lock, log *slog.Logger) error
 
 // maxPending is how many events of the platform may wait for the guardian.
 const maxPending = 8
@@ -71,6 +78,7 @@ func Prepare(o Options) (*Setup, error) {
 		return nil, err
 	}
 	s := &Setup{Dir: dir, Path: path, Config: config, Service: o.Service, events: make(chan guardian.Event, maxPending), exit: os.Exit}
+	s.becomes = s.become
 	s.Socket = cmp.Or(o.StatusSocket, config.StatusSocket, local.SocketPath(path, isDefault))
 	s.Group = cmp.Or(o.StatusGroup, config.StatusGroup, local.StatusGroup)
 	s.Level = cmp.Or(o.LogLevel, config.LogLevel, "info")

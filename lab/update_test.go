@@ -173,8 +173,14 @@ type updating struct {
 
 func newUpdating(t *testing.T, versions ...string) *updating {
 	t.Helper()
+	return newUpdatingAs(t, nil, versions...)
+}
+
+// newUpdatingAs is newUpdating with a stack of its own options.
+func newUpdatingAs(t *testing.T, adapt func(*harness.Options), versions ...string) *updating {
+	t.Helper()
 	var p *programs
-	s := newScene(t, func(o *harness.Options) {
+	s := newScene(t, adapt, func(o *harness.Options) {
 		var err error
 		if p, err = updates(); err != nil {
 			t.Fatal(err)
@@ -451,6 +457,76 @@ func TestUpdateThatNeverVerifies(t *testing.T) {
 	u := newUpdating(t, "v2.0.3")
 	u.deadUpdate("v2.0.3", "not verified")
 	u.completed(u.submit(""))
+}
+
+// supervised starts the agent again each time it ends, as a service manager would and with
+// the delay that ours are given.
+func (u *updating) supervised() {
+	over, gone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		for {
+			select {
+			case <-u.agent.Guardian().Done():
+			case <-over:
+				return
+			}
+			select {
+			case <-time.After(2 * time.Second):
+			case <-over:
+				return
+			}
+			if err := u.agent.Start(); err != nil {
+				u.t.Error(err)
+				return
+			}
+		}
+	}()
+	u.t.Cleanup(func() { close(over); <-gone })
+}
+
+// badGuardian rolls a program whose worker is well and whose guardian is not, and measures
+// how long the endpoint had no guardian that does its work.
+func badGuardian(t *testing.T, label, reason string) {
+	u := newUpdatingAs(t, func(o *harness.Options) { o.AgentArgs = []string{"--service"} }, goodVersion)
+	u.supervised()
+	u.fault(label, true) // of a guardian that has yet to confirm alone
+	since := time.Now()
+	r := u.roll(goodVersion)
+	var handed time.Time
+	u.eventually("the hand-over", func() (bool, error) {
+		list, err := history.Read(u.agent.Dir, history.Filter{Kinds: []history.Kind{history.KindUpdate}})
+		if err != nil {
+			return false, err
+		}
+		for _, e := range list.Events {
+			if e.Code == "handover" {
+				handed = e.At
+			}
+		}
+		return !handed.IsZero(), fmt.Errorf("the history has %d events of updates", len(list.Events))
+	})
+	if done, why := u.told(r); done || !strings.Contains(why, reason) {
+		t.Errorf("done %v, told %q, want %q", done, why, reason)
+	}
+	st := u.runs("dev", local.SourceInstalled)
+	took := time.Since(handed)
+	t.Logf("%s: the old guardian had a verified worker again %v after it handed over", label, took.Round(time.Millisecond))
+	if took > time.Minute {
+		t.Errorf("%s: the old guardian was back after %v", label, took)
+	}
+	u.rolledBack(st, reason)
+	u.rollbackBeaconed(since, goodVersion, reason)
+	u.completed(u.submit(""))
+	u.allOnce()
+}
+
+func TestUpdateWhoseGuardianPanics(t *testing.T) {
+	badGuardian(t, "update.panic", "was started 3 times and did not confirm")
+}
+
+func TestUpdateWhoseGuardianHangs(t *testing.T) {
+	badGuardian(t, "update.hang", "as guardian it hangs")
 }
 
 // TestUpdateCuresAWorkerThatCantLive: while each worker dies as it starts, what support

@@ -53,6 +53,7 @@ func (g *Guardian) handOver(why string) {
 // confirmDue ends a handover: well, or by giving the endpoint back.
 func (g *Guardian) confirmDue(now time.Time) {
 	u, c := &g.update, g.cfg.Updates
+	fault.Stall("update.hang")
 	g.hold(now)
 	grace := defaultGrace
 	if c.Running != nil {
@@ -60,6 +61,7 @@ func (g *Guardian) confirmDue(now time.Time) {
 	} else if o := u.state.Order; o != nil {
 		grace = graceOf(o.GraceMS)
 	}
+	limit := faultLimit("GURURMM_CONFIRM_LIMIT", ConfirmLimit)
 	version := g.cfg.Presence.Version
 	switch {
 	case !u.state.Current.Is(c.Running): // the hand-over did not happen: this is not what was ordered
@@ -73,12 +75,20 @@ func (g *Guardian) confirmDue(now time.Time) {
 		u.enter(local.UpdateNone)
 		g.saveUpdate(st, "update.confirmed", g.pruneVersions)
 		g.tellOutcome(*st.Last)
-	case now.Sub(u.began) < ConfirmLimit && now.Sub(u.first) < ConfirmLimit+excusedMost:
+	case now.Sub(u.began) < limit && now.Sub(u.first) < limit+excusedMost:
 	case c.Running == nil: // nothing is left to go back to
-		g.failUpdate(u.state.Fail(fmt.Sprintf("the installed program runs, but no link was verified within %v", ConfirmLimit), g.now()))
+		g.failUpdate(u.state.Fail(fmt.Sprintf("the installed program runs, but no link was verified within %v", limit), g.now()))
 	default:
-		g.giveBack(fmt.Sprintf("as guardian it had no verified link for %v within %v", grace, ConfirmLimit))
+		g.giveBack(fmt.Sprintf("as guardian it had no verified link for %v within %v", grace, limit))
 	}
+}
+
+// faultLimit is limit, but where a fault build is told another: a test does not wait for minutes.
+func faultLimit(name string, limit time.Duration) time.Duration {
+	if told, err := time.ParseDuration(fault.Env(name)); err == nil {
+		return told
+	}
+	return limit
 }
 
 // asksInstalled reports whether going back now would be to the installed program: then
@@ -160,6 +170,9 @@ func (g *Guardian) takeUp() {
 		g.failUpdate(st.RollBack("the agent or the machine ended during its trial", now))
 	case versions.PhaseHandover:
 		fault.Die("update.guarding")
+		if fault.Active("update.panic") {
+			panic("update.panic is switched on")
+		}
 		u.enter(local.UpdateConfirm)
 		u.first, u.began, u.lost = u.since, u.since, u.since
 	default:

@@ -210,7 +210,7 @@ func (g *Guardian) updateDue(now time.Time) {
 	case local.UpdateConfirm:
 		g.confirmDue(now)
 	case local.UpdateNone:
-		if u.state.Starts > 0 && now.Sub(g.start) >= versions.Lasting {
+		if u.state.Starts > 0 && now.Sub(g.start) >= faultLimit("GURURMM_LASTING", versions.Lasting) {
 			st := u.state
 			st.Starts = 0
 			g.saveUpdate(st, "update.lasted", nil)

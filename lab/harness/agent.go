@@ -114,7 +114,7 @@ func (a *Agent) run(ctx context.Context, env []string, args ...string) (stdout, 
 // Start runs the agent.
 func (a *Agent) Start() error {
 	p, err := start(a.Name, filepath.Join(a.stack.logs(), a.Name+".log"), a.stack.opts.Stderr, a.env(), a.stack.opts.Bin.Agent,
-		"run", "--state-dir", a.Dir)
+		append([]string{"run", "--state-dir", a.Dir}, a.stack.opts.AgentArgs...)...)
 	if err != nil {
 		return err
 	}

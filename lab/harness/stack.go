@@ -30,6 +30,8 @@ type Options struct {
 	Policy wire.Policy // what the server gives its agents; zero fields: defaults
 	// ServerEnv and AgentEnv are added to the environment, "NAME=value".
 	ServerEnv, AgentEnv []string
+	// AgentArgs are more arguments of each agent's run.
+	AgentArgs []string
 	// Stderr is where the server and the agents log, in place of the files of [Stack.Logs].
 	Stderr *os.File
 	// OnProxy is told what the proxy does; it must not block.
