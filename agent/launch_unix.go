@@ -44,6 +44,6 @@ func mayExecute(path string) error {
 func handedOver(inherited) bool { return false }
 
 // obeyParent has nothing to obey here.
-func obeyParent(ctx context.Context, _ inherited) (context.Context, func()) {
+func (s *Setup) obeyParent(ctx context.Context, _ inherited) (context.Context, func()) {
 	return ctx, func() {}
 }

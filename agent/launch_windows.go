@@ -3,10 +3,10 @@ package agent
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
+	"sync"
 
 	"gururmm/agent/guardian"
 	"gururmm/agent/task/tree"
@@ -16,8 +16,8 @@ import (
 
 // become runs the program at path as a child in a job object, since a process
 // can't become another here, and waits for it. The service manager goes on talking
-// to this process; a stop is passed on by closing the child's standard input. The
-// error is an *errEnded once the child has run.
+// to this process: what it tells is passed on by the child's standard input, a stop by
+// closing that. The error is an *errEnded once the child has run.
 func (s *Setup) become(ctx context.Context, path string, env []string, lock *lockfile.Lock, log *slog.Logger) error {
 	in, stop, err := os.Pipe()
 	if err != nil {
@@ -39,6 +39,9 @@ func (s *Setup) become(ctx context.Context, path string, env []string, lock *loc
 		}
 		return errors.Join(err, lerr)
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { passEvents(s.events, stop, t.Done()) }) // the child's end ends a write too
 	select {
 	case <-t.Done():
 		stop.Close()
@@ -63,14 +66,15 @@ func mayExecute(string) error { return nil }
 // handedOver: the launcher starts the next program, once this process has ended.
 func handedOver(from inherited) bool { return from.installed != "" }
 
-// obeyParent ends ctx when the launcher closes our standard input, or is gone.
-func obeyParent(ctx context.Context, from inherited) (context.Context, func()) {
+// obeyParent takes what the launcher says by our standard input: events, and the end of
+// ctx when that is closed or the launcher is gone.
+func (s *Setup) obeyParent(ctx context.Context, from inherited) (context.Context, func()) {
 	if from.installed == "" {
 		return ctx, func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	go func() { // ends with the launcher, or with this process
-		io.Copy(io.Discard, os.Stdin)
+		hearEvents(os.Stdin, s.events)
 		cancel()
 	}()
 	return ctx, cancel

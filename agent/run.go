@@ -50,7 +50,7 @@ func Run(ctx context.Context, s *Setup, log *slog.Logger, workerLog io.Writer) e
 		return err
 	}
 	defer func() { lock.Release() }()
-	ctx, disobey := obeyParent(ctx, from)
+	ctx, disobey := s.obeyParent(ctx, from)
 	defer disobey()
 	for {
 		p, err := s.launch(ctx, from, lock, log)
