@@ -601,22 +601,39 @@ func (u *updating) killedAt(version string, labels ...string) (done bool, why st
 	}
 	r := u.roll(version)
 	for range labels {
-		select {
-		case <-u.agent.Guardian().Done():
-		case <-time.After(patience):
-			u.t.Fatalf("the agent did not die at one of %v", labels)
-		}
-		if err := u.agent.Start(); err != nil {
-			u.t.Fatal(err)
-		}
+		u.died(labels...)
+		u.start()
 	}
 	done, why = u.told(r)
 	for _, l := range labels {
-		if _, err := os.Stat(filepath.Join(u.Faults(), l+".died")); err != nil {
-			u.t.Errorf("it did not die at %s", l)
-		}
+		u.diedAt(l)
 	}
 	return done, why
+}
+
+// died waits until the agent has, at one of labels.
+func (u *updating) died(labels ...string) {
+	u.t.Helper()
+	select {
+	case <-u.agent.Guardian().Done():
+	case <-time.After(patience):
+		u.t.Fatalf("the agent did not die at one of %v", labels)
+	}
+}
+
+// diedAt checks that it was at label.
+func (u *updating) diedAt(label string) {
+	u.t.Helper()
+	if _, err := os.Stat(filepath.Join(u.Faults(), label+".died")); err != nil {
+		u.t.Errorf("it did not die at %s", label)
+	}
+}
+
+func (u *updating) start() {
+	u.t.Helper()
+	if err := u.agent.Start(); err != nil {
+		u.t.Fatal(err)
+	}
 }
 
 func TestUpdateKilledWhereItGoesOn(t *testing.T) {
@@ -667,4 +684,76 @@ func TestUpdateKilledAsItIsRolledBack(t *testing.T) {
 		u.runs("dev", local.SourceInstalled)
 	}
 	u.completed(u.submit(""))
+}
+
+// A download that was cut off is taken up, and the death of the agent as it does so costs
+// nothing but one of the tries.
+func TestUpdateKilledAsItIsTakenUp(t *testing.T) {
+	u := newUpdating(t, goodVersion)
+	if done, why := u.killedAt(goodVersion, "update.ordered", "update.resumed"); !done {
+		t.Fatalf("it failed: %s", why)
+	}
+	u.runs(goodVersion, local.SourceUpdated)
+	u.completed(u.submit(""))
+	u.allOnce()
+}
+
+// A version that was confirmed is started again, and dies as it notes that this start has
+// lasted; then it is rolled back by order, and dies as that is noted. Both times the next
+// start goes on from there.
+func TestUpdateKilledOnceItHasLastedAndAsItGoesBack(t *testing.T) {
+	u := newUpdatingAs(t, func(o *harness.Options) { o.AgentEnv = append(o.AgentEnv, "GURURMM_LASTING=3s") }, goodVersion)
+	if done, why := u.told(u.roll(goodVersion)); !done {
+		t.Fatalf("it failed: %s", why)
+	}
+	u.runs(goodVersion, local.SourceUpdated)
+	u.agent.Guardian().Kill() // no orderly end: its start is counted
+	u.fault("update.lasted", true)
+	u.start()
+	u.died("update.lasted")
+	u.diedAt("update.lasted")
+	u.start()
+	u.runs(goodVersion, local.SourceUpdated)
+
+	u.fault("update.going_back", true)
+	d, err := u.Client().Direct(t.Context(), u.agent.ID, operator.NewDirective{Kind: wire.DirectiveRollback, Reason: "a test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.died("update.going_back")
+	u.diedAt("update.going_back")
+	u.start()
+	u.runs("dev", local.SourceInstalled)
+	u.eventually("the receipt of the rollback", func() (bool, error) {
+		d, err = u.Client().Directive(t.Context(), d.ID)
+		return err == nil && d.State == string(wire.DirectiveDone), fmt.Errorf("it is %s: %s (%v)", d.State, d.Detail, err)
+	})
+	u.completed(u.submit(""))
+	u.allOnce()
+}
+
+// A guardian that runs and whose worker can't verify gives back by itself, and dies as that is
+// noted: the next start is of the program before, which tells why.
+func TestUpdateKilledAsItsGuardianGivesBack(t *testing.T) {
+	u := newUpdatingAs(t, func(o *harness.Options) { o.AgentEnv = append(o.AgentEnv, "GURURMM_CONFIRM_LIMIT=5s") }, goodVersion)
+	since := time.Now()
+	u.fault("update.guarding", true) // between the trial and the first guardian
+	r := u.roll(goodVersion)
+	u.died("update.guarding")
+	u.diedAt("update.guarding")
+	u.fault("worker.crash", true)
+	u.fault("update.gave_back", true)
+	u.start()
+	u.died("update.gave_back")
+	u.diedAt("update.gave_back")
+	u.fault("worker.crash", false)
+	u.start()
+	const reason = "as guardian it had no verified link"
+	if done, why := u.told(r); done || !strings.Contains(why, reason) {
+		t.Errorf("done %v, told %q", done, why)
+	}
+	u.rolledBack(u.runs("dev", local.SourceInstalled), reason)
+	u.rollbackBeaconed(since, goodVersion, reason)
+	u.completed(u.submit(""))
+	u.allOnce()
 }
