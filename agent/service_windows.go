@@ -191,9 +191,19 @@ func awaitState(s *mgr.Service, state svc.State) error {
 //
 // Whether the service manager started us is found by asking it:
 // svc.IsWindowsService goes by session and parent, which Wine answers differently.
+// A program that the launcher started does not ask: the answer is no, may take many
+// seconds without a guardian, and may take the place of a service that starts just then.
 func (s *Setup) RunService(ctx context.Context, run func(context.Context) error) error {
+	return s.runService(ctx, run, svc.Run)
+}
+
+// runService is RunService, with what asks the service manager.
+func (s *Setup) runService(ctx context.Context, run func(context.Context) error, ask func(string, svc.Handler) error) error {
+	if os.Getenv(envInstalled) != "" {
+		return run(ctx)
+	}
 	h := &handler{ctx: ctx, run: run, events: s.events, exit: os.Exit}
-	err := svc.Run(ServiceName, h)
+	err := ask(ServiceName, h)
 	if errors.Is(err, windows.ERROR_FAILED_SERVICE_CONTROLLER_CONNECT) {
 		return run(ctx)
 	}

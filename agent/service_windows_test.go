@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/windows"
 	"golang.org/x/sys/windows/svc"
 
 	"gururmm/agent/guardian"
@@ -224,4 +225,27 @@ func TestServiceAnswersThoughNobodyTakesItsEvents(t *testing.T) {
 func untilDone(ctx context.Context, _ <-chan struct{}) error {
 	<-ctx.Done()
 	return nil
+}
+
+// Only who may have been started by the service manager asks it: the launcher, or a
+// program by hand.
+func TestProgramOfALauncherDoesNotAskTheServiceManager(t *testing.T) {
+	for name, tt := range map[string]struct {
+		installed string
+		asks      bool
+	}{
+		"first": {"", true}, "of a launcher": {`v1.0.0 C:\agent.exe`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(envInstalled, tt.installed)
+			asked, ran := false, false
+			err := new(Setup).runService(t.Context(), func(context.Context) error { ran = true; return nil }, func(string, svc.Handler) error {
+				asked = true
+				return windows.ERROR_FAILED_SERVICE_CONTROLLER_CONNECT
+			})
+			if err != nil || !ran || asked != tt.asks {
+				t.Errorf("asked: %v, ran: %v: %v", asked, ran, err)
+			}
+		})
+	}
 }
