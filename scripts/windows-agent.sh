@@ -5,7 +5,7 @@ failed=0
 agent=/mnt/bin/gururmm-agent.exe
 export GURURMM_URL=https://127.0.0.1:8443 GURURMM_CA=/mnt/server/main.crt
 /mnt/bin/gururmm serve --state-dir /mnt/server --listen 127.0.0.1:8443 --oob-listen 127.0.0.1:8444 \
-	--public-url $GURURMM_URL --oob-url https://127.0.0.1:8444 >/mnt/out/server.log 2>&1 </dev/null &
+	--release-key /mnt/release.key.pub --public-url $GURURMM_URL --oob-url https://127.0.0.1:8444 >/mnt/out/server.log 2>&1 </dev/null &
 started=$!
 trap 'kill $started 2>/dev/null; wait $started' EXIT
 until_ 30 grep -q '"serving"' /mnt/out/server.log || die "server" "$(tail -5 /mnt/out/server.log)"
@@ -78,6 +78,35 @@ w 60 $agent start || die "service start" "$(cat $out); $(tail -5 $log)"
 until_ 60 well || die "service start" "status: $(cat $out); $(tail -5 $log)"
 execs three || die "exec by the service" "$(cat /mnt/out/exec.err)"
 say "service start" "running; exec ok"
+
+# An update of the service. The new guardian dies once before it confirms: the launcher,
+# and not the service manager, starts it again.
+faults=/mnt/faults
+rm -rf $faults
+mkdir $faults
+touch $faults/update.guarding
+rolls() { # VERSION
+	/mnt/bin/gururmm update publish /mnt/bin/update-$1.exe >/mnt/out/update.err 2>&1 &&
+		/mnt/bin/gururmm update roll $1 --agents "$id" --ring 100% --soak 0 --grace 1s >>/mnt/out/update.err 2>&1
+}
+runs() { # VERSION SOURCE: as guardian, and as worker with a verified link
+	status && [ "$(tr -d ' \n' <$out | grep -o '"source":"[a-z]*"' | head -1)" = "\"source\":\"$2\"" ] &&
+		[ "$(tr -d ' \n' <$out | grep -o "\"version\":\"$1\"" | wc -l)" -ge 2 ] &&
+		grep -q '"phase": *"verified"' $out
+}
+began=$SECONDS
+if rolls v1.1.0 && until_ 40 runs v1.1.0 updated && execs four &&
+	[ -e $faults/update.guarding.died ] && grep -q 'a version that had yet to confirm has ended' $log; then
+	say "update" "runs v1.1.0 after $((SECONDS - began)) s, its guardian killed once; exec ok"
+else
+	fail "update" "$(cat /mnt/out/update.err /mnt/out/exec.err); status: $(cat $out); $(tail -5 $log)"
+fi
+began=$SECONDS
+if /mnt/bin/gururmm direct "$id" rollback >/mnt/out/update.err 2>&1 && until_ 40 runs dev installed && execs five; then
+	say "rollback" "runs the installed program after $((SECONDS - began)) s; exec ok"
+else
+	fail "rollback" "$(cat /mnt/out/update.err /mnt/out/exec.err); status: $(cat $out); $(tail -5 $log)"
+fi
 if w 60 $agent stop; then
 	w 20 sc query gururmm-agent
 	grep -q STOPPED $out && grep -q '"message":"guardian ended"' $log &&

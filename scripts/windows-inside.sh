@@ -95,6 +95,8 @@ prepare() {
 	rm -rf $made
 	mkdir $made
 	serve $made && w 90 wineboot --init || return 1
+	# Services have this environment, read when their manager starts: only a build for it obeys.
+	w 20 reg add 'HKLM\System\CurrentControlSet\Control\Session Manager\Environment' /v GURURMM_FAULTS /d 'Z:\mnt\faults' /f || return 1
 	end_server
 	rm -f $made/wineserver # where the server was
 	grep -q '^"PATH"' $made/system.reg

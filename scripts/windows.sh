@@ -54,6 +54,12 @@ mkdir -p "$work/bin" "$work/src" "$work/out"
 ld="-s -w"
 GOOS=windows CGO_ENABLED=0 go build -trimpath -ldflags "$ld" -o "$work/bin/" ./cmd/gururmm-agent
 CGO_ENABLED=0 go build -trimpath -ldflags "$ld" -o "$work/bin/" ./cmd/gururmm
+if [ $# = 0 ]; then # a version to roll out
+	update=$work/bin/update-v1.1.0.exe
+	GOOS=windows CGO_ENABLED=0 go build -trimpath -tags=faults -ldflags "$ld -X gururmm/internal/version.Version=v1.1.0" -o "$update" ./cmd/gururmm-agent
+	"$work/bin/gururmm" update keygen --no-password --out "$work/release.key" >/dev/null
+	"$work/bin/gururmm" update sign --key "$work/release.key" --version v1.1.0 "$update" >/dev/null
+fi
 for p in $packages; do
 	GOOS=windows CGO_ENABLED=0 go test -c -ldflags "-s -w" -o "$work/bin/${p//\//+}.test.exe" "./$p"
 done
