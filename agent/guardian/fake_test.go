@@ -40,6 +40,7 @@ type child struct {
 	leaving sync.Once
 
 	mu     sync.Mutex
+	jobs   time.Duration // what its jobs take to end, once it is drained
 	snap   selfcheck.Snapshot
 	orders []pipe.Order
 }
@@ -65,7 +66,10 @@ func (c *child) live() {
 			c.mu.Unlock()
 			switch {
 			case o.Drain != nil:
-				c.leaving.Do(func() { close(c.leave) })
+				c.mu.Lock()
+				jobs := c.jobs
+				c.mu.Unlock()
+				c.leaving.Do(func() { time.AfterFunc(jobs, func() { close(c.leave) }) })
 			case (o.Stacks || o.TraceMS > 0) && c.isFrozen():
 			case o.Stacks:
 				c.say(pipe.Fact{Stacks: "goroutine 1 [running]:\nthe.worker()"})

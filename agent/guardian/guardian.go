@@ -299,7 +299,7 @@ func (g *Guardian) excuse(now time.Time, lost time.Duration) {
 		return
 	}
 	l.began = now
-	if l.killed != "" {
+	if l.killed != "" && l.killedAt.Before(now) { // one that drains has its time yet
 		l.killedAt = now
 	}
 	if !l.reported.IsZero() {

@@ -197,6 +197,53 @@ func TestUpdateThatPassesItsTrialTakesOver(t *testing.T) {
 	})
 }
 
+// A machine that sleeps, or starves the guardian, while the old worker drains for an
+// update takes nothing of the time that its jobs have: two workers are one too many.
+func TestADrainingWorkerIsNotGivenUpAfterAPause(t *testing.T) {
+	s := newShelf(t)
+	for _, pause := range []string{"a resume", "a late turn"} {
+		t.Run(pause, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				u := b.updatable(s, as("v2.0.0"))
+				events := make(chan guardian.Event)
+				b.cfg.Events = events
+				var held atomic.Bool
+				b.cfg.Gate = func() {
+					if held.CompareAndSwap(true, false) {
+						time.Sleep(8 * time.Second)
+					}
+				}
+				b.run()
+				pass(2 * time.Second)
+				old := b.child()
+				old.mu.Lock()
+				old.jobs = 50 * time.Second
+				old.mu.Unlock()
+				b.call(b.order("up", s.build(t, "v2.0.0")))
+				if orders(old, func(o pipe.Order) bool { return o.Drain != nil }) != 1 {
+					t.Fatal("the old worker was not drained")
+				}
+				if pause == "a resume" {
+					events <- guardian.EventResume
+				} else {
+					held.Store(true)
+				}
+				pass(45 * time.Second)
+				if n := b.spawned(); n != 1 {
+					t.Errorf("%d workers while the old one's jobs end", n)
+				}
+				if err := b.ended(); !errors.Is(err, guardian.ErrHandover) {
+					t.Fatal(err)
+				}
+				if st := load(t, u); st.Phase != versions.PhaseHandover || len(st.Failed) != 0 {
+					t.Errorf("state %+v", st)
+				}
+			})
+		})
+	}
+}
+
 func TestUpdateThatFailsItsTrialIsRolledBackAndTold(t *testing.T) {
 	s := newShelf(t)
 	mute := errors.New("exec format error")
