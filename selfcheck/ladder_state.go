@@ -1,7 +1,6 @@
 package selfcheck
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -142,33 +141,32 @@ func (l *Ladder) Restore(state []byte, now time.Time, up Uptime) error {
 	return nil
 }
 
+// parseState takes what this version knows of a state. A later version, from before a
+// rollback, may have added fields, verdicts and steps: they are passed over.
 func parseState(raw []byte) (s ladderState, err error) {
 	if len(raw) > maxState {
 		return s, fmt.Errorf("%d bytes, at most %d are allowed", len(raw), maxState)
 	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&s); err != nil {
+	if err := json.Unmarshal(raw, &s); err != nil {
 		return s, err
 	}
 	switch {
-	case d.More():
-		return s, errors.New("something follows it")
 	case s.Version != stateVersion:
 		return s, fmt.Errorf("version %d is not known", s.Version)
 	case s.LinkRung > rungAlternative || s.LinkLevel < 0 || s.LinkLevel > maxLevel || s.WorkerLevel < 0 || s.WorkerLevel > maxLevel:
 		return s, errors.New("a level is out of range")
 	case len(s.Spent) > maxSpent || len(s.Restarts) > maxSpent || len(s.Services) > maxSpent || len(s.Stages) > maxSpent:
 		return s, errors.New("too many entries")
-	case s.Service != nil && (s.Service.Kind != StepRestartService || ruleOf(s.Service.Verdict) == nil):
-		return s, errors.New("the step under way is none")
+	}
+	if s.Service != nil && (s.Service.Kind != StepRestartService || ruleOf(s.Service.Verdict) == nil) {
+		s.Service = nil
 	}
 	for code, times := range s.Spent {
-		if ruleOf(code) == nil {
-			return s, fmt.Errorf("verdict %q is not known", code)
-		}
 		if len(times) > maxSpent {
 			return s, fmt.Errorf("%d reconnects for %s", len(times), code)
+		}
+		if ruleOf(code) == nil {
+			delete(s.Spent, code)
 		}
 	}
 	return s, nil

@@ -533,12 +533,10 @@ func TestLadderRefusesGarbage(t *testing.T) {
 		"no JSON":       "\x00\x01",
 		"cut off":       `{"v":1,"spent":{"link.text.lost":["2026-`,
 		"other version": `{"v":2}`,
-		"unknown field": `{"v":1,"x":1}`,
 		"followed":      `{"v":1}{"v":1}`,
 		"level":         `{"v":1,"link_level":99}`,
 		"negative":      `{"v":1,"worker_level":-1}`,
 		"rung":          `{"v":1,"link_rung":9}`,
-		"verdict":       `{"v":1,"spent":{"no.such":[]}}`,
 		"flood":         `{"v":1,"restarts":[` + strings.Repeat(`"2026-03-01T12:00:00Z",`, 100) + `"2026-03-01T12:00:00Z"]}`,
 		"huge":          strings.Repeat(" ", maxState) + `{"v":1}`,
 	} {
@@ -548,6 +546,23 @@ func TestLadderRefusesGarbage(t *testing.T) {
 		if got := b.l.Budgets(b.now).Reconnects; got != 5 {
 			t.Fatalf("%s: the ladder was changed: %d left", name, got)
 		}
+	}
+}
+
+// After a rollback the state is one that a later version wrote.
+func TestLadderTakesWhatItKnowsOfALaterState(t *testing.T) {
+	b := newBench(t)
+	raw := `{"v":1,"spent":{"no.such":["2026-03-01T12:00:00Z"],"link.text.lost":["2026-03-01T12:00:00Z"]},
+		"restarts":["2026-03-01T12:00:00Z"],"service":{"kind":"no_such","verdict":"no.such.either"},"x":{"y":1}}`
+	if err := b.l.Restore([]byte(raw), b.now, Uptime{}); err != nil {
+		t.Fatal(err)
+	}
+	b.l.code = CodeLinkTextLost
+	if got := b.l.Budgets(b.now); got.Reconnects != b.l.p.ReconnectsPerHour-1 || got.Restarts != b.l.p.RestartsPerHour-1 {
+		t.Errorf("budgets %+v", got)
+	}
+	if len(b.l.link.spent) != 1 || len(b.l.Recent()) != 0 || b.l.worker.step != nil {
+		t.Errorf("taken without knowing what it is: %v, %+v", b.l.link.spent, b.l.Recent())
 	}
 }
 

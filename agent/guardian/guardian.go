@@ -460,9 +460,7 @@ func (g *Guardian) ownFindings() []selfcheck.Finding {
 		found = append(found, selfcheck.Finding{Code: selfcheck.FindJournal,
 			Sentence: "No version is exchanged or removed for now: " + err.Error() + ". Mend that: it is looked at again by itself."})
 	}
-	if g.memory.lost != nil {
-		found = append(found, *g.memory.lost)
-	}
+	found = append(found, g.memory.lost...)
 	if g.history.broken != nil {
 		found = append(found, selfcheck.Finding{Code: selfcheck.FindJournal,
 			Sentence: "What happens here can't be kept for later: " + g.history.broken.Error() + "."})

@@ -31,8 +31,8 @@ type memoryState struct {
 	urgent bool // ... that must not wait
 	saved  time.Time
 	saveAt time.Time
-	lost   *selfcheck.Finding // the file of the last run could not be used
-	broken error              // why the last write failed
+	lost   []selfcheck.Finding // what of the last run's file could not be used
+	broken error               // why the last write failed
 }
 
 // memoryFile is the state file.
@@ -51,6 +51,7 @@ var errUnread = errors.New("could not be read")
 
 // recall takes up what the last run knew. A file that can't be used is set
 // aside, and the run begins without it: budgets are worth less than a guardian.
+// A part that can't be is only told of: the others hold.
 func (g *Guardian) recall() {
 	g.memory.done, g.memory.untold = map[string]time.Time{}, map[string]wire.DirectiveKind{}
 	g.memory.receipts = map[string]receipt{}
@@ -62,7 +63,7 @@ func (g *Guardian) recall() {
 	case errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, errUnread): // out of descriptors, say: nothing shows that the file is bad
 		g.log.Warn("state of the last run can't be read", "error", err)
-		g.memory.lost = &selfcheck.Finding{Code: selfcheck.FindJournal, Sentence: "The guardian's state of the last run: " + err.Error() + "."}
+		g.lose(selfcheck.FindJournal, "The guardian's state of the last run: "+err.Error())
 	case err != nil:
 		kept, qerr := atomicfile.Quarantine(g.cfg.StateFile, time.Now())
 		g.log.Warn("state of the last run can't be used", "error", err, "kept_as", kept, "quarantine", qerr)
@@ -70,8 +71,13 @@ func (g *Guardian) recall() {
 		if qerr == nil {
 			sentence += " and was kept as " + kept
 		}
-		g.memory.lost = &selfcheck.Finding{Code: selfcheck.FindQuarantined, Sentence: sentence + "."}
+		g.lose(selfcheck.FindQuarantined, sentence)
 	}
+}
+
+// lose tells, for this whole run, that something of the last one's state is not used.
+func (g *Guardian) lose(code selfcheck.Code, sentence string) {
+	g.memory.lost = append(g.memory.lost, selfcheck.Finding{Code: code, Sentence: sentence + "."})
 }
 
 func (g *Guardian) load() error {
@@ -93,16 +99,6 @@ func (g *Guardian) load() error {
 	if err := json.Unmarshal(raw, &f); err != nil {
 		return err
 	}
-	if f.Policy != nil {
-		if err := f.Policy.WithDefaults().Validate(); err != nil {
-			return err
-		}
-	}
-	if len(f.Ladder) > 0 {
-		if err := g.ladder.Restore(f.Ladder, time.Now(), g.uptime()); err != nil {
-			return err
-		}
-	}
 	for id, until := range f.Directives {
 		g.memory.done[id] = until
 	}
@@ -116,8 +112,19 @@ func (g *Guardian) load() error {
 	g.bundle.made = f.Bundles
 	if f.Policy != nil {
 		p := f.Policy.WithDefaults()
-		g.policy, g.memory.policy = p, &p
-		g.ladder.SetPolicy(p)
+		if err := p.Validate(); err != nil {
+			g.log.Warn("policy of a directive can't be used", "error", err)
+			g.lose(selfcheck.FindJournal, "The policy that a directive set can't be used ("+err.Error()+"): the one before it holds")
+		} else {
+			g.policy, g.memory.policy = p, &p
+			g.ladder.SetPolicy(p)
+		}
+	}
+	if len(f.Ladder) > 0 {
+		if err := g.ladder.Restore(f.Ladder, time.Now(), g.uptime()); err != nil {
+			g.log.Warn("budgets of the last run can't be used", "error", err)
+			g.lose(selfcheck.FindJournal, "The budgets and back-offs of the last run can't be used ("+err.Error()+"): they begin anew")
+		}
 	}
 	return nil
 }
