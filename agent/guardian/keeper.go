@@ -48,14 +48,17 @@ func (g *Guardian) work(j job) {
 
 // worked takes note of what became of a job.
 func (g *Guardian) worked(j job, err error) {
-	if err != nil {
+	again := j.what == jobState && g.memory.broken != nil // it is tried for as long as it fails: said once
+	if err != nil && !again {
 		g.log.Error("could not be written to disk", "what", j.what, "error", err)
 	}
 	switch j.what {
 	case jobReport:
 		g.beacons.putting--
 	case jobState:
-		g.memory.broken = err
+		if g.memory.broken = err; err != nil {
+			g.unsaved()
+		}
 	case jobHistory:
 		g.history.broken = err
 	}

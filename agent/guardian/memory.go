@@ -172,9 +172,18 @@ func (g *Guardian) rememberDue(now time.Time) {
 	m.dirty, m.urgent, m.saved = false, false, now
 	if err != nil {
 		g.log.Error("state can't be encoded", "error", err)
+		g.unsaved()
 		return
 	}
-	g.keep(job{what: jobState, do: func() error { return atomicfile.Write(g.cfg.StateFile, raw, 0o600) }})
+	if !g.keep(job{what: jobState, do: func() error { return atomicfile.Write(g.cfg.StateFile, raw, 0o600) }}) {
+		g.unsaved()
+	}
+}
+
+// unsaved takes note that the state was not written: it is tried again, saveEvery
+// after the last try.
+func (g *Guardian) unsaved() {
+	g.memory.dirty, g.memory.saveAt = true, g.memory.saved.Add(saveEvery)
 }
 
 // rememberNow writes the state file before it returns: for what must not happen

@@ -57,3 +57,31 @@ func TestAPartOfTheStateThatCantBeUsedCostsNoOther(t *testing.T) {
 		})
 	}
 }
+
+// A disk that was full for a moment is tried again, though nothing has changed since.
+func TestAStateThatCouldNotBeWrittenIsWrittenLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		away := filepath.Join(filepath.Dir(b.cfg.StateFile), "away")
+		b.cfg.StateFile = filepath.Join(away, "guardian.json")
+		ask := b.status()
+		b.run()
+		pass(5 * time.Minute)
+		if s := ask(); len(s.Findings) != 1 || s.Findings[0].Code != selfcheck.FindJournal {
+			t.Fatalf("findings %+v", s.Findings)
+		}
+		if err := os.Mkdir(away, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		pass(30 * time.Second)
+		if _, err := os.Stat(b.cfg.StateFile); err != nil {
+			t.Error(err)
+		}
+		if s := ask(); len(s.Findings) != 0 {
+			t.Errorf("findings %+v", s.Findings)
+		}
+		if err := b.end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

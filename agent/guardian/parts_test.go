@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"gururmm/agent/pipe"
+	"gururmm/internal/serial"
 	"gururmm/oob"
 	"gururmm/selfcheck"
 	"gururmm/wire"
@@ -132,5 +133,19 @@ func TestUpstreamIsBoundedOldestFirst(t *testing.T) {
 	}
 	if g.door.upBytes > maxUp || g.door.up[len(g.door.up)-1].Seq != 39 {
 		t.Fatalf("%d bytes wait, the last is %d", g.door.upBytes, g.door.up[len(g.door.up)-1].Seq)
+	}
+}
+
+// What the keeper does not take is not written: it is tried again.
+func TestAStateThatTheKeeperDoesNotTakeIsTriedAgain(t *testing.T) {
+	now := time.Now()
+	g := &Guardian{cfg: Config{StateFile: t.TempDir() + "/state"}, log: discard(), ladder: selfcheck.NewLadder(wire.DefaultPolicy(), nil)}
+	g.cfg.Uptime = func() (time.Duration, bool) { return 0, false }
+	g.keeper = serial.New(maxJobs, g.work)
+	g.keeper.Close()
+	g.memory.dirty, g.memory.urgent = true, true
+	g.rememberDue(now)
+	if m := g.memory; !m.dirty || !m.saveAt.Equal(now.Add(saveEvery)) {
+		t.Errorf("dirty %v, due in %v", m.dirty, m.saveAt.Sub(now))
 	}
 }
