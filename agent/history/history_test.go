@@ -187,6 +187,60 @@ func TestASeriesEndsWithAQuietWhile(t *testing.T) {
 	}
 }
 
+// What a full disk did not take is handed in again: it is neither kept nor counted before.
+func TestWhatWasNotWrittenIsNotCounted(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	fails := func(l *Log, e Event) {
+		t.Helper()
+		if err := l.Add(e); err == nil {
+			t.Fatalf("%s %s is kept by a directory that is not there", e.Kind, e.Code)
+		}
+	}
+	away := func(l *Log) { // as a rotation that failed half way leaves it
+		t.Helper()
+		if err := l.file.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l.file = nil
+		if err := os.Rename(dir, dir+".away"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	back := func() {
+		t.Helper()
+		if err := os.Rename(dir+".away", dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l := open(t, dir)
+	at := func(i int) time.Time { return noon.Add(time.Duration(i) * time.Second) }
+	away(l)
+	for range burst + 2 {
+		fails(l, verdict("link.silent", at(0)))
+	}
+	back()
+	for i := range burst + 1 { // the last is the first to be counted, and a power of two at that
+		if i == burst {
+			away(l)
+			fails(l, verdict("link.silent", at(i)))
+			back()
+		}
+		add(t, l, verdict("link.silent", at(i)))
+	}
+	add(t, l, verdict("link.silent", at(burst+1)))
+	away(l)
+	fails(l, verdict("ok", at(3600))) // with it the series is to end
+	back()
+	add(t, l, verdict("ok", at(3600)))
+	list := read(t, dir, Filter{})
+	if n := len(list.Events); n != burst+1 || list.Events[burst-1].Count != 3 || list.Events[burst].Code != "ok" {
+		t.Errorf("%d events: %+v", n, list.Events)
+	}
+}
+
 func TestTheFilesAreBounded(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir)

@@ -110,7 +110,7 @@ func (l *Log) open() (err error) {
 }
 
 // Add writes e, or counts it if it is one of a long series of its kind and code.
-// Outcomes are always written. An error says that e is not kept.
+// Outcomes are always written. An error says that e is neither kept nor counted.
 func (l *Log) Add(e Event) error {
 	if e.At.IsZero() {
 		e.At = time.Now()
@@ -120,29 +120,38 @@ func (l *Log) Add(e Event) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	err := l.endQuiet(e.At)
+	if err := l.endQuiet(e.At); err != nil {
+		return err
+	}
 	if e.Kind == KindOutcome || e.Kind == KindRepeat {
-		return errors.Join(err, l.write(e))
+		return l.write(e)
 	}
 	key := seriesKey{e.Kind, e.Code}
 	s := l.series[key]
 	if s == nil {
 		s = &series{}
-		l.series[key] = s
 	}
-	s.last = e.At
 	// A step is never only counted: its outcome must find it, and budgets bound it.
 	if s.written < burst || e.Kind == KindStep {
+		if err := l.write(e); err != nil {
+			return err
+		}
 		s.written++
-		s.of, s.count, s.told, s.toldAt = e.ID, 1, 1, e.At
-		return errors.Join(err, l.write(e))
+		s.of, s.count, s.told, s.toldAt, s.last = e.ID, 1, 1, e.At, e.At
+		l.series[key] = s
+		return nil
 	}
+	before := *s
 	s.count++
+	s.last = e.At
 	// Powers of two, and a time limit: a few lines an hour, whatever happens.
 	if s.count&(s.count-1) == 0 || e.At.Sub(s.toldAt) >= countEvery {
-		return errors.Join(err, l.tell(s))
+		if err := l.tell(s); err != nil {
+			*s = before
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // endQuiet closes the series that have not gone on for a while.
@@ -151,7 +160,10 @@ func (l *Log) endQuiet(now time.Time) error {
 	for key, s := range l.series {
 		// A clock that was set back ends a series too: its ages mean nothing then.
 		if d := now.Sub(s.last); d >= quiet || d < -quiet {
-			failed = errors.Join(failed, l.tell(s))
+			if err := l.tell(s); err != nil {
+				failed = errors.Join(failed, err)
+				continue
+			}
 			delete(l.series, key)
 		}
 	}
@@ -163,8 +175,11 @@ func (l *Log) tell(s *series) error {
 	if s.count == s.told {
 		return nil
 	}
+	if err := l.write(Event{ID: NewID(), At: s.last, Kind: KindRepeat, Of: s.of, Count: s.count, Last: s.last}); err != nil {
+		return err
+	}
 	s.told, s.toldAt = s.count, s.last
-	return l.write(Event{ID: NewID(), At: s.last, Kind: KindRepeat, Of: s.of, Count: s.count, Last: s.last})
+	return nil
 }
 
 // write appends one line, in one write.
