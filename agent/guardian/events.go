@@ -1,9 +1,9 @@
 package guardian
 
 import (
-	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +15,7 @@ import (
 
 // History keeps events; [history.Log] is the real one. Add may wait for the disk.
 type History interface {
-	Add(e history.Event) error
+	Add(e history.Event) error // an error says that e is not kept
 }
 
 const (
@@ -38,6 +38,7 @@ type historyState struct {
 	steps   map[string]string // outcomes noted, by event id
 	doorUp  *bool             // last noted; nil: not known
 	broken  error             // why the last write failed
+	again   time.Time         // when what waits is tried again; zero: at the next event
 	turned  time.Time         // last turn, wall and monotonic
 	slept   time.Duration     // as of then
 	step    time.Duration     // of the wall clock, the last large one; 0: none
@@ -58,39 +59,74 @@ func (g *Guardian) note(e history.Event) {
 	}
 	h := &g.history
 	h.mu.Lock()
-	asked := h.asked
-	h.asked = true
 	if len(h.pending) < maxNotes {
 		h.pending = append(h.pending, e)
 	} else {
 		h.dropped++
 	}
 	h.mu.Unlock()
-	if !asked && !g.keep(job{what: jobHistory, do: g.writeNotes}) {
-		h.mu.Lock()
-		h.asked = false
-		h.mu.Unlock()
+	if h.again.IsZero() {
+		g.askNotes()
 	}
 }
 
-// writeNotes writes what waits, in the keeper's goroutine (at the end, in the loop's).
+// askNotes has the keeper write what waits, unless it will anyway.
+func (g *Guardian) askNotes() {
+	h := &g.history
+	h.mu.Lock()
+	asked := h.asked
+	h.asked = true
+	h.mu.Unlock()
+	if asked || g.keep(job{what: jobHistory, do: g.writeNotes}) {
+		return
+	}
+	h.mu.Lock()
+	h.asked = false
+	h.mu.Unlock()
+	h.again = time.Now().Add(saveEvery)
+}
+
+// notesDue tries again what could not be written.
+func (g *Guardian) notesDue(now time.Time) {
+	if h := &g.history; !h.again.IsZero() && !now.Before(h.again) {
+		h.again = time.Time{}
+		g.askNotes()
+	}
+}
+
+// writeNotes writes what waits, in the keeper's goroutine (at the end, in the loop's). What
+// can't be written goes on waiting; what there was no room for is told in its place.
 func (g *Guardian) writeNotes() error {
 	h := &g.history
 	h.mu.Lock()
 	events, dropped := h.pending, h.dropped
 	h.pending, h.dropped, h.asked = nil, 0, false
 	h.mu.Unlock()
-	var failed error
-	if dropped > 0 {
-		failed = fmt.Errorf("%d events were dropped: the disk did not keep up", dropped)
-	}
-	for _, e := range events {
+	for i, e := range events {
 		if err := g.cfg.History.Add(e); err != nil {
-			failed = errors.Join(failed, err)
-			break // the next ones fail alike
+			h.waitOn(events[i:], dropped)
+			return err
 		}
 	}
-	return failed
+	if dropped == 0 {
+		return nil
+	}
+	err := g.cfg.History.Add(history.Event{At: time.Now(), Kind: history.KindGuardian, Code: "unkept",
+		Sentence: fmt.Sprintf("Events are missing here, %d of them: the disk did not keep up.", dropped)})
+	if err != nil {
+		h.waitOn(nil, dropped)
+	}
+	return err
+}
+
+// waitOn puts events that could not be written back before those that came since.
+func (h *historyState) waitOn(events []history.Event, dropped int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pending = slices.Concat(events, h.pending)
+	over := max(0, len(h.pending)-maxNotes)
+	h.pending = h.pending[:len(h.pending)-over]
+	h.dropped += dropped + over
 }
 
 // noteVerdict notes a verdict that has settled. Well is well, busy or idle.

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -170,24 +171,60 @@ func TestDirectivesAndWhatCameOfThemAreKept(t *testing.T) {
 	})
 }
 
-// brokenHistory fails, as a full disk does.
-type brokenHistory struct{}
+// faulty is a history on a disk that may be full, or hang.
+type faulty struct {
+	mu     sync.Mutex
+	full   bool
+	events []history.Event
+}
 
-func (brokenHistory) Add(history.Event) error { return errors.New("no space left on device") }
+func (f *faulty) Add(e history.Event) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.full {
+		return errors.New("no space left on device")
+	}
+	f.events = append(f.events, e)
+	return nil
+}
 
-func TestAHistoryThatCantBeWrittenIsAFindingOnly(t *testing.T) {
+func (f *faulty) fill(full bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.full = full
+}
+
+func (f *faulty) kept() []history.Event {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.events)
+}
+
+// What happens while the disk is full is told once it has room, and that without
+// another event.
+func TestAHistoryThatCantBeWrittenIsAFindingAndWrittenLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		b.cfg.History = brokenHistory{}
+		h := &faulty{full: true}
+		b.cfg.History = h
 		ask := b.status()
 		b.run()
-		pass(10 * time.Second)
+		pass(time.Minute)
 		s := ask()
 		if s.Verdict.Severity != selfcheck.SeverityWell {
 			t.Errorf("verdict %s", s.Verdict.Code)
 		}
 		if len(s.Findings) != 1 || !strings.Contains(s.Findings[0].Sentence, "no space left") {
 			t.Errorf("findings %+v", s.Findings)
+		}
+		h.fill(false)
+		pass(30 * time.Second)
+		if s := ask(); len(s.Findings) != 0 {
+			t.Errorf("findings %+v", s.Findings)
+		}
+		got := told(h.kept())
+		if len(got) != 4 || got[0] != "guardian started" || !slices.Contains(got, "verdict ok") {
+			t.Errorf("kept %q", got)
 		}
 		if err := b.end(); err != nil {
 			t.Error(err)

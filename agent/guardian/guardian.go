@@ -532,6 +532,7 @@ func (g *Guardian) due(now time.Time) {
 	g.lookDue(now)
 	g.doorDue(now)
 	g.rememberDue(now)
+	g.notesDue(now)
 }
 
 // nextDue is when the loop must turn again even if nothing happens.
@@ -565,6 +566,7 @@ func (g *Guardian) nextDue(now, over time.Time) time.Time {
 	sooner(g.door.nextDue(now))
 	sooner(g.update.nextDue(now))
 	sooner(g.memory.saveAt)
+	sooner(g.history.again)
 	for _, o := range g.diskOrders {
 		sooner(o.by)
 	}

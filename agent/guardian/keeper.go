@@ -1,5 +1,7 @@
 package guardian
 
+import "time"
+
 // maxJobs bounds what waits for the disk; beyond it the disk is not working.
 const maxJobs = 1024
 
@@ -48,7 +50,8 @@ func (g *Guardian) work(j job) {
 
 // worked takes note of what became of a job.
 func (g *Guardian) worked(j job, err error) {
-	again := j.what == jobState && g.memory.broken != nil // it is tried for as long as it fails: said once
+	// What is tried for as long as it fails is said once.
+	again := j.what == jobState && g.memory.broken != nil || j.what == jobHistory && g.history.broken != nil
 	if err != nil && !again {
 		g.log.Error("could not be written to disk", "what", j.what, "error", err)
 	}
@@ -60,7 +63,9 @@ func (g *Guardian) worked(j job, err error) {
 			g.unsaved()
 		}
 	case jobHistory:
-		g.history.broken = err
+		if g.history.broken = err; err != nil {
+			g.history.again = time.Now().Add(saveEvery)
+		}
 	}
 	if j.then != nil {
 		j.then(err)

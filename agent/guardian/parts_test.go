@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"gururmm/agent/history"
 	"gururmm/agent/pipe"
 	"gururmm/internal/serial"
 	"gururmm/oob"
@@ -133,6 +134,60 @@ func TestUpstreamIsBoundedOldestFirst(t *testing.T) {
 	}
 	if g.door.upBytes > maxUp || g.door.up[len(g.door.up)-1].Seq != 39 {
 		t.Fatalf("%d bytes wait, the last is %d", g.door.upBytes, g.door.up[len(g.door.up)-1].Seq)
+	}
+}
+
+// shelf takes so many events.
+type shelf struct {
+	room   int
+	events []history.Event
+}
+
+func (s *shelf) Add(e history.Event) error {
+	if s.room == 0 {
+		return errors.New("no room")
+	}
+	s.room--
+	s.events = append(s.events, e)
+	return nil
+}
+
+// What the disk does not take goes on waiting, in its order; what there is no room for is
+// told where it is missing.
+func TestEventsWaitForADiskThatFailsAndAGapIsTold(t *testing.T) {
+	s := &shelf{room: 10}
+	g := &Guardian{cfg: Config{History: s}, log: discard()}
+	g.history.again = time.Now() // a try has failed: nobody writes for now
+	for i := range maxNotes + 88 {
+		g.note(history.Event{ID: fmt.Sprint(i), Kind: history.KindWorker})
+	}
+	if err := g.writeNotes(); err == nil {
+		t.Fatal("no error")
+	}
+	for i := range 20 { // as many more as have gone, and ten for which there is no room
+		g.note(history.Event{ID: fmt.Sprint("later", i), Kind: history.KindWorker})
+	}
+	if s.room = maxNotes; g.writeNotes() == nil { // a place short
+		t.Fatal("no error")
+	}
+	s.room = 1
+	if err := g.writeNotes(); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.events); n != maxNotes+11 || s.events[maxNotes-1].ID != fmt.Sprint(maxNotes-1) || s.events[maxNotes].ID != "later0" {
+		t.Fatalf("%d events are kept", n)
+	}
+	gap := s.events[maxNotes+10]
+	if gap.Code != "unkept" || !strings.Contains(gap.Sentence, "98 of them") {
+		t.Errorf("the gap is told as %+v", gap)
+	}
+	if g.history.dropped != 0 || len(g.history.pending) != 0 {
+		t.Errorf("%d wait, %d are missing", len(g.history.pending), g.history.dropped)
+	}
+	few := []history.Event{{ID: "a"}, {ID: "b"}}
+	g.history.pending = make([]history.Event, maxNotes-1) // that came while these were tried
+	if g.history.waitOn(few, 0); len(g.history.pending) != maxNotes || g.history.pending[1].ID != "b" || g.history.dropped != 1 {
+		t.Errorf("%d wait, %d are missing", len(g.history.pending), g.history.dropped)
 	}
 }
 
