@@ -132,7 +132,6 @@ func (s *Setup) guard(ctx context.Context, p program, log *slog.Logger, workerLo
 		log.Warn("what happens here is not kept", "error", err)
 		config.Findings = append(config.Findings, selfcheck.Finding{Code: selfcheck.FindJournal, Sentence: "What happens here can't be kept for later: " + err.Error() + "."})
 	} else {
-		defer events.Close()
 		config.History = events
 	}
 	config.WorkerLog = workerLog
@@ -142,6 +141,9 @@ func (s *Setup) guard(ctx context.Context, p program, log *slog.Logger, workerLo
 	if err != nil {
 		if config.Status != nil {
 			config.Status.Close()
+		}
+		if config.History != nil {
+			config.History.Close()
 		}
 		return err
 	}

@@ -52,7 +52,7 @@ type Config struct {
 	// WorkerLog takes each line of the worker's standard error; nil: they go to Log.
 	WorkerLog io.Writer
 
-	// History takes what happens; nil: it is not kept.
+	// History takes what happens; nil: it is not kept. Run closes it.
 	History History
 
 	Door  Door  // nil: no second door is configured

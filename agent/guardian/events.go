@@ -13,9 +13,10 @@ import (
 	"gururmm/wire"
 )
 
-// History keeps events; [history.Log] is the real one. Add may wait for the disk.
+// History keeps events; [history.Log] is the real one. Both may wait for the disk.
 type History interface {
 	Add(e history.Event) error // an error says that e is not kept
+	Close() error
 }
 
 const (
@@ -94,7 +95,7 @@ func (g *Guardian) notesDue(now time.Time) {
 	}
 }
 
-// writeNotes writes what waits, in the keeper's goroutine (at the end, in the loop's). What
+// writeNotes writes what waits, in the keeper's goroutine (at the end, behind it). What
 // can't be written goes on waiting; what there was no room for is told in its place.
 func (g *Guardian) writeNotes() error {
 	h := &g.history

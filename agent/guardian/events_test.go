@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"gururmm/agent/guardian"
 	"gururmm/agent/history"
 	"gururmm/oob"
 	"gururmm/selfcheck"
@@ -175,16 +176,32 @@ func TestDirectivesAndWhatCameOfThemAreKept(t *testing.T) {
 type faulty struct {
 	mu     sync.Mutex
 	full   bool
+	closed bool
 	events []history.Event
+	add    chan struct{} // nil: it does not hang
+	close  chan struct{}
 }
 
 func (f *faulty) Add(e history.Event) error {
+	if f.add != nil {
+		<-f.add
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.full {
 		return errors.New("no space left on device")
 	}
 	f.events = append(f.events, e)
+	return nil
+}
+
+func (f *faulty) Close() error {
+	if f.close != nil {
+		<-f.close
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
 	return nil
 }
 
@@ -229,5 +246,35 @@ func TestAHistoryThatCantBeWrittenIsAFindingAndWrittenLater(t *testing.T) {
 		if err := b.end(); err != nil {
 			t.Error(err)
 		}
+		if !h.closed {
+			t.Error("the history is not closed")
+		}
 	})
+}
+
+// A disk that hangs is left behind at a stop, wherever it hangs.
+func TestAHistoryThatHangsHoldsUpNoStop(t *testing.T) {
+	for _, where := range []string{"add", "close"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			h, hang := &faulty{}, make(chan struct{})
+			if where == "add" {
+				h.add = hang
+			} else {
+				h.close = hang
+			}
+			b.cfg.History = h
+			b.run()
+			pass(10 * time.Second)
+			began := time.Now()
+			if err := b.end(); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(began); took > guardian.StopWithin {
+				t.Errorf("a stop took %v with a disk that hangs in %s, want at most %v", took, where, guardian.StopWithin)
+			}
+			close(hang)
+			synctest.Wait()
+		})
+	}
 }

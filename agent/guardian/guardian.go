@@ -53,9 +53,10 @@ const (
 	drainGrace = 5 * time.Second
 	// farewell bounds the beacon at a stop: a machine that shuts down does not wait for us.
 	farewell = 2 * time.Second
-	// dismissLimit bounds the wait for helpers at the end: a process that the
-	// kernel holds, or a disk that hangs, must not hold up a stop.
+	// dismissLimit bounds the end, and helpersLimit in it the wait for helpers: a process
+	// that the kernel holds, or a disk that hangs, must not hold up a stop.
 	dismissLimit = 5 * time.Second
+	helpersLimit = 3 * time.Second
 	// maxIdle is the longest the loop goes without judging: facts may age in
 	// ways that Judge did not announce.
 	maxIdle = 5 * time.Second
@@ -230,16 +231,10 @@ func (g *Guardian) Run(ctx context.Context) error {
 
 // finish ends what Run began, writes what must last, and gives Run's answer.
 func (g *Guardian) finish(release context.CancelFunc) error {
+	over := time.Now().Add(dismissLimit)
 	g.killWorker("the guardian ends")
-	if g.dismiss(release) {
-		if err := g.writeNotes(); err != nil {
-			g.log.Error("history can't be written", "error", err)
-		}
-	}
-	if err := g.rememberNow(); err != nil {
-		g.log.Error("state can't be written", "error", err)
-	}
-	g.settleUpdate()
+	g.dismiss(release)
+	g.lastWrites(over)
 	g.log.Info("guardian ended", "restart", g.restart, "handover", g.handover)
 	switch {
 	case g.handover:
@@ -375,28 +370,54 @@ func (g *Guardian) hand(step func()) bool {
 }
 
 // dismiss ends the helpers and waits for them, as long as that makes sense;
-// what they still say is thrown away. It reports whether all have ended.
-func (g *Guardian) dismiss(release context.CancelFunc) bool {
+// what they still say is thrown away.
+func (g *Guardian) dismiss(release context.CancelFunc) {
 	gone := make(chan struct{})
 	go func() {
 		g.wg.Wait()
-		g.keeper.Close()
-		g.keeper.Wait()
 		close(gone)
 	}()
 	release()
-	limit := time.NewTimer(dismissLimit)
+	limit := time.NewTimer(helpersLimit)
 	defer limit.Stop()
 	for {
 		select {
 		case <-gone:
-			return true
+			return
 		case <-limit.C:
 			g.log.Error("helpers of the guardian do not end: left behind")
-			return false
+			return
 		case q := <-g.asks:
 			close(q.reply)
 		}
+	}
+}
+
+// lastWrites ends the keeper and writes what must last, in a goroutine that is waited
+// for until over: a disk that hangs is left behind with it.
+func (g *Guardian) lastWrites(over time.Time) {
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		g.keeper.Close()
+		g.keeper.Wait()
+		if err := g.rememberNow(); err != nil {
+			g.log.Error("state can't be written", "error", err)
+		}
+		g.settleUpdate()
+		if g.cfg.History == nil {
+			return
+		}
+		if err := errors.Join(g.writeNotes(), g.cfg.History.Close()); err != nil {
+			g.log.Error("history can't be written", "error", err)
+		}
+	}()
+	limit := time.NewTimer(time.Until(over))
+	defer limit.Stop()
+	select {
+	case <-written:
+	case <-limit.C:
+		g.log.Error("the disk does not answer: what was to be written last is left behind")
 	}
 }
 

@@ -186,18 +186,16 @@ func (g *Guardian) unsaved() {
 	g.memory.dirty, g.memory.saveAt = true, g.memory.saved.Add(saveEvery)
 }
 
-// rememberNow writes the state file before it returns: for what must not happen
-// again after a restart, and at the end.
+// rememberNow writes the state file before it returns, at the end.
 func (g *Guardian) rememberNow() error {
 	if g.cfg.StateFile == "" {
 		return nil
 	}
 	raw, err := g.encode()
-	if err == nil {
-		err = atomicfile.Write(g.cfg.StateFile, raw, 0o600)
+	if err != nil {
+		return err
 	}
-	g.memory.broken = err
-	return err
+	return atomicfile.Write(g.cfg.StateFile, raw, 0o600)
 }
 
 // uptime is what the ladder's state is dated by, beside the wall clock.

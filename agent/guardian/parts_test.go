@@ -152,6 +152,8 @@ func (s *shelf) Add(e history.Event) error {
 	return nil
 }
 
+func (s *shelf) Close() error { return nil }
+
 // What the disk does not take goes on waiting, in its order; what there is no room for is
 // told where it is missing.
 func TestEventsWaitForADiskThatFailsAndAGapIsTold(t *testing.T) {
