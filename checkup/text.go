@@ -100,7 +100,7 @@ func (r Result) text(st Style) string {
 			b.WriteString(blank + l + "\n")
 			continue
 		}
-		head := fmt.Sprintf("  %s  %-*s ", status, nameWidth, clip(clean(r.Name), nameWidth))
+		head := fmt.Sprintf("  %s  %-*s ", status, nameWidth, wrap.Cut(clean(r.Name), nameWidth))
 		if took != "" {
 			l = pad(l, width) + " " + left(took, tookWidth)
 		}
@@ -116,7 +116,7 @@ func (r Result) text(st Style) string {
 		}
 	}
 	if r.Type != "" {
-		b.WriteString(blank + "error: " + clip(clean(r.Type), wrap.Width-indent-7) + "\n")
+		b.WriteString(blank + "error: " + wrap.Cut(clean(r.Type), wrap.Width-indent-7) + "\n")
 	}
 	if r.Do != "" {
 		for i, l := range fold(clean(r.Do), wrap.Width-indent-4) {
@@ -167,13 +167,6 @@ func fold(text string, n int) []string {
 
 // clean takes out control characters: an endpoint must not move the reader's cursor.
 func clean(s string) string { return strings.NewReplacer("\n", " ", "\t", " ").Replace(wrap.Plain(s)) }
-
-func clip(s string, n int) string {
-	if r := []rune(s); len(r) > n {
-		return string(r[:n-1]) + "…"
-	}
-	return s
-}
 
 func pad(s string, n int) string { return s + strings.Repeat(" ", max(0, n-len([]rune(s)))) }
 func left(s string, n int) string {

@@ -16,6 +16,7 @@ import (
 	"gururmm/checkup"
 	"gururmm/internal/help"
 	"gururmm/internal/tty"
+	"gururmm/internal/wrap"
 )
 
 // doctorName is the command whose exit code 1 means that something was found.
@@ -144,12 +145,12 @@ func (l *liveLine) told(p probe.Probe, r *checkup.Result, done, total int) {
 		if l.verbose {
 			l.clear()
 			status, _ := r.Status.MarshalText() // never fails
-			fmt.Fprintf(l.w, "%d/%d %s: %s\n", done, total, what, status)
+			head, tail := fmt.Sprintf("%d/%d ", done, total), fmt.Sprintf(": %s", status)
+			fmt.Fprintln(l.w, head+wrap.Cut(what, wrap.Width-len(head)-len(tail))+tail)
 		}
 	}
 	if l.on {
-		text := []rune(fmt.Sprintf("%d/%d %s", done, total, strings.Join(l.busy, ", ")))
-		fmt.Fprintf(l.w, "\r\x1b[K%s", string(text[:min(len(text), maxLive)]))
+		fmt.Fprint(l.w, "\r\x1b[K"+wrap.Cut(fmt.Sprintf("%d/%d %s", done, total, strings.Join(l.busy, ", ")), maxLive))
 	}
 }
 

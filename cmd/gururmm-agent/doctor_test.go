@@ -162,3 +162,14 @@ func TestTheLiveLineGoesAway(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsToldMeanwhileFits(t *testing.T) {
+	var b bytes.Buffer
+	l := &liveLine{w: &b, verbose: true}
+	p := probe.Probe{Name: "upgrade", Target: "wss://" + strings.Repeat("x", 200) + ":8443/v1/link", Endpoint: 0}
+	l.told(p, nil, 3, 7)
+	l.told(p, &checkup.Result{Status: checkup.Unknown}, 4, 7)
+	if text := b.String(); len([]rune(text)) != 80+1 || !strings.HasPrefix(text, "4/7 upgrade of wss://x") || !strings.HasSuffix(text, "…: unknown\n") {
+		t.Errorf("%q", text)
+	}
+}

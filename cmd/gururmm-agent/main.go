@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -166,19 +167,11 @@ func enrollCommand(o *agent.Options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out := cmd.OutOrStdout()
-			fmt.Fprintf(out, "%s\nState: %s\n", wrap.Behind("", "Enrolled as agent "+got.Agent+" of server "+got.Server+"."), s.Path)
-			if got.Doors == 0 {
-				fmt.Fprintln(out, "Note: the server offers no second door; nothing can be rescued out of band.")
-			}
-			if got.Offset.Abs() > agent.ClockNote {
-				fmt.Fprintf(out, "Note: this machine's clock is %v off the server's; it is corrected for.\n", got.Offset.Round(agent.ClockNote))
-			}
 			where := ""
 			if o.StateDir != "" {
 				where = " --state-dir " + s.Path
 			}
-			fmt.Fprintf(out, "Next, by hand:   gururmm-agent run%s\nOr as a service: gururmm-agent install%s && gururmm-agent start\n", where, where)
+			tellEnrolled(cmd.OutOrStdout(), got, s.Path, where)
 			return nil
 		},
 	}
@@ -190,6 +183,19 @@ func enrollCommand(o *agent.Options) *cobra.Command {
 	flags.StringVar(&e.Pin, "pin", "", "trust exactly this key: sha256/…")
 	flags.BoolVar(&e.Force, "force", false, "replace an identity that is there already")
 	return cmd
+}
+
+// tellEnrolled says what was got, and what to type next: commands stand alone in their
+// lines, to be copied; where is the flag that leads to dir, if one is needed.
+func tellEnrolled(out io.Writer, got agent.Enrolled, dir, where string) {
+	fmt.Fprintf(out, "%s\nState: %s\n", wrap.Behind("", "Enrolled as agent "+got.Agent+" of server "+got.Server+"."), dir)
+	if got.Doors == 0 {
+		fmt.Fprintln(out, "Note: the server offers no second door; nothing can be rescued out of band.")
+	}
+	if got.Offset.Abs() > agent.ClockNote {
+		fmt.Fprintf(out, "Note: this machine's clock is %v off the server's; it is corrected for.\n", got.Offset.Round(agent.ClockNote))
+	}
+	fmt.Fprintf(out, "Next, by hand:\n  gururmm-agent run%s\nOr as a service:\n  gururmm-agent install%s\n  gururmm-agent start\n", where, where)
 }
 
 func runCommand(o *agent.Options) *cobra.Command {

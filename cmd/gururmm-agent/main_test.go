@@ -9,11 +9,13 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"gururmm/agent"
 	"gururmm/internal/help"
+	"gururmm/wire"
 )
 
 var program string
@@ -253,5 +255,25 @@ func TestExamplesAreTaken(t *testing.T) {
 	}
 	for _, line := range wrong {
 		t.Error(line)
+	}
+}
+
+// What follows an enrollment fits the terminal, and each command can be copied by its line.
+func TestWordsAfterEnrolling(t *testing.T) {
+	got := agent.Enrolled{Agent: wire.NewID(), Server: wire.NewID(), Offset: 90 * time.Hour}
+	dir := "/srv/" + strings.Repeat("x", 36)
+	for _, where := range []string{"", " --state-dir " + dir} {
+		var b bytes.Buffer
+		tellEnrolled(&b, got, dir, where)
+		for line := range strings.Lines(b.String()) {
+			if n := len([]rune(strings.TrimSuffix(line, "\n"))); n > 80 {
+				t.Errorf("%d columns: %s", n, line)
+			}
+		}
+		for _, command := range []string{"run" + where, "install" + where, "start"} {
+			if !strings.Contains(b.String(), "\n  gururmm-agent "+command+"\n") {
+				t.Errorf("no line with %q alone in\n%s", command, b.String())
+			}
+		}
 	}
 }

@@ -21,3 +21,11 @@ func Clip(s string, n int) string {
 	}
 	return head + "…"
 }
+
+// Cut bounds text to n columns of one line; "…" stands for what was cut off.
+func Cut(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return s
+}

@@ -18,3 +18,11 @@ func TestClipEndsWhereASentenceOrAWordDoes(t *testing.T) {
 		}
 	}
 }
+
+func TestCutCountsColumns(t *testing.T) {
+	for in, want := range map[string]string{"größe": "größe", "größer": "größ…"} {
+		if got := Cut(in, 5); got != want {
+			t.Errorf("%q became %q, want %q", in, got, want)
+		}
+	}
+}
