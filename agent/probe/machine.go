@@ -67,9 +67,13 @@ func (r *run) disk(res *checkup.Result) {
 		dir = filepath.Dir(dir)
 	}
 	res.Target = dir
-	room, err := diskfree.Of(dir)
+	of := r.subject.Room
+	if of == nil {
+		of = diskfree.Of
+	}
+	room, err := of(dir)
 	if err != nil {
-		fail(res, err.Error(), "")
+		fail(res, err.Error(), "See that the disk of that directory is mounted and answers, and that this account may enter it.")
 		return
 	}
 	seen := fmt.Sprintf("%s free of %s", sizeOf(room.Free), sizeOf(room.Total))

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"gururmm/checkup"
+	"gururmm/internal/diskfree"
 	"gururmm/internal/lockfile"
 )
 
@@ -123,6 +124,42 @@ func TestDiskIsTold(t *testing.T) {
 	r := visit(t, s, Disk)[Disk]
 	if free, ok := r.Figures["free_bytes"].(uint64); !ok || free == 0 || r.Target != filepath.Dir(filepath.Dir(filepath.Dir(s.StateDir))) {
 		t.Errorf("%+v", r)
+	}
+}
+
+func TestARoomThatRunsOut(t *testing.T) {
+	const plenty, files = 10 << 30, 1 << 20
+	for _, c := range []struct {
+		room   diskfree.Room
+		err    error
+		status checkup.Status
+		seen   string
+	}{
+		{room: diskfree.Room{Free: plenty, Total: plenty, FreeFiles: files, Files: files}, status: checkup.Pass, seen: "10 GiB free of 10 GiB, 1048576 more files"},
+		{room: diskfree.Room{Free: diskWarn, Total: plenty, FreeFiles: filesWarn, Files: files}, status: checkup.Pass},
+		{room: diskfree.Room{Free: diskWarn - 1, Total: plenty, FreeFiles: files, Files: files}, status: checkup.Warn, seen: "255 MiB free"},
+		{room: diskfree.Room{Free: plenty, Total: plenty, FreeFiles: filesWarn - 1, Files: files}, status: checkup.Warn, seen: "1999 more files"},
+		{room: diskfree.Room{Free: diskFail, Total: plenty, FreeFiles: files, Files: files}, status: checkup.Warn},
+		{room: diskfree.Room{Free: plenty, Total: plenty, FreeFiles: filesFail, Files: files}, status: checkup.Warn},
+		{room: diskfree.Room{Free: diskFail - 1, Total: plenty, FreeFiles: files, Files: files}, status: checkup.Fail, seen: "15 MiB free"},
+		{room: diskfree.Room{Free: plenty, Total: plenty, FreeFiles: filesFail - 1, Files: files}, status: checkup.Fail, seen: "99 more files"},
+		{room: diskfree.Room{Free: plenty, Total: plenty}, status: checkup.Pass, seen: "10 GiB free of 10 GiB"}, // it does not count files
+		{err: errors.New("the disk is gone"), status: checkup.Fail, seen: "the disk is gone"},
+	} {
+		s := bare(t)
+		s.Room = func(dir string) (diskfree.Room, error) {
+			if dir != s.StateDir {
+				t.Errorf("asked of %s", dir)
+			}
+			return c.room, c.err
+		}
+		r := visit(t, s, Disk)[Disk]
+		if r.Status != c.status || !strings.Contains(r.Seen, c.seen) || (r.Status != checkup.Pass) != (r.Do != "") {
+			t.Errorf("%+v, %v: %+v", c.room, c.err, r)
+		}
+		if _, counted := r.Figures["free_files"]; counted != (c.room.Files > 0) {
+			t.Errorf("%+v: %v", c.room, r.Figures)
+		}
 	}
 }
 

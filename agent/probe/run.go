@@ -16,6 +16,7 @@ import (
 	"gururmm/agent/link"
 	"gururmm/agent/state"
 	"gururmm/checkup"
+	"gururmm/internal/diskfree"
 	"gururmm/internal/fault"
 	"gururmm/internal/neterr"
 )
@@ -55,6 +56,9 @@ type Subject struct {
 
 	// DialDNS is a seam: it reaches a name server; nil: as the platform does.
 	DialDNS func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// Room is a seam: it tells what is free on the disk of a directory; nil: [diskfree.Of].
+	Room func(dir string) (diskfree.Room, error)
 
 	StateDir string
 	LockFile string
