@@ -11,8 +11,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -294,6 +296,27 @@ func TestBrokenBeyondAPacket(t *testing.T) {
 	}
 }
 
+// Texts of one packet pass, longer ones do not: that is told as the path's, by mtu.
+func TestEchoesTellOfThePacketSize(t *testing.T) {
+	t.Parallel()
+	for fault, want := range map[string]checkup.Status{"up drop-text-above:1400": checkup.Warn, "down drop-text-above:1400": checkup.Warn, "up drop-text-above:16384": checkup.Pass} {
+		t.Run(fault, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, nil)
+			p, subject := s.boxed(t)
+			order(t, p, fault)
+			r := visit(t, subject, MTU)[MTU]
+			if r.Status == checkup.Skip && runtime.GOOS != "linux" {
+				return // the platform may not tell of packets
+			}
+			dir, _, _ := strings.Cut(fault, " ")
+			if r.Status != want || want == checkup.Warn && !strings.Contains(r.Do, "Texts of one packet pass "+dir+", longer ones do not") {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
+
 func TestSecondDoorClosed(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)
@@ -347,20 +370,26 @@ func TestProxiesAreTold(t *testing.T) {
 	}
 }
 
-// nameServer answers A questions for known with 127.0.0.1, AAAA with nothing, and
-// all else with code.
-func nameServer(t *testing.T, known string, code byte) func(context.Context, string, string) (net.Conn, error) {
+// Types of questions (RFC 1035 §3.2.2, RFC 3596 §2.1).
+const (
+	typeA    = 1
+	typeAAAA = 28
+)
+
+// records are a name's addresses; questions of the type fails are answered SERVFAIL.
+type records struct {
+	a, aaaa string // "": none of that family
+	fails   byte
+}
+
+// nameServer answers questions for the names in zone, and for all others with code.
+func nameServer(t *testing.T, zone map[string]records, code byte) func(context.Context, string, string) (net.Conn, error) {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { pc.Close() })
-	var label bytes.Buffer
-	for part := range strings.SplitSeq(known, ".") {
-		label.WriteByte(byte(len(part)))
-		label.WriteString(part)
-	}
 	go func() { // ends when pc is closed
 		buf := make([]byte, 1500)
 		for {
@@ -369,15 +398,21 @@ func nameServer(t *testing.T, known string, code byte) func(context.Context, str
 				return
 			}
 			end := bytes.IndexByte(buf[12:n], 0) + 12
-			name, kind := buf[12:end], buf[end+2]
+			known, ok := zone[nameIn(buf[12:end])]
+			kind := buf[end+2]
 			// RFC 1035 §4.1: an answer, with the question and nothing else in it.
 			reply := append([]byte{buf[0], buf[1], 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0}, buf[12:end+5]...)
+			addr, err := netip.ParseAddr(map[byte]string{typeA: known.a, typeAAAA: known.aaaa}[kind])
 			switch {
-			case !bytes.Equal(bytes.ToLower(name), label.Bytes()):
+			case !ok:
 				reply[3] |= code
-			case kind == 1:
+			case known.fails == kind:
+				reply[3] |= 2
+			case err == nil:
 				reply[7] = 1
-				reply = append(reply, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1)
+				ip := addr.AsSlice()
+				reply = append(reply, 0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, byte(len(ip)))
+				reply = append(reply, ip...)
 			}
 			pc.WriteTo(reply, from)
 		}
@@ -387,6 +422,16 @@ func nameServer(t *testing.T, known string, code byte) func(context.Context, str
 	}
 }
 
+// nameIn reads labels with their lengths before them as a name with dots.
+func nameIn(labels []byte) string {
+	var parts []string
+	for len(labels) > 0 && int(labels[0]) < len(labels) {
+		parts = append(parts, strings.ToLower(string(labels[1:1+labels[0]])))
+		labels = labels[1+labels[0]:]
+	}
+	return strings.Join(parts, ".")
+}
+
 func TestNames(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, func(c *x509.Certificate) { c.DNSNames = []string{"rmm.test"} })
@@ -394,30 +439,52 @@ func TestNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	zone := map[string]records{
+		"rmm.test":  {a: "127.0.0.1"},
+		"both.test": {a: "127.0.0.1", aaaa: "::1"}, // where the server does not listen
+		"half.test": {a: "127.0.0.1", fails: typeAAAA},
+	}
 	for _, c := range []struct {
 		name, host string
 		code       byte
 		status     checkup.Status
 		typ        string
+		addresses  []string
+		note, do   string         // of dns
+		tcp        checkup.Status // and
+		notes      string         // of it
 	}{
-		{"known", "rmm.test", 3, checkup.Pass, ""},
-		{"unknown", "other.test", 3, checkup.Fail, neterr.DNSNameNotResolved},
-		{"the name server fails", "other.test", 2, checkup.Fail, neterr.DNSFailed},
+		{name: "known", host: "rmm.test", code: 3, status: checkup.Pass, addresses: []string{"127.0.0.1"}, note: "AAAA: none", tcp: checkup.Pass},
+		{name: "one of two addresses is dead", host: "both.test", code: 3, status: checkup.Pass, addresses: []string{"127.0.0.1", "::1"}, note: "AAAA: 1 address in ",
+			tcp: checkup.Warn, notes: "[::1]:" + port + ": "},
+		{name: "one of two families fails", host: "half.test", code: 3, status: checkup.Warn, addresses: []string{"127.0.0.1"}, note: "AAAA: lookup half.test",
+			do: "One family was answered", tcp: checkup.Pass},
+		{name: "unknown", host: "other.test", code: 3, status: checkup.Fail, typ: neterr.DNSNameNotResolved, do: "no name server knows", tcp: checkup.Skip},
+		{name: "the name server fails", host: "other.test", code: 2, status: checkup.Fail, typ: neterr.DNSFailed, do: "name servers do not answer", tcp: checkup.Skip},
 	} {
 		subject := s.enrolled(t, s.URL)
 		subject.Addresses = subject.Addresses[:1]
 		subject.Addresses[0].URL = "wss://" + c.host + ".:" + port + "/v1/link" // rooted: no search list
-		subject.DialDNS = nameServer(t, "rmm.test", c.code)
+		subject.DialDNS = nameServer(t, zone, c.code)
 		got := visit(t, subject, TCP)
 		r := got[DNS]
-		if r.Status != c.status || r.Type != c.typ && !(c.code == 2 && strings.HasPrefix(r.Type, "dns.")) {
+		if r.Status != c.status || r.Type != c.typ && !(c.code == 2 && strings.HasPrefix(r.Type, "dns.")) ||
+			!strings.Contains(strings.Join(r.Notes, "\n"), c.note) || !strings.Contains(r.Do, c.do) || (r.Status != checkup.Pass) != (r.Do != "") {
 			t.Errorf("%s: %+v", c.name, r)
 		}
-		if asked, _ := r.Figures["servers"].([]string); c.status == checkup.Pass && (len(asked) == 0 || got[TCP].Status != checkup.Pass) {
-			t.Errorf("%s: asked %v, then %+v", c.name, asked, got[TCP])
+		addresses, _ := r.Figures["addresses"].([]string)
+		if asked, _ := r.Figures["servers"].([]string); r.Status.Good() && (len(asked) == 0 || !slices.Equal(addresses, c.addresses)) {
+			t.Errorf("%s: asked %v, found %v", c.name, asked, addresses)
 		}
-		if c.status == checkup.Fail && (r.Do == "" || got[TCP].Status != checkup.Skip) {
-			t.Errorf("%s: %+v, then %+v", c.name, r, got[TCP])
+		tcp := got[TCP]
+		if tcp.Status != c.tcp || !strings.Contains(strings.Join(tcp.Notes, "\n"), c.notes) {
+			t.Errorf("%s: %+v", c.name, tcp)
+		}
+		if tcp.Status == checkup.Warn && (tcp.Type == "" || !strings.Contains(tcp.Seen, "127.0.0.1:"+port+" in ") || !strings.Contains(tcp.Do, "does not answer")) {
+			t.Errorf("%s: %+v", c.name, tcp)
+		}
+		if connected, _ := tcp.Figures["connect_ms"].(map[string]any); tcp.Status.Good() && (len(connected) != 1 || connected["127.0.0.1:"+port] == nil) {
+			t.Errorf("%s: connected to %v", c.name, connected)
 		}
 	}
 }
