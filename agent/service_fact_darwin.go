@@ -2,7 +2,8 @@ package agent
 
 import (
 	"context"
-	"strings"
+	"errors"
+	"os/exec"
 
 	"gururmm/agent/probe"
 	"gururmm/checkup"
@@ -10,25 +11,9 @@ import (
 
 // serviceFact asks launchd for our job.
 func serviceFact(ctx context.Context) probe.Fact {
-	m := launchd{root: "/"}
-	if !exists(m.plist()) {
-		return probe.Fact{Status: checkup.Warn, Seen: "the service is not installed",
-			Do: "Install it, so that it runs after a reboot: gururmm-agent install && gururmm-agent start."}
-	}
 	out, err := asked(ctx, "launchctl", "print", launchdTarget)
-	if err != nil {
-		return probe.Fact{Status: checkup.Warn, Seen: "installed (" + m.plist() + "), but not loaded", Do: "Start it: gururmm-agent start."}
+	if _, answered := errors.AsType[*exec.ExitError](err); err != nil && (!answered || ctx.Err() != nil) {
+		return probe.Fact{Status: checkup.Warn, Seen: "launchctl does not answer: " + err.Error(), Do: "Look at launchd itself: launchctl print system."}
 	}
-	f := probe.Fact{Status: checkup.Pass, Seen: "launchd: loaded", Figures: map[string]any{"plist": m.plist()}}
-	for line := range strings.Lines(out) {
-		if key, value, ok := strings.Cut(strings.TrimSpace(line), " = "); ok && key == "state" {
-			f.Seen = "launchd: " + value
-			f.Figures["state"] = value
-			if value != "running" {
-				f.Status, f.Do = checkup.Warn, "It is loaded and does not run: gururmm-agent restart, then look at its log."
-			}
-			break
-		}
-	}
-	return f
+	return launchd{root: "/"}.fact(out, err)
 }

@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
-	"path/filepath"
 	"strings"
 
 	"gururmm/agent/probe"
@@ -30,43 +28,4 @@ func serviceFact(ctx context.Context) probe.Fact {
 		said[key] = value
 	}
 	return unit.fact(said)
-}
-
-// fact judges what systemd says of the unit.
-func (m systemd) fact(said map[string]string) probe.Fact {
-	own := said["FragmentPath"] == m.unit()
-	origin := "a package's unit"
-	if own {
-		origin = "a unit of its own"
-	}
-	f := probe.Fact{
-		Status: checkup.Pass,
-		Seen:   fmt.Sprintf("systemd: %s (%s), %s, %s", said["ActiveState"], said["SubState"], said["UnitFileState"], origin),
-		Figures: map[string]any{"active": said["ActiveState"], "enabled": said["UnitFileState"], "unit": said["FragmentPath"],
-			"pid": said["MainPID"], "restarts": said["NRestarts"]},
-	}
-	if n := said["NRestarts"]; n != "" && n != "0" {
-		f.Notes = append(f.Notes, "systemd has started it again "+n+" times since it was last started by hand")
-	}
-	var packaged []string
-	for _, file := range packagedUnits {
-		packaged = append(packaged, filepath.Join(m.root, file))
-	}
-	warn := func(do string) { f.Status, f.Do = checkup.Warn, do }
-	switch {
-	case said["LoadState"] == "not-found":
-		f.Seen, f.Figures = "the service is not installed", nil
-		warn("Install it, so that it runs after a reboot: gururmm-agent install && gururmm-agent start.")
-	case said["LoadState"] == "masked":
-		f.Status, f.Do = checkup.Fail, "Somebody has masked the unit: systemctl unmask "+ServiceName+"."
-	case said["ActiveState"] == "failed":
-		f.Status, f.Do = checkup.Fail, "Look why: journalctl -u "+ServiceName+"; then: systemctl restart "+ServiceName+"."
-	case said["ActiveState"] != "active" && said["ActiveState"] != "activating" && said["ActiveState"] != "reloading":
-		warn("It is installed and does not run: systemctl start " + ServiceName + ".")
-	case said["UnitFileState"] != "enabled" && said["UnitFileState"] != "enabled-runtime":
-		warn("It runs, but will not after a reboot: systemctl enable " + ServiceName + ".")
-	case own && firstExisting(packaged) != "":
-		warn(m.unit() + " hides the package's unit " + firstExisting(packaged) + " from systemd, and outlives its upgrades: remove it and run systemctl daemon-reload.")
-	}
-	return f
 }

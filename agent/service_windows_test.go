@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/windows"
 	"golang.org/x/sys/windows/svc"
+	"golang.org/x/sys/windows/svc/mgr"
 
 	"gururmm/agent/guardian"
 )
@@ -247,5 +248,17 @@ func TestProgramOfALauncherDoesNotAskTheServiceManager(t *testing.T) {
 				t.Errorf("asked: %v, ran: %v: %v", asked, ran, err)
 			}
 		})
+	}
+}
+
+// What is judged on every platform has Windows' own numbers.
+func TestNumbersOfTheServiceManager(t *testing.T) {
+	if scmRunning != svc.Running || scmStarting != svc.StartPending || scmAutomatic != mgr.StartAutomatic {
+		t.Error("these are not those of <winsvc.h>")
+	}
+	for state, want := range map[svc.State]string{svc.Stopped: "stopped", svc.StopPending: "stopping", svc.ContinuePending: "continuing", svc.PausePending: "pausing", svc.Paused: "paused"} {
+		if got := scmStates[uint32(state)]; got != want {
+			t.Errorf("state %d is %q, want %q", state, got, want)
+		}
 	}
 }
