@@ -12,6 +12,7 @@ type Agent struct {
 	ID         string        `json:"id"`
 	Name       string        `json:"name"` // host name
 	Site       string        `json:"site"`
+	Tags       []string      `json:"tags,omitempty"` // in order
 	Platform   wire.Platform `json:"platform"`
 	Version    string        `json:"version"`
 	EnrolledAt time.Time     `json:"enrolled_at"`

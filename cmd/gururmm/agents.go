@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -23,10 +24,12 @@ import (
 
 func agentsCommand(f *operatorFlags) *cobra.Command {
 	var removed bool
+	var sites, tags []string
 	cmd := &cobra.Command{
-		Use:   "agents [AGENT]",
-		Short: "List the endpoints and how they are, or tell all of one",
-		Args:  help.Words(0, 1),
+		Use:     "agents [AGENT]",
+		Short:   "List the endpoints and how they are, or tell all of one",
+		Example: "  gururmm agents\n  gururmm agents --site berlin --tag web\n  gururmm agents web-17",
+		Args:    help.Words(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {
@@ -35,7 +38,8 @@ func agentsCommand(f *operatorFlags) *cobra.Command {
 			if len(args) == 1 {
 				return showAgent(cmd, f, client, args[0])
 			}
-			ask := client.Agents
+			narrowed := len(sites)+len(tags) > 0
+			ask := func(ctx context.Context) ([]operator.Agent, error) { return client.AgentsOf(ctx, sites, tags) }
 			if removed {
 				ask = client.RemovedAgents
 			}
@@ -50,6 +54,10 @@ func agentsCommand(f *operatorFlags) *cobra.Command {
 				fmt.Fprintln(cmd.OutOrStdout(), "No endpoint was removed, or all of those were purged.")
 				return nil
 			}
+			if len(agents) == 0 && narrowed {
+				fmt.Fprintln(cmd.OutOrStdout(), "No endpoint is of such a site with all of these tags.")
+				return nil
+			}
 			if len(agents) == 0 {
 				fmt.Fprintln(cmd.OutOrStdout(), "No endpoint is enrolled yet: gururmm enroll-token create")
 				return nil
@@ -61,6 +69,10 @@ func agentsCommand(f *operatorFlags) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&removed, "removed", false, "list those that were removed, and not purged")
+	cmd.Flags().StringSliceVar(&sites, "site", nil, "only of this site, or one of these")
+	cmd.Flags().StringSliceVar(&tags, "tag", nil, "only those with this tag, or all of these")
+	help.Apart(cmd, "removed", "site")
+	help.Apart(cmd, "removed", "tag")
 	cmd.AddCommand(&cobra.Command{
 		Use:     "show AGENT",
 		Short:   "Tell all of one endpoint, and which machines hold its identity",
@@ -73,7 +85,7 @@ func agentsCommand(f *operatorFlags) *cobra.Command {
 			}
 			return showAgent(cmd, f, client, args[0])
 		},
-	}, resolveCommand(f), quarantineCommand(f), removeCommand(f))
+	}, tagCommand(f), resolveCommand(f), quarantineCommand(f), removeCommand(f))
 	return cmd
 }
 
@@ -86,6 +98,49 @@ func showAgent(cmd *cobra.Command, f *operatorFlags, client *operator.Client, re
 		return printJSON(cmd.OutOrStdout(), a)
 	}
 	return describeAgent(cmd.OutOrStdout(), a)
+}
+
+// tagCommand changes the tags of endpoints.
+func tagCommand(f *operatorFlags) *cobra.Command {
+	var change operator.TagChange
+	cmd := &cobra.Command{
+		Use:   "tag AGENT… [--add TAG,…] [--remove TAG,…]",
+		Short: "Put tags on endpoints, or take them off",
+		Long: "Put tags on endpoints, or take them off, of all that are named or of none. A tag\n" +
+			"groups endpoints, of any site: `gururmm agents --tag web`, `gururmm exec --tag web`.\n" +
+			"It is up to 64 of a to z, 0 to 9 and . _ : -; an endpoint has at most 32.",
+		Example: "  gururmm agents tag web-17 web-18 --add web,prod\n  gururmm agents tag web-17 --add canary --remove prod",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("which agents? gururmm agents tag AGENT… --add TAG")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(change.Add)+len(change.Remove) == 0 {
+				return errors.New("which tags? give --add TAG,… or --remove TAG,…")
+			}
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			change.Agents = args
+			agents, err := client.ChangeTags(cmd.Context(), change)
+			if err != nil {
+				return explain(err)
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), operator.List[operator.Agent]{Items: agents})
+			}
+			for _, a := range agents {
+				fmt.Fprintln(cmd.OutOrStdout(), wrap.Behind("", fmt.Sprintf("%s: %s", oneLine(a.Name, 40), cmp.Or(strings.Join(a.Tags, " "), "no tags"))))
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringSliceVar(&change.Add, "add", nil, "put these on")
+	cmd.Flags().StringSliceVar(&change.Remove, "remove", nil, "take these off")
+	return cmd
 }
 
 // resolveCommand tells which of several machines keeps an identity.
@@ -354,7 +409,8 @@ func listAgents(w io.Writer, agents []operator.Agent) error {
 	lines := columns(rows)
 	fmt.Fprintln(w, lines[0])
 	for i, a := range agents {
-		fmt.Fprintf(w, "%s\n  %s\n", lines[i+1], a.ID)
+		fmt.Fprintln(w, lines[i+1])
+		fmt.Fprintln(w, wrap.Behind("  ", strings.Join(append([]string{a.ID}, a.Tags...), " ")))
 		if a.Presence != "verified" {
 			for _, said := range standing(a, time.Now()) {
 				fmt.Fprintln(w, wrap.Behind("  ", said))
@@ -423,7 +479,7 @@ func describeAgent(w io.Writer, a operator.Agent) error {
 		fmt.Fprintln(w, wrap.Behind("", said))
 	}
 	rows := [][]string{
-		{"id", a.ID}, {"site", wrap.Plain(a.Site)},
+		{"id", a.ID}, {"site", wrap.Plain(a.Site)}, {"tags", strings.Join(a.Tags, " ")},
 		{"platform", fmt.Sprintf("%s/%s %s", a.Platform.OS, a.Platform.Arch, wrap.Plain(a.Platform.Release))},
 		{"version", wrap.Plain(a.Version)}, {"address", a.Addr},
 		{"enrolled", moment.Aged(a.EnrolledAt, now)},

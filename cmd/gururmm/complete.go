@@ -48,7 +48,7 @@ func fixed[S ~string](words ...S) source {
 func (f *operatorFlags) offer(root *cobra.Command) {
 	agent, version, rollouts := source{ask: agentNames}, source{ask: versionNames}, func(states ...string) source { return source{ask: rolloutIDs(states...)} }
 	for path, places := range map[string][]source{
-		execName: {agent}, "agents": {agent}, "agents show": {agent}, "agents resolve": {agent}, "agents quarantine": {agent},
+		execName: {agent}, "agents": {agent}, "agents show": {agent}, "agents tag": {agent, agent, agent, agent}, "agents resolve": {agent}, "agents quarantine": {agent},
 		"agents remove": {agent}, "bundles": {agent}, "beacons": {agent}, "events": {agent}, "directives": {agent}, doctorName: {agent},
 		"direct": {agent, directiveNames()}, "trace": {{ask: commandIDs(false)}}, "cancel": {{ask: commandIDs(true)}},
 		"enroll-token revoke": {{ask: tokenIDs}}, "update roll": {version}, "update remove": {version},
@@ -69,6 +69,8 @@ func (f *operatorFlags) offer(root *cobra.Command) {
 	}
 	for at, from := range map[[2]string]source{
 		{"commands", "agent"}: agent, {"update roll", "agents"}: agent,
+		{"agents", "site"}: {ask: siteNames}, {"agents", "tag"}: {ask: tagNames},
+		{"agents tag", "add"}: {ask: tagNames}, {"agents tag", "remove"}: {ask: tagNames},
 		{"update roll", "site"}: {ask: siteNames}, {"enroll-token create", "site"}: {ask: siteNames},
 		{"bundles", "download"}: {ask: bundleIDs}, {"bundles", "delete"}: {ask: bundleIDs}, {"agents resolve", "keep"}: {ask: instances},
 		{"commands", "state"}: fixed(wire.StatePending, wire.StateRunning, wire.StateCompleted, wire.StateFailed,
@@ -175,6 +177,15 @@ func siteNames(ctx context.Context, c *operator.Client, _ []string) (words []cob
 		}
 	}
 	return words, err
+}
+
+func tagNames(ctx context.Context, c *operator.Client, _ []string) (words []cobra.Completion, err error) {
+	all, err := c.Agents(ctx)
+	for _, a := range all {
+		words = append(words, a.Tags...)
+	}
+	slices.Sort(words)
+	return slices.Compact(words), err
 }
 
 func commandIDs(open bool) lister {

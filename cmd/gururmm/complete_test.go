@@ -17,8 +17,8 @@ func offering(t *testing.T) *httptest.Server {
 	t.Helper()
 	answers := map[string]any{
 		"/v1/agents": operator.List[operator.Agent]{Items: []operator.Agent{
-			{ID: "0190-a", Name: "web-1", Site: "berlin", Presence: "verified", Version: "v1.0.0"},
-			{ID: "0190-b", Name: "twin", Site: "berlin"}, {ID: "0190-c", Name: "Twin", Site: "oslo"},
+			{ID: "0190-a", Name: "web-1", Site: "berlin", Presence: "verified", Version: "v1.0.0", Tags: []string{"db", "web"}},
+			{ID: "0190-b", Name: "twin", Site: "berlin", Tags: []string{"web"}}, {ID: "0190-c", Name: "Twin", Site: "oslo"},
 			{ID: "0190-d", Name: "$(reboot)", Site: "a b"}, {ID: "0190-e", Name: "two\nlines"},
 		}},
 		"/v1/agents/twin": operator.Agent{ID: "0190-b", Copies: []operator.Copy{{Copy: wire.Copy{Instance: "0190-i", Hostname: "left"}}}},
@@ -55,6 +55,9 @@ func TestWhatAShellCompletes(t *testing.T) {
 		"exec |":                         agents,
 		"agents show |":                  agents,
 		"doctor |":                       agents,
+		"agents --tag |":                 "db|web",
+		"agents --tag db,w|":             "db,web",
+		"agents tag web-1 --remove w|":   "web",
 		"exec web-1 |":                   "",
 		"agents show web-1 |":            "",
 		"direct web-1 restart_w|":        "restart_worker\trestart the worker, which holds the link and the jobs",

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ func TestListingsAreReadableAt80Columns(t *testing.T) {
 	peer := uint64(15)
 	agent := operator.Agent{
 		ID: wire.NewID(), Name: name, Presence: "out-of-band", Verdict: "link.text.stuck_fragment", Sentence: sentence,
+		Tags:       slices.Repeat([]string{"a-tag-of-some-length"}, operator.MaxTags),
 		VerifiedAt: &seen, LastSeen: &seen, LastVia: "beacon", Owed: 120,
 		Links: []wire.LinkView{{Link: 7, State: "quarantined", Written: 1e6, PeerRead: &peer, Read: 1e6, Queued: 99, Verdict: "link.text.lost"}},
 	}

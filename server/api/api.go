@@ -120,6 +120,7 @@ func (a *API) Main() http.Handler {
 	a.operator(mux, "GET /v1/agents/{agent}/bundles", a.listBundles)
 	a.operator(mux, "GET /v1/agents/{agent}/bundles/{id}", a.getBundle)
 	a.operator(mux, "DELETE /v1/agents/{agent}/bundles/{id}", a.deleteBundle)
+	a.operator(mux, "POST /v1/tags", a.changeTags)
 	a.operator(mux, "GET /v1/commands", a.listCommands)
 	a.operator(mux, "GET /v1/commands/{id}", a.getCommand)
 	a.operator(mux, "GET /v1/commands/{id}/events", a.events)

@@ -94,9 +94,9 @@ func ambiguous(kind, ref string, ids []string) error {
 }
 
 // seen is an agent as stored with what is live put over it.
-func (a *API) seen(s store.Agent) operator.Agent {
+func (a *API) seen(s store.Agent, tags []string) operator.Agent {
 	out := operator.Agent{
-		ID: s.ID, Name: s.Name, Site: s.Site, Platform: s.Platform, Version: s.Version, EnrolledAt: s.EnrolledAt,
+		ID: s.ID, Name: s.Name, Site: s.Site, Tags: tags, Platform: s.Platform, Version: s.Version, EnrolledAt: s.EnrolledAt,
 		LastSeen: s.LastSeen, LastVia: s.LastVia, Metrics: s.Metrics, Was: s.Was,
 	}
 	if s.Quarantined {
@@ -110,13 +110,20 @@ func (a *API) listAgents(w http.ResponseWriter, r *http.Request, _ string) error
 	if r.URL.Query().Get("removed") == "true" {
 		return a.listRemoved(w, r)
 	}
+	pick := operator.Pick{Sites: r.URL.Query()["site"], Tags: r.URL.Query()["tag"]}
 	agents, err := a.o.Store.Agents(r.Context())
 	if err != nil {
 		return err
 	}
-	items := make([]operator.Agent, len(agents))
-	for i, s := range agents {
-		items[i] = a.seen(s)
+	tags, err := a.o.Store.AgentTags(r.Context(), "")
+	if err != nil {
+		return err
+	}
+	items := []operator.Agent{}
+	for _, s := range agents {
+		if pick.Fits(s.ID, s.Site, tags[s.ID]) {
+			items = append(items, a.seen(s, tags[s.ID]))
+		}
 	}
 	return a.answer(w, http.StatusOK, operator.List[operator.Agent]{Items: items})
 }
@@ -129,7 +136,11 @@ func (a *API) getAgent(w http.ResponseWriter, r *http.Request, _ string) error {
 	if s.RemovedAt != nil {
 		return a.answer(w, http.StatusOK, removed(s))
 	}
-	out := a.seen(s)
+	tags, err := a.o.Store.AgentTags(r.Context(), s.ID)
+	if err != nil {
+		return err
+	}
+	out := a.seen(s, tags[s.ID])
 	if out.Verdict == "" { // nothing heard since this process started: its last recorded word
 		beacons, err := a.o.Store.Beacons(r.Context(), s.ID, 1)
 		if err != nil {

@@ -1,30 +1,18 @@
 package api
 
 import (
-	"fmt"
 	"net/http"
 
 	"gururmm/operator"
-	"gururmm/wire"
 )
-
-// maxNamed bounds the endpoints that a rollout may name one by one.
-const maxNamed = 1000
 
 func (a *API) createRollout(w http.ResponseWriter, r *http.Request, by string) error {
 	order, err := decodeStrict[operator.NewRollout](w, r)
 	if err != nil {
 		return err
 	}
-	if len(order.Agents) > maxNamed {
-		return problem(http.StatusBadRequest, wire.ProblemBadRequest, fmt.Sprintf("agents: at most %d by name; give a site, or none for all", maxNamed))
-	}
-	for i, ref := range order.Agents {
-		s, err := a.find(r, ref)
-		if err != nil {
-			return err
-		}
-		order.Agents[i] = s.ID
+	if order.Agents, err = a.named(r, order.Agents); err != nil {
+		return err
 	}
 	out, err := a.o.Rollouts.Create(r.Context(), order, by)
 	if err != nil {

@@ -13,7 +13,7 @@ type Removal interface {
 	// that was removed before stays as it was.
 	RemoveAgent(ctx context.Context, id, by string, at time.Time) error
 	// PurgeAgent deletes all that is known of an agent that was removed but its id and
-	// key: its commands with their output, orders, beacons, events and bundles' entries. ErrNotFound
+	// key: its commands with their output, orders, tags, beacons, events and bundles' entries. ErrNotFound
 	// if it was not removed.
 	PurgeAgent(ctx context.Context, id string) error
 	// RemovedAgents lists those that were removed and not purged, by name.
@@ -84,6 +84,7 @@ func (d *database) PurgeAgent(ctx context.Context, id string) error {
 			`DELETE FROM agent_events WHERE agent = ?`,
 			`DELETE FROM agent_state WHERE agent = ?`,
 			`DELETE FROM resolutions WHERE agent = ?`,
+			`DELETE FROM agent_tags WHERE agent = ?`,
 		} {
 			if _, err := tx.Exec(q, id); err != nil {
 				return err

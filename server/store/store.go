@@ -57,6 +57,7 @@ const (
 type Store interface {
 	Agents
 	Removal
+	Tags
 	Tokens
 	Commands
 	Directives

@@ -53,6 +53,7 @@ func Run(t *testing.T, fresh Database) {
 		{"events are bounded by number and age, also before they are written", eventsBounded},
 		{"other writes come between those of many events", eventsShare},
 		{"an agent that was removed is none any more, and its history stays until purged", removal},
+		{"tags are put on and taken off, bounded, of all agents or of none", tags},
 		{"a version is one program for each platform", builds},
 		{"bundles are stored as they are, within their room", bundles},
 		{"a rollout and its endpoints are stored as they are", rollouts},
