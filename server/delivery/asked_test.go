@@ -58,7 +58,8 @@ func TestBadUpstreamIsRefusedAndChangesNothing(t *testing.T) {
 			want    error
 		}{
 			"another agent's":  {other, wire.TypeCommandAck, wire.CommandAck{ID: id}, ErrForeign},
-			"nobody's":         {r.agent, wire.TypeCommandResult, completed("nothing", ""), ErrForeign},
+			"nobody's":         {r.agent, wire.TypeCommandAck, wire.CommandAck{ID: "nothing"}, ErrForeign},
+			"nobody's output":  {r.agent, wire.TypeCommandOutput, wire.CommandOutput{ID: "nothing", Stream: wire.Stdout, Data: []byte("x")}, ErrForeign},
 			"no id":            {r.agent, wire.TypeCommandAck, wire.CommandAck{}, ErrUnparseable},
 			"long id":          {r.agent, wire.TypeCommandAck, wire.CommandAck{ID: strings.Repeat("x", 65)}, ErrUnparseable},
 			"not an object":    {r.agent, wire.TypeCommandAck, []int{1}, ErrUnparseable},

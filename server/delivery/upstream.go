@@ -34,7 +34,8 @@ type message struct {
 
 // Upstream takes a command_ack, command_nack, command_output or command_result
 // of this agent. Its effect is on disk before it returns. replies are to be sent
-// back by the channel it came on, with an error too (then a nack). The errors
+// back by the channel it came on, with an error too (then a nack, or what ends the repeats
+// of a result that nobody waits for). The errors
 // are ErrForeign, ErrUnparseable, or of the database: then nothing is to be
 // answered, and the agent repeats.
 func (s *Service) Upstream(ctx context.Context, agent string, ch wire.Channel, link wire.LinkID, at time.Time, env wire.Envelope) (replies []wire.Envelope, err error) {
@@ -65,6 +66,8 @@ func (s *Service) Upstream(ctx context.Context, agent string, ch wire.Channel, l
 		}
 	}
 	switch {
+	case errors.Is(err, ErrForeign) && env.Type == wire.TypeCommandResult:
+		return forgotten(id), err
 	case errors.Is(err, ErrForeign):
 		return refusal(wire.CodeWrongAgent, id, env, err), err
 	case errors.Is(err, ErrUnparseable):
@@ -91,6 +94,17 @@ func refusal(code wire.Code, id string, env wire.Envelope, err error) []wire.Env
 		return nil // a struct of strings always encodes
 	}
 	return []wire.Envelope{nack}
+}
+
+// forgotten answers a result of a command that is not known, or not this agent's. A result
+// repeats until it is stored: of a command that was deleted since (see package retention)
+// that would be for ever, and a refusal is no end of it.
+func forgotten(id string) []wire.Envelope {
+	ack, err := wire.Seal(wire.TypeResultAck, wire.ResultAck{ID: id, Stored: true})
+	if err != nil {
+		return nil // a struct of plain fields always encodes
+	}
+	return []wire.Envelope{ack}
 }
 
 // find gives the job, or the command if it has ended, of this agent.
