@@ -27,6 +27,7 @@ import (
 	"gururmm/server/bundles"
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
+	"gururmm/server/jobs"
 	"gururmm/server/metrics"
 	"gururmm/server/rollout"
 	"gururmm/server/store"
@@ -79,6 +80,7 @@ type Server struct {
 	builds   *builds.Shelf
 	bundles  *bundles.Shelf
 	rollouts *rollout.Service
+	jobs     *jobs.Service
 	api      *api.API
 	main     *http.Server
 	oob      *http.Server
@@ -312,6 +314,7 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 		Log: s.log.With("part", "delivery"), Sign: sign,
 		Why:   func(agent string) (kind, clause string) { return s.hub.Why(agent) },
 		Acked: s.metrics.Acked,
+		Ended: func() { s.jobs.Look() },
 	})
 	s.hub = hub.New(hub.Options{
 		Delivery: s.delivery, Store: s.store, Sign: sign, Policy: policy, Log: s.log.With("part", "hub"),
@@ -320,8 +323,9 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 		Store: s.store, Orders: s.delivery, Fact: s.standing, Log: s.log.With("part", "rollout"),
 		Later: func(err error) bool { return errors.Is(err, delivery.ErrBusy) || errors.Is(err, delivery.ErrRemoved) },
 	})
+	s.jobs = jobs.New(jobs.Options{Store: s.store, Commands: s.delivery, Present: s.reachable, Log: s.log.With("part", "jobs")})
 	s.api = api.New(api.Options{
-		Store: s.store, Delivery: s.delivery, Hub: s.hub, Builds: s.builds, Bundles: s.bundles, Rollouts: s.rollouts, Sign: sign, Policy: policy,
+		Store: s.store, Delivery: s.delivery, Hub: s.hub, Builds: s.builds, Bundles: s.bundles, Rollouts: s.rollouts, Jobs: s.jobs, Sign: sign, Policy: policy,
 		ServerID: id, CommandKeys: [][]byte{key.Public().(ed25519.PublicKey)},
 		Doors: doors, TrustedProxies: s.cfg.TrustedProxies, Log: s.log.With("part", "api"),
 	})
@@ -349,6 +353,15 @@ func (s *Server) standing(agent string) rollout.Fact {
 	return f
 }
 
+// reachable tells jobs whether an endpoint would get a command now, or be refused it.
+func (s *Server) reachable(agent string) bool {
+	switch s.hub.Sighted(agent).Presence {
+	case hub.Offline, hub.Silent, hub.Duplicate:
+		return false
+	}
+	return true
+}
+
 func (s *Server) serve(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
@@ -365,7 +378,7 @@ func (s *Server) Run(ctx context.Context) error {
 	// The parts outlive ctx: what comes in during the drain is still handled.
 	parts, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	failed := make(chan error, 7) // one for each goroutine below
+	failed := make(chan error, 8) // one for each goroutine below
 	var running sync.WaitGroup
 	part := func(name string, run func() error) {
 		running.Go(func() {
@@ -377,6 +390,7 @@ func (s *Server) Run(ctx context.Context) error {
 	part("delivery", func() error { return s.delivery.Run(parts) })
 	part("hub", func() error { return s.hub.Run(parts) })
 	part("rollouts", func() error { return s.rollouts.Run(parts) })
+	part("jobs", func() error { return s.jobs.Run(parts) })
 	part("bundles", func() error { return s.bundles.Run(parts) })
 	part("main listener", func() error { return s.main.Serve(s.mainLn) })
 	part("second door", func() error { return s.oob.Serve(s.oobLn) })

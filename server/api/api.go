@@ -23,6 +23,7 @@ import (
 	"gururmm/server/bundles"
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
+	"gururmm/server/jobs"
 	"gururmm/server/rollout"
 	"gururmm/server/store"
 	"gururmm/wire"
@@ -51,6 +52,7 @@ type Options struct {
 	Builds      *builds.Shelf
 	Bundles     *bundles.Shelf
 	Rollouts    *rollout.Service
+	Jobs        *jobs.Service
 	Sign        func(t wire.Type, payload any) (wire.Envelope, error)
 	Policy      func(agent string) wire.Policy
 	ServerID    string
@@ -127,6 +129,11 @@ func (a *API) Main() http.Handler {
 	a.operator(mux, "GET /v1/commands/{id}/output/{stream}", a.output)
 	a.operator(mux, "GET /v1/commands/{id}/trace", a.trace)
 	a.operator(mux, "POST /v1/commands/{id}/cancel", a.cancel)
+	a.operator(mux, "GET /v1/jobs", a.listJobs)
+	a.operator(mux, "POST /v1/jobs", a.createJob)
+	a.operator(mux, "GET /v1/jobs/{id}", a.getJob)
+	a.operator(mux, "GET /v1/jobs/{id}/agents", a.listJobAgents)
+	a.operator(mux, "POST /v1/jobs/{id}/cancel", a.cancelJob)
 	a.operator(mux, "GET /v1/beacons", a.listBeacons)
 	a.operator(mux, "GET /v1/events", a.listAgentEvents)
 	a.operator(mux, "GET /v1/builds", a.listBuilds)

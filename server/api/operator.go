@@ -70,7 +70,7 @@ func one(r *http.Request, kind string, find func(ctx context.Context, ref string
 // listings name, for each kind of thing, the command that lists it.
 var listings = map[string]string{
 	"agent": "gururmm agents", "command": "gururmm commands", "directive": "gururmm directives AGENT", "bundle": "gururmm bundles AGENT",
-	"rollout": "gururmm update status", "enrollment token": "gururmm enroll-token list", "build": "gururmm update list",
+	"rollout": "gururmm update status", "job": "gururmm jobs", "enrollment token": "gururmm enroll-token list", "build": "gururmm update list",
 }
 
 func unknown(kind, ref string) error {

@@ -13,6 +13,7 @@ import (
 	"gururmm/server/bundles"
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
+	"gururmm/server/jobs"
 	"gururmm/server/rollout"
 	"gururmm/server/store"
 	"gururmm/wire"
@@ -55,6 +56,10 @@ var problems = []struct {
 	{rollout.ErrOverlap, http.StatusConflict, wire.ProblemConflict, ""},
 	{rollout.ErrState, http.StatusConflict, wire.ProblemConflict, ""},
 	{rollout.ErrStopped, http.StatusServiceUnavailable, wire.ProblemDraining, draining},
+
+	{jobs.ErrInvalid, http.StatusBadRequest, wire.ProblemBadRequest, ""},
+	{jobs.ErrKeyUsed, http.StatusConflict, wire.ProblemConflict, ""},
+	{jobs.ErrOthers, http.StatusConflict, wire.ProblemConflict, ""},
 
 	{hub.ErrNoCopy, http.StatusNotFound, wire.ProblemNotFound, ""},
 	{hub.ErrSoleCopy, http.StatusConflict, wire.ProblemConflict, ""},

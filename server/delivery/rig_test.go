@@ -27,6 +27,7 @@ type rig struct {
 	gen   uint64
 	max   int // attempts; 0: the default
 	why   func(agent string) (kind, clause string)
+	ended func()
 
 	stop func()
 }
@@ -72,7 +73,7 @@ func (r *rig) enroll(name string) string {
 
 // start runs a service; stop ends it and waits.
 func (r *rig) start() {
-	r.s = New(r.st, Options{MaxAttempts: r.max, Why: r.why, Sign: func(t wire.Type, p any) (wire.Envelope, error) {
+	r.s = New(r.st, Options{MaxAttempts: r.max, Why: r.why, Ended: r.ended, Sign: func(t wire.Type, p any) (wire.Envelope, error) {
 		e, err := wire.Seal(t, p)
 		e.KeyID, e.Sig = "k", []byte("sig")
 		return e, err

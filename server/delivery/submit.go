@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -31,6 +32,23 @@ var shells = []wire.Shell{wire.ShellDefault, wire.ShellSh, wire.ShellBash, wire.
 // token's name. A second one with the same idempotency key gets the first one's
 // command, or ErrKeyUsed if it asks for something else.
 func (s *Service) Submit(ctx context.Context, agentID string, c operator.NewCommand, by string) (operator.Command, error) {
+	return s.submit(ctx, agentID, c, by, func(*store.Command) {})
+}
+
+// Check refuses what Submit would refuse of any agent.
+func (s *Service) Check(c operator.NewCommand) error {
+	_, err := s.prepare(store.Agent{ID: wire.NewID()}, c, "")
+	return err
+}
+
+// Place is Submit of a command whose id and expiry were settled before: a second call with
+// that id stores nothing, and gives the command that is there.
+func (s *Service) Place(ctx context.Context, agentID, id string, expires time.Time, c operator.NewCommand, by string) (operator.Command, error) {
+	return s.submit(ctx, agentID, c, by, func(cmd *store.Command) { cmd.ID, cmd.ExpiresAt = id, expires })
+}
+
+// submit stores what c asks for, as settled changes it.
+func (s *Service) submit(ctx context.Context, agentID string, c operator.NewCommand, by string, settled func(*store.Command)) (operator.Command, error) {
 	agent, err := s.st.Agent(ctx, agentID)
 	if err != nil {
 		return operator.Command{}, err
@@ -45,6 +63,7 @@ func (s *Service) Submit(ctx context.Context, agentID string, c operator.NewComm
 	if err != nil {
 		return operator.Command{}, err
 	}
+	settled(&cmd)
 	err = s.do(ctx, agentID, func() error {
 		r := s.route(agentID)
 		if r == nil {
@@ -56,6 +75,9 @@ func (s *Service) Submit(ctx context.Context, agentID string, c operator.NewComm
 		stored, created, err := s.st.CreateCommand(ctx, cmd, store.Stage{Command: cmd.ID, TraceEntry: operator.TraceEntry{
 			Stage: wire.StageAccepted, At: cmd.CreatedAt, End: "server",
 		}})
+		if errors.Is(err, store.ErrConflict) { // the id is there
+			stored, err = s.st.Command(ctx, cmd.ID)
+		}
 		if err != nil {
 			return err
 		}

@@ -67,6 +67,7 @@ type Store interface {
 	Bundles
 	Resolutions
 	Rollouts
+	Jobs
 	// Ready tells whether the database answers and can be written.
 	Ready(ctx context.Context) error
 	// Close writes what is batched and closes the database.

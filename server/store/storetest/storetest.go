@@ -54,6 +54,8 @@ func Run(t *testing.T, fresh Database) {
 		{"other writes come between those of many events", eventsShare},
 		{"an agent that was removed is none any more, and its history stays until purged", removal},
 		{"tags are put on and taken off, bounded, of all agents or of none", tags},
+		{"a job and whom it has are stored once, and counted from their commands", jobs},
+		{"a job begins nothing more once it was stopped", jobsStopped},
 		{"a version is one program for each platform", builds},
 		{"bundles are stored as they are, within their room", bundles},
 		{"a rollout and its endpoints are stored as they are", rollouts},
