@@ -50,7 +50,7 @@ func (f *operatorFlags) offer(root *cobra.Command) {
 	for path, places := range map[string][]source{
 		execName: {agent}, "agents": {agent}, "agents show": {agent}, "agents tag": {agent, agent, agent, agent}, "agents resolve": {agent}, "agents quarantine": {agent},
 		"agents remove": {agent}, "bundles": {agent}, "beacons": {agent}, "events": {agent}, "directives": {agent}, doctorName: {agent},
-		"direct": {agent, directiveNames()}, "trace": {{ask: commandIDs(false)}}, "cancel": {{ask: commandIDs(true)}},
+		"direct": {agent, directiveNames()}, "trace": {{ask: commandIDs(false)}}, "cancel": {{ask: commandIDs(true)}}, "jobs show": {{ask: jobIDs(false)}}, "jobs cancel": {{ask: jobIDs(true)}},
 		"enroll-token revoke": {{ask: tokenIDs}}, "update roll": {version}, "update remove": {version},
 		"update status": {rollouts()}, "update stop": {rollouts(operator.RolloutActive)},
 		"update resume": {rollouts(operator.RolloutStopped, operator.RolloutActive)},
@@ -71,6 +71,7 @@ func (f *operatorFlags) offer(root *cobra.Command) {
 		{"commands", "agent"}: agent, {"update roll", "agents"}: agent,
 		{"agents", "site"}: {ask: siteNames}, {"agents", "tag"}: {ask: tagNames},
 		{"agents tag", "add"}: {ask: tagNames}, {"agents tag", "remove"}: {ask: tagNames},
+		{execName, "site"}: {ask: siteNames}, {execName, "tag"}: {ask: tagNames}, {execName, "agents"}: agent, {execName, "except"}: agent,
 		{"update roll", "site"}: {ask: siteNames}, {"enroll-token create", "site"}: {ask: siteNames},
 		{"bundles", "download"}: {ask: bundleIDs}, {"bundles", "delete"}: {ask: bundleIDs}, {"agents resolve", "keep"}: {ask: instances},
 		{"commands", "state"}: fixed(wire.StatePending, wire.StateRunning, wire.StateCompleted, wire.StateFailed,
@@ -194,6 +195,18 @@ func commandIDs(open bool) lister {
 		for _, cmd := range all {
 			if !open || !cmd.State.Terminal() {
 				words = append(words, described(cmd.ID, cmd.AgentName, string(cmd.State)+":", cmd.Script))
+			}
+		}
+		return words, err
+	}
+}
+
+func jobIDs(open bool) lister {
+	return func(ctx context.Context, c *operator.Client, _ []string) (words []cobra.Completion, err error) {
+		all, err := c.Jobs(ctx, offered)
+		for _, j := range all {
+			if !open || j.State != operator.JobDone {
+				words = append(words, described(j.ID, j.State, plural(j.Endpoints, "endpoint")+":", j.Script))
 			}
 		}
 		return words, err

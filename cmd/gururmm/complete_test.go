@@ -32,6 +32,9 @@ func offering(t *testing.T) *httptest.Server {
 		"/v1/rollouts": operator.List[operator.Rollout]{Items: []operator.Rollout{
 			{ID: "0190-4", Version: "v1.2.3", State: operator.RolloutActive}, {ID: "0190-5", Version: "v1.2.2", State: operator.RolloutDone},
 		}},
+		"/v1/jobs": operator.List[operator.Job]{Items: []operator.Job{
+			{ID: "0190-7", State: operator.JobRunning, Endpoints: 2, Script: "true"}, {ID: "0190-8", State: operator.JobDone, Endpoints: 1},
+		}},
 		"/v1/enroll-tokens": operator.List[operator.EnrollToken]{Items: []operator.EnrollToken{{ID: "0190-6", Site: "oslo"}}},
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -59,6 +62,10 @@ func TestWhatAShellCompletes(t *testing.T) {
 		"agents --tag db,w|":             "db,web",
 		"agents tag web-1 --remove w|":   "web",
 		"exec web-1 |":                   "",
+		"exec --tag |":                   "db|web",
+		"exec --all --except w|":         "web-1\tverified v1.0.0",
+		"jobs show |":                    "0190-7\trunning 2 endpoints: true|0190-8\tdone 1 endpoint:",
+		"jobs cancel |":                  "0190-7\trunning 2 endpoints: true",
 		"agents show web-1 |":            "",
 		"direct web-1 restart_w|":        "restart_worker\trestart the worker, which holds the link and the jobs",
 		"trace |":                        "0190-1\tweb-1 running: sleep 9|0190-2\tweb-1 completed:",

@@ -57,11 +57,12 @@ func execCommand(f *operatorFlags) *cobra.Command {
 		timeout, expires time.Duration
 		maxOutput        int64
 		detach           bool
+		many             manyFlags
 	)
 	cmd := &cobra.Command{
-		Use:   execName + " AGENT [flags] -- CMD [ARG…]",
-		Short: "Run a command on an endpoint, once, and stream its output",
-		Long: `Run a command on an endpoint, once, and stream its output.
+		Use:   execName + " AGENT|--all|--site S|--tag T|--agents A,B [flags] -- CMD [ARG…]",
+		Short: "Run a command on an endpoint and stream its output, or on many",
+		Long: `Run a command on an endpoint, once, and stream its output; or on many.
 
 One word after -- is taken as a script, as it is. Several are quoted so that they
 arrive as the words you gave; that is for sh and bash only: for other shells they
@@ -74,13 +75,27 @@ error; 130 if Ctrl-C left the command running. What happens on the way is told o
 standard error, too: which door the command took, which stage lost it and what
 proves that.
 
---json prints one event a line, as a JSON object; output is in its data, base64.`,
+--json prints one event a line, as a JSON object; output is in its data, base64.
+
+With --all, --site, --tag or --agents it is a job of many endpoints: those that are
+enrolled now, of one of the sites, with all of the tags, but for --except. Of more than
+one you are asked first; a script gives --yes. Ctrl-C leaves the job running (gururmm
+jobs). --at-once bounds how many have the command at the same time, and
+--stop-after-failures ends the job for those that have not begun; so try it on a few.
+Exits with 0 only if all have completed, else with 1.`,
 		Example: "  gururmm exec web-17 -- uname -a\n" +
 			"  gururmm exec web-17 --timeout 1m -- 'df -h | sort -k5'\n" +
 			"  gururmm exec web-17 --file repair.sh\n" +
-			"  gururmm exec pc-4 --shell powershell -- 'Get-Service W32Time'",
+			"  gururmm exec pc-4 --shell powershell -- 'Get-Service W32Time'\n" +
+			"  gururmm exec --all --output -- uname -r\n" +
+			"  gururmm exec --site berlin --tag web --at-once 5 \\\n    --stop-after-failures 1 -- 'systemctl restart nginx'",
 		Args: func(cmd *cobra.Command, args []string) error {
+			if err := many.check(cmd); err != nil {
+				return err
+			}
 			switch {
+			case many.chosen():
+				return manyWords(cmd, args)
 			case len(args) == 0:
 				return errors.New("which agent? gururmm exec AGENT -- CMD")
 			case len(args) == 1 && !cmd.Flags().Changed("file"):
@@ -101,15 +116,26 @@ proves that.
 				return err
 			}
 			var script string
+			words := args
+			if !many.chosen() {
+				words = args[1:]
+			}
 			if cmd.Flags().Changed("file") {
 				if script, err = readScript(cmd.InOrStdin(), file); err != nil {
 					return err
 				}
 			} else {
-				script = joinScript(wire.Shell(shell), args[1:])
+				script = joinScript(wire.Shell(shell), words)
 			}
 			if key == "" {
 				key = wire.NewID() // a request repeated by the transport makes one command
+			}
+			if many.chosen() {
+				return many.run(cmd, f, client, detach, operator.NewJob{
+					Shell: wire.Shell(shell), Script: script,
+					TimeoutMS: timeout.Milliseconds(), ExpiresInMS: expires.Milliseconds(),
+					MaxOutput: maxOutput, IdempotencyKey: key,
+				})
 			}
 			command, err := client.Submit(cmd.Context(), args[0], operator.NewCommand{
 				Shell: wire.Shell(shell), Script: script,
@@ -143,7 +169,8 @@ proves that.
 	cmd.Flags().DurationVar(&expires, "expires", 10*time.Minute, "not begun within so long, it never runs")
 	cmd.Flags().Int64Var(&maxOutput, "max-output", wire.DefaultMaxOutput, "bytes kept of each of stdout and stderr")
 	cmd.Flags().BoolVar(&detach, "detach", false, "print the command's id and don't wait")
-	cmd.Flags().StringVar(&key, "idempotency-key", "", "a second exec with the same key and agent gets the first one's command")
+	cmd.Flags().StringVar(&key, "idempotency-key", "", "a second exec with the same key and agent gets the first one's command; of a job, with the same key")
+	many.add(cmd)
 	return cmd
 }
 

@@ -52,15 +52,28 @@ func TestListingsAreReadableAt80Columns(t *testing.T) {
 		Rings:    []operator.RolloutRing{{Percent: 12.5, Wanted: 10_000, Waiting: 10_000, Ordered: 10_000, Running: 10_000, Done: 10_000, Failed: 10_000, Skipped: 10_000}},
 		Failures: []operator.RolloutAgent{{AgentName: name, Detail: sentence, EndedAt: &seen}},
 	}
+	job := operator.Job{
+		ID: wire.NewID(), Script: command.Script, State: operator.JobStopping, Reason: sentence, CreatedBy: name, CreatedAt: seen, Endpoints: 50_000,
+		Counts: operator.JobCounts{Waiting: 5000, Pending: 5000, Running: 5000, Completed: 5000, Failed: 5000, Cancelled: 5000, Expired: 5000, Interrupted: 5000, Undeliverable: 5000, LeftOut: 5000},
+		Names:  slices.Repeat([]string{name}, 20),
+	}
+	part := jobPart{Stdout: []byte("out\n"), JobAgent: operator.JobAgent{AgentName: name, Command: command.ID, State: string(command.State), ExitCode: &exit, Reason: sentence}}
 	for what, c := range map[string]struct {
 		print func(w io.Writer) error
 		whole []string // what must stand on one line
 	}{
-		"agents":     {func(w io.Writer) error { return listAgents(w, []operator.Agent{agent}) }, []string{agent.ID, agent.Verdict}},
-		"agent":      {func(w io.Writer) error { return describeAgent(w, agent) }, []string{agent.ID, "0000000000000007"}},
-		"commands":   {func(w io.Writer) error { return listCommands(w, []operator.Command{command}) }, []string{command.ID + "  echo much"}},
-		"trace":      {func(w io.Writer) error { return printTrace(w, trace) }, []string{command.ID, "result_written"}},
-		"beacons":    {func(w io.Writer) error { return printBeacon(w, beacon) }, []string{"0000000000000007", "owes 1 command;"}},
+		"agents":   {func(w io.Writer) error { return listAgents(w, []operator.Agent{agent}) }, []string{agent.ID, agent.Verdict}},
+		"agent":    {func(w io.Writer) error { return describeAgent(w, agent) }, []string{agent.ID, "0000000000000007"}},
+		"commands": {func(w io.Writer) error { return listCommands(w, []operator.Command{command}) }, []string{command.ID + "  echo much"}},
+		"trace":    {func(w io.Writer) error { return printTrace(w, trace) }, []string{command.ID, "result_written"}},
+		"beacons":  {func(w io.Writer) error { return printBeacon(w, beacon) }, []string{"0000000000000007", "owes 1 command;"}},
+		"jobs":     {func(w io.Writer) error { return listJobs(w, []operator.Job{job}) }, []string{job.ID + "  echo much", "5000 of 50000"}},
+		"job":      {func(w io.Writer) error { return printJob(w, job, []jobPart{part}) }, []string{job.ID, command.ID, "and 29999 more"}},
+		"outputs":  {func(w io.Writer) error { return printOutputs(w, slices.Repeat([]jobPart{part}, 9)) }, []string{"== 9 endpoints (undeliverable, exit -1073741510)"}},
+		"whom": {func(w io.Writer) error {
+			_, err := io.WriteString(w, wrap.Behind("", whom(job))+"\n"+indent(job.Script)+"\n")
+			return err
+		}, []string{"49980 more"}},
 		"event":      {func(w io.Writer) error { return printEvent(w, event) }, []string{operator.EventVerdict}},
 		"bundles":    {func(w io.Writer) error { return listBundles(w, []operator.Bundle{bundle}) }, []string{bundle.ID, "6 % have come"}},
 		"directives": {func(w io.Writer) error { return listDirectives(w, []operator.Directive{directive}) }, []string{directive.ID, "restart_service"}},

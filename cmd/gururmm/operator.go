@@ -58,7 +58,7 @@ func checkCount[N int | int64](flag string, n N) error {
 func addOperator(root *cobra.Command, typed []string) {
 	f := &operatorFlags{typed: typed}
 	for _, c := range []*cobra.Command{
-		loginCommand(f), agentsCommand(f), execCommand(f), commandsCommand(f), cancelCommand(f),
+		loginCommand(f), agentsCommand(f), execCommand(f), jobsCommand(f), commandsCommand(f), cancelCommand(f),
 		traceCommand(f), beaconsCommand(f), eventsCommand(f), enrollTokenCommand(f), directCommand(f), directivesCommand(f), bundlesCommand(f), doctorCommand(f), updateCommand(f),
 	} {
 		f.addJSON(c)
