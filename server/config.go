@@ -7,10 +7,12 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"time"
 
 	"gururmm/internal/endpoint"
 	"gururmm/internal/fileerr"
 	"gururmm/release"
+	"gururmm/server/retention"
 	"gururmm/wire"
 )
 
@@ -32,7 +34,10 @@ type Config struct {
 	AdminAddr string
 	// AdminTokenFile holds the bearer token for metrics and profiles.
 	AdminTokenFile string
-	Policy         wire.Policy // zero fields: defaults
+	// KeepCommands is how long commands, jobs and orders are kept once they have ended;
+	// default 90 days, below 0 for ever.
+	KeepCommands time.Duration
+	Policy       wire.Policy // zero fields: defaults
 	// ReleaseKeys are minisign public keys ("RW…"). Programs signed with one of them can
 	// be published, and endpoints that enroll are told to trust them for updates.
 	ReleaseKeys []string
@@ -60,6 +65,12 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.Listen == nil {
 		c.Listen = net.Listen
+	}
+	if c.KeepCommands == 0 {
+		c.KeepCommands = retention.Default
+	}
+	if c.KeepCommands > 0 && c.KeepCommands < retention.Least {
+		return c, fmt.Errorf("keep_commands: %v is too short: at least %v, or 0 for ever", c.KeepCommands, retention.Least)
 	}
 	if c.Policy.Version == 0 {
 		c.Policy.Version = 1

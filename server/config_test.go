@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"gururmm/wire"
 )
@@ -30,6 +31,7 @@ func TestConfigThatCannotWorkIsRefusedByName(t *testing.T) {
 		"plain, not loopback":   {func(c *Config) { c.TrustedProxies, c.ListenAddr = loopback, ":8080" }, "loopback"},
 		"plain, no public URL":  {func(c *Config) { c.TrustedProxies, c.ListenAddr = loopback, "127.0.0.1:0" }, "public_url"},
 		"policy that cuts off":  {func(c *Config) { c.Policy = wire.Policy{PingMS: 90_000, DeadMS: 30_000} }, "dead_ms"},
+		"kept for an hour":      {func(c *Config) { c.KeepCommands = time.Hour }, "keep_commands"},
 		"address taken or bad":  {func(c *Config) { c.OOBAddr = "127.0.0.1:99999" }, "oob_listen"},
 		"state others can read": {func(c *Config) { c.StateDir = crowded(t) }, "state_dir"},
 	} {

@@ -29,6 +29,7 @@ import (
 	"gururmm/server/hub"
 	"gururmm/server/jobs"
 	"gururmm/server/metrics"
+	"gururmm/server/retention"
 	"gururmm/server/rollout"
 	"gururmm/server/store"
 	"gururmm/wire"
@@ -378,7 +379,7 @@ func (s *Server) Run(ctx context.Context) error {
 	// The parts outlive ctx: what comes in during the drain is still handled.
 	parts, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	failed := make(chan error, 8) // one for each goroutine below
+	failed := make(chan error, 9) // one for each goroutine below
 	var running sync.WaitGroup
 	part := func(name string, run func() error) {
 		running.Go(func() {
@@ -391,6 +392,11 @@ func (s *Server) Run(ctx context.Context) error {
 	part("hub", func() error { return s.hub.Run(parts) })
 	part("rollouts", func() error { return s.rollouts.Run(parts) })
 	part("jobs", func() error { return s.jobs.Run(parts) })
+	if s.cfg.KeepCommands > 0 {
+		part("retention", func() error {
+			return retention.Run(parts, retention.Options{Store: s.store, Keep: s.cfg.KeepCommands, Log: s.log.With("part", "retention")})
+		})
+	}
 	part("bundles", func() error { return s.bundles.Run(parts) })
 	part("main listener", func() error { return s.main.Serve(s.mainLn) })
 	part("second door", func() error { return s.oob.Serve(s.oobLn) })

@@ -9,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
@@ -63,6 +65,7 @@ var settings = []setting{
 	{"admin_token_file", "", "file with the token that metrics and profiles ask for", to(func(c *serveConfig) *string { return &c.server.AdminTokenFile })},
 	{"policy", "", "file with the policy of endpoints, YAML or JSON (in the configuration file also inline)", setPolicyFile},
 	{"release_key", "", "public key (RW…, or its file) that updates must be signed with; may be repeated (default: no updates)", setReleaseKeys},
+	{"keep_commands", "90d", "keep commands with their output, jobs and orders so long after their end, as 90d or 36h; 0: for ever", setKeep},
 	{"log_level", "info", "debug, info, warn or error", to(func(c *serveConfig) *string { return &c.logLevel })},
 	{"ready_file", "", "write URLs, pin and first tokens here as JSON once listening (mode 0600)", to(func(c *serveConfig) *string { return &c.readyFile })},
 }
@@ -78,6 +81,34 @@ func defaultStateDir() string {
 	}
 	return filepath.Join(home, ".local", "share", "gururmm")
 }
+
+// setKeep reads a time in days (90d) or as Go writes it (36h); 0 is for ever.
+func setKeep(c *serveConfig, v string) error {
+	var d time.Duration
+	var err error
+	if days, ok := strings.CutSuffix(v, "d"); ok {
+		var n int
+		if n, err = strconv.Atoi(days); n > maxDays {
+			err = strconv.ErrRange
+		}
+		d = time.Duration(n) * 24 * time.Hour
+	} else {
+		d, err = time.ParseDuration(v)
+	}
+	switch {
+	case err != nil || d < 0:
+		return fmt.Errorf("%q: want days (90d) or hours (36h), or 0 for ever", v)
+	case d == 0:
+		d = -1
+	case d < 24*time.Hour:
+		return fmt.Errorf("%q is too short: at least 24h, or 0 for ever", v)
+	}
+	c.server.KeepCommands = d
+	return nil
+}
+
+// maxDays is what a time.Duration holds.
+const maxDays = 100_000
 
 func setProxies(c *serveConfig, v string) error {
 	c.server.TrustedProxies = nil

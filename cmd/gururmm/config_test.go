@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -47,6 +48,18 @@ func TestFlagBeforeVariableBeforeFileBeforeDefault(t *testing.T) {
 	}
 	if c, err := load(t, "", nil); err != nil || c.server.ListenAddr != server.DefaultListen {
 		t.Errorf("defaults: %+v %v", c, err)
+	}
+}
+
+func TestCommandsAreKeptForDays(t *testing.T) {
+	for given, want := range map[string]time.Duration{"": 90 * 24 * time.Hour, "7d": 7 * 24 * time.Hour, "36h": 36 * time.Hour, "0": -1, "0d": -1} {
+		env := map[string]string{}
+		if given != "" {
+			env["GURURMM_KEEP_COMMANDS"] = given
+		}
+		if c, err := load(t, "", env); err != nil || c.server.KeepCommands != want {
+			t.Errorf("%q: %v, %v", given, c.server.KeepCommands, err)
+		}
 	}
 }
 
@@ -106,6 +119,9 @@ func TestBadConfigurationIsRefusedByName(t *testing.T) {
 		"not YAML":           {"listen: \"\n", nil, []string{"gururmm.yaml"}},
 		"unknown policy key": {"policy:\n  hartbeat_ms: 1\n", nil, []string{"policy", "hartbeat_ms"}},
 		"bad CIDR":           {"trusted_proxy: 10.0.0.0/99\n", nil, []string{"trusted_proxy", "10.0.0.0/99"}},
+		"kept how long":      {"keep_commands: soon\n", nil, []string{"keep_commands", "soon", "90d"}},
+		"kept not even":      {"", map[string]string{"GURURMM_KEEP_COMMANDS": "23h"}, []string{"GURURMM_KEEP_COMMANDS", "24h"}},
+		"kept too long":      {"keep_commands: 999999999d\n", nil, []string{"keep_commands"}},
 		"policy file gone":   {"", map[string]string{"GURURMM_POLICY": "/nowhere/p.yaml"}, []string{"GURURMM_POLICY", "/nowhere/p.yaml"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -68,6 +68,7 @@ type Store interface {
 	Resolutions
 	Rollouts
 	Jobs
+	Retention
 	// Ready tells whether the database answers and can be written.
 	Ready(ctx context.Context) error
 	// Close writes what is batched and closes the database.

@@ -45,3 +45,4 @@ CREATE UNIQUE INDEX job_agents_command ON job_agents (command);
 CREATE INDEX job_agents_agent ON job_agents (agent);
 
 CREATE INDEX commands_old ON commands (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX directives_old ON directives (expires_at);

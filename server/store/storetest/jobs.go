@@ -220,3 +220,98 @@ func jobsStopped(t *testing.T, r *rig) {
 	must(t, r.EndJob(t.Context(), j.ID, epoch))
 	stop("too late", true, false)
 }
+
+func old(t *testing.T, r *rig) {
+	a := r.agent(t, "a")
+	long, then := epoch.Add(-time.Hour), epoch
+	end := func(at time.Time, key string, output int) string {
+		c := newCommand(a.ID, long)
+		c.IdempotencyKey = key
+		c, _, err := r.CreateCommand(t.Context(), c, store.Stage{Command: c.ID, TraceEntry: operator.TraceEntry{Stage: wire.StageAccepted, At: at, End: "server"}})
+		must(t, err)
+		if output > 0 {
+			_, err := r.AddOutput(t.Context(), c.ID, wire.Stdout, 0, make([]byte, output))
+			must(t, err)
+		}
+		c.State, c.EndedAt = wire.StateCompleted, &at
+		_, err = r.SaveCommand(t.Context(), c)
+		must(t, err)
+		return c.ID
+	}
+	const many = 120
+	for range many {
+		end(long, "", 10)
+	}
+	large, larger := end(long, "", 9<<20), end(long, "key", 9<<20)
+	kept := end(then, "other", 10)
+	open := r.command(t, a.ID, long)
+	j, members := r.job(t, 700, long)
+	for _, m := range members[:3] {
+		r.begin(t, m, wire.StateFailed, long)
+	}
+	going, parts := r.job(t, 1, long) // has not ended, but its command has
+	r.begin(t, parts[0], wire.StateFailed, long)
+	must(t, r.EndJob(t.Context(), j.ID, long))
+	directive := func(id string, expires time.Time, answered *time.Time) {
+		must(t, r.CreateDirective(t.Context(), wire.Directive{ID: id, Agent: a.ID, ExpiresAt: expires}, "ops", long.Add(-time.Hour)))
+		if answered != nil {
+			_, err := r.AnswerDirective(t.Context(), a.ID, store.DirectiveAnswer{ID: id, State: wire.DirectiveDone, At: *answered, Report: []byte(`{}`)})
+			must(t, err)
+		}
+	}
+	directive("silent", long, nil)
+	directive("answered", long, &long)
+	directive("late", long, &then)
+	directive("open", then, nil)
+
+	sum, calls := store.Deleted{}, 0
+	for more := true; more; calls++ {
+		got, err := r.DeleteOld(t.Context(), then)
+		must(t, err)
+		if got.Commands > 50 || calls > 50 {
+			t.Fatalf("call %d deleted %+v", calls, got)
+		}
+		if calls == 0 { // the job is not shown half deleted
+			if _, err := r.Job(t.Context(), j.ID); err == nil {
+				t.Error("the job is still there")
+			}
+		}
+		sum.Commands, sum.Jobs, sum.Directives, more = sum.Commands+got.Commands, sum.Jobs+got.Jobs, sum.Directives+got.Directives, got.More
+	}
+	if want := (store.Deleted{Commands: many + 2 + 3, Jobs: 1, Directives: 2}); sum != want || calls < 4 {
+		t.Errorf("deleted %+v in %d calls, want %+v", sum, calls, want)
+	}
+	left, err := r.Commands(t.Context(), store.CommandFilter{Limit: store.MaxList})
+	must(t, err)
+	var still []string
+	for _, c := range left {
+		still = append(still, c.ID)
+	}
+	slices.Sort(still)
+	if want := slices.Sorted(slices.Values([]string{kept, open.ID, parts[0].Command})); !slices.Equal(still, want) {
+		t.Errorf("left are %v, want %v", still, want)
+	}
+	for _, id := range []string{large, larger} {
+		if s, err := r.Stages(t.Context(), id, 0); err != nil || len(s) != 0 {
+			t.Errorf("stages %v, %v", s, err)
+		}
+		_, err := r.ReadOutput(t.Context(), id, wire.Stdout, 0, 1)
+		want(t, err, store.ErrNotFound)
+	}
+	if c, err := r.CountJob(t.Context(), going.ID); err != nil || c.Failed != 1 {
+		t.Errorf("a job that goes on: %+v, %v", c, err)
+	}
+	for id, there := range map[string]bool{"silent": false, "answered": false, "late": true, "open": true} {
+		if _, err := r.Directive(t.Context(), id); (err == nil) != there {
+			t.Errorf("order %s: %v", id, err)
+		}
+	}
+	// A key goes with its command: now it makes another one.
+	again := newCommand(a.ID, then)
+	again.IdempotencyKey = "key"
+	_, created, err := r.CreateCommand(t.Context(), again)
+	must(t, err)
+	if !created {
+		t.Error("a key outlives its command")
+	}
+}

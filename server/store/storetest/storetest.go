@@ -55,6 +55,7 @@ func Run(t *testing.T, fresh Database) {
 		{"an agent that was removed is none any more, and its history stays until purged", removal},
 		{"tags are put on and taken off, bounded, of all agents or of none", tags},
 		{"a job and whom it has are stored once, and counted from their commands", jobs},
+		{"what ended long ago is deleted in chunks, what has not ended never", old},
 		{"a job begins nothing more once it was stopped", jobsStopped},
 		{"a version is one program for each platform", builds},
 		{"bundles are stored as they are, within their room", bundles},
