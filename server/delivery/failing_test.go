@@ -24,6 +24,8 @@ type failing struct {
 	mu     sync.Mutex
 	before int
 	after  int
+	// unheard: of CreateCommand, after
+	unheard int
 }
 
 var errDisk = errors.New("disk full")
@@ -47,6 +49,35 @@ func (f *failing) SaveCommand(ctx context.Context, c store.Command, stages ...st
 		return 0, errDisk
 	}
 	return rev, err
+}
+
+func (f *failing) CreateCommand(ctx context.Context, c store.Command, first ...store.Stage) (store.Command, bool, error) {
+	stored, created, err := f.Store.CreateCommand(ctx, c, first...)
+	if f.fails(&f.unheard) {
+		return store.Command{}, false, errDisk
+	}
+	return stored, created, err
+}
+
+// A command that is on disk is delivered, also if nobody was told that it is there.
+func TestACommandThatWasStoredUnheardIsDelivered(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		f := &failing{Store: r.st}
+		r.st = f
+		r.restart()
+		l := r.up()
+		f.unheard = 1
+		if _, err := r.s.Submit(t.Context(), r.agent, operator.NewCommand{Script: "true", IdempotencyKey: "k"}, "ops"); !errors.Is(err, errDisk) {
+			t.Fatal(err)
+		}
+		sleep(2 * reloadAfter)
+		all, err := r.st.Commands(t.Context(), store.CommandFilter{})
+		if err != nil || len(all) != 1 {
+			t.Fatalf("%d commands, %v", len(all), err)
+		}
+		r.send(l, wire.TypeCommandAck, wire.CommandAck{ID: all[0].ID})
+		r.expect(all[0].ID, wire.StateRunning, 1)
+	})
 }
 
 // An error of the database loses no command and sends none that is not stored

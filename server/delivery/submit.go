@@ -79,6 +79,9 @@ func (s *Service) submit(ctx context.Context, agentID string, c operator.NewComm
 			stored, err = s.st.Command(ctx, cmd.ID)
 		}
 		if err != nil {
+			if !nothingStored(err) { // it may be on disk all the same
+				r.broken("stored", err)
+			}
 			return err
 		}
 		if !created && !alike(stored, cmd) {
@@ -93,6 +96,12 @@ func (s *Service) submit(ctx context.Context, agentID string, c operator.NewComm
 		return operator.Command{}, err
 	}
 	return cmd.Command, nil
+}
+
+// nothingStored reports whether err says that nothing was stored.
+func nothingStored(err error) bool {
+	return slices.ContainsFunc([]error{store.ErrNotFound, store.ErrConflict, store.ErrRemoved, store.ErrFull, store.ErrClosed, context.Canceled, context.DeadlineExceeded},
+		func(known error) bool { return errors.Is(err, known) })
 }
 
 // alike reports whether two orders ask for the same: a key stands for one command.
