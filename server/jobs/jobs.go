@@ -106,8 +106,11 @@ func (s *Service) Run(ctx context.Context) error {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	for {
+		began := s.o.Now()
 		for s.pass(ctx) { // more can be done at once
+			began = s.o.Now()
 		}
+		took := s.o.Now().Sub(began)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -115,7 +118,7 @@ func (s *Service) Run(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-time.After(hintsApart):
+			case <-time.After(max(hintsApart, 4*took)): // counting the largest jobs is work
 			}
 		case <-tick.C:
 		}

@@ -29,12 +29,14 @@ type mortal struct {
 	mu   sync.Mutex
 	left int // writes; below 0: all fail
 	late bool
+	// again: after so many that failed, it lives again: a disk that was full. 0: never.
+	again int
 }
 
 func (m *mortal) write(do func() error) error {
 	m.mu.Lock()
 	m.left--
-	dead, last := m.left < 0, m.left == -1
+	dead, last := m.left < 0 && (m.again == 0 || m.left >= -m.again), m.left == -1
 	m.mu.Unlock()
 	if dead && !(last && m.late) {
 		return errCrash
@@ -412,6 +414,27 @@ func TestAJobGoesOnWhereTheServerDied(t *testing.T) {
 						r.once(j.ID)
 					}
 				})
+			})
+		}
+	}
+}
+
+// A database that fails for a while leaves nobody out.
+func TestAJobOutlivesAFullDisk(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		for _, n := range []operator.NewJob{{}, {AtOnce: 4}} {
+			inBubble(t, 12, func(t *testing.T, r *rig) {
+				r.stop()
+				r.st = &mortal{Store: r.st, left: 5, late: late, again: 3}
+				r.start(immortal, false)
+				r.must(r.st.SetQuarantined(t.Context(), r.agents[4], true))
+				n.Pick, n.ExpiresInMS = operator.Pick{All: true}, time.Hour.Milliseconds()
+				j := r.create(n)
+				sleep(2 * tickEvery)
+				if !r.runs(j.ID, 0) {
+					t.Errorf("late %v, %d at once: the job does not end", late, n.AtOnce)
+				}
+				r.once(j.ID)
 			})
 		}
 	}
