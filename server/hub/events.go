@@ -49,7 +49,7 @@ func (h *Hub) observe(agent string) {
 	was, is := ep.told, ep.told
 	if p := s.presence(now); ep.removed {
 		is.presence = Gone
-	} else if !(p == Degraded && s.suspected()) && !(p == Offline && ep.ending > 0) { // it is told with why
+	} else if !(p == Degraded && s.suspected()) && !(p == Offline && (ep.ending > 0 || s.ending)) { // it is told with why
 		is.presence = p
 	}
 	// While several machines hold the identity theirs come in turns.

@@ -246,6 +246,7 @@ type sight struct {
 	duplicate bool
 	verified  bool      // by a deliverable link
 	degraded  bool      // a verified link that is not deliverable
+	ending    bool      // a link has ended and is still listed: who ended it tells why, in a moment
 	verifyAt  time.Time // since when the newest verified link is
 	silent    bool      // nothing comes on the newest link
 	inbound   time.Time // when its last frame came
@@ -272,6 +273,10 @@ func (h *Hub) sight(agent string, now time.Time) sight {
 	s.duplicate = s.ep.state == identityDuplicate
 	for _, l := range links {
 		v := l.look(now)
+		if v.gone {
+			s.ending = true
+			continue
+		}
 		s.links = append(s.links, v.LinkView)
 		if leaving[l] {
 			continue
@@ -295,6 +300,7 @@ type looked struct {
 	silent     bool
 	inbound    time.Time
 	via        string
+	gone       bool
 }
 
 func (l *link) look(now time.Time) looked {
@@ -311,7 +317,7 @@ func (l *link) look(now time.Time) looked {
 		},
 		verifiedAt: l.verifiedAt,
 		silent:     now.Sub(facts.Inbound) > max(silentMin, ms(l.policy.PingMS)*3/2),
-		inbound:    facts.Inbound, via: viaPing,
+		inbound:    facts.Inbound, via: viaPing, gone: l.gone,
 	}
 	if facts.Ledger.Peer != nil {
 		read := facts.Ledger.Peer.Read
