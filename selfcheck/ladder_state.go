@@ -24,13 +24,18 @@ type Uptime struct {
 	Up   time.Duration `json:"up_ns,omitempty"`
 }
 
+// Dated says when something was written down, by both clocks.
+type Dated struct {
+	Saved  time.Time `json:"saved,omitzero"`
+	Uptime Uptime    `json:"uptime,omitzero"`
+}
+
 // ladderState is what survives a restart: budgets and back-off, by the wall clock
 // as of Saved. Of what was under way only a restart of the service is: what it
 // came to is known by the next guardian alone.
 type ladderState struct {
-	Version     int                  `json:"v"`
-	Saved       time.Time            `json:"saved,omitzero"`
-	Uptime      Uptime               `json:"uptime,omitzero"`
+	Version int `json:"v"`
+	Dated
 	Spent       map[Code][]time.Time `json:"spent,omitempty"`
 	Restarts    []time.Time          `json:"restarts,omitempty"`
 	Services    []time.Time          `json:"services,omitempty"`
@@ -46,7 +51,7 @@ type ladderState struct {
 // State encodes what must survive a restart, as of now.
 func (l *Ladder) State(now time.Time, up Uptime) ([]byte, error) {
 	s := ladderState{
-		Version: stateVersion, Saved: now.Round(0), Uptime: up, Spent: map[Code][]time.Time{},
+		Version: stateVersion, Dated: Date(now, up), Spent: map[Code][]time.Time{},
 		Restarts: last(l.worker.restarts), Services: last(l.worker.services), Stages: last(l.worker.stages),
 		LinkRung: l.link.rung, LinkLevel: l.link.level, LinkRetry: l.link.retryAt,
 		WorkerLevel: l.worker.level, WorkerRetry: l.worker.retryAt,
@@ -61,8 +66,7 @@ func (l *Ladder) State(now time.Time, up Uptime) ([]byte, error) {
 			}
 		}
 	}
-	// By the monotonic clock: the wall clock may have been set since.
-	s.each(func(t time.Time) time.Time { return now.Add(t.Sub(now)).Round(0) })
+	s.each(func(t time.Time) time.Time { return Wall(t, now) })
 	return json.Marshal(s)
 }
 
@@ -91,20 +95,35 @@ func (s *ladderState) each(change func(time.Time) time.Time) {
 	}
 }
 
-// elapsed is how long ago s was saved, as far as that is sure. Within one boot no
+// Date dates what is written down now.
+func Date(now time.Time, up Uptime) Dated { return Dated{now.Round(0), up} }
+
+// Wall is t as it is written down at now: by the monotonic clock, since the wall clock may
+// have been set since t.
+func Wall(t, now time.Time) time.Time { return now.Add(t.Sub(now)).Round(0) }
+
+// Then is what was written down as t, as of now.
+func (d Dated) Then(t, now time.Time, up Uptime) time.Time {
+	if d.Saved.IsZero() {
+		return t
+	}
+	return now.Add(t.Sub(d.Saved) - d.elapsed(now, up))
+}
+
+// elapsed is how long ago d was, as far as that is sure. Within one boot no
 // setting of the clock changes it. Over a reboot the time since that boot is sure;
 // how long the machine was off only the wall clock could tell, and a clock set ahead
 // must not refill a budget. Where nobody knows of boots the wall clock is all there is,
 // and one that was set back counts as no time at all.
-func (s *ladderState) elapsed(now time.Time, up Uptime) time.Duration {
-	wall := max(0, now.Sub(s.Saved))
+func (d Dated) elapsed(now time.Time, up Uptime) time.Duration {
+	wall := max(0, now.Sub(d.Saved))
 	switch {
 	case up.Boot == "":
 		return wall
-	case s.Uptime.Boot == "", up.Boot == s.Uptime.Boot && up.Up < s.Uptime.Up: // a machine put back to an earlier moment
+	case d.Uptime.Boot == "", up.Boot == d.Uptime.Boot && up.Up < d.Uptime.Up: // a machine put back to an earlier moment
 		return min(wall, up.Up)
-	case up.Boot == s.Uptime.Boot:
-		return up.Up - s.Uptime.Up
+	case up.Boot == d.Uptime.Boot:
+		return up.Up - d.Uptime.Up
 	}
 	return up.Up
 }
@@ -119,10 +138,7 @@ func (l *Ladder) Restore(state []byte, now time.Time, up Uptime) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrBadState, err)
 	}
-	if !s.Saved.IsZero() {
-		elapsed := s.elapsed(now, up)
-		s.each(func(t time.Time) time.Time { return now.Add(t.Sub(s.Saved) - elapsed) })
-	}
+	s.each(func(t time.Time) time.Time { return s.Then(t, now, up) })
 	spent := map[Code][]time.Time{}
 	for code, times := range s.Spent {
 		spent[code] = times

@@ -77,6 +77,8 @@ const (
 	// the wait to begin small again.
 	respawnMin, respawnMax = 500 * time.Millisecond, 60 * time.Second
 	respawnStable          = time.Minute
+	// maxAttempt is where the wait grows no more.
+	maxAttempt = 16
 )
 
 // Guardian is one run of the parent process.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"time"
 
 	"gururmm/internal/atomicfile"
@@ -38,12 +39,49 @@ type memoryState struct {
 // memoryFile is the state file.
 type memoryFile struct {
 	Ladder     json.RawMessage               `json:"ladder"`
+	Crashes    *crashes                      `json:"crashes,omitempty"`
 	Directives map[string]time.Time          `json:"directives,omitempty"`
 	Untold     map[string]wire.DirectiveKind `json:"untold,omitempty"`
 	Receipts   map[string]receipt            `json:"receipts,omitempty"` // of Untold
 	Policy     *wire.Policy                  `json:"policy,omitempty"`
 	ForcedOOB  bool                          `json:"forced_oob,omitempty"`
 	Bundles    []bundleMade                  `json:"bundles,omitempty"`
+}
+
+// crashes are the worker's ends that nobody ordered, dated as the ladder's budgets are.
+type crashes struct {
+	selfcheck.Dated
+	Exits   []time.Time `json:"exits,omitempty"`
+	Last    string      `json:"last,omitempty"`    // how it ended
+	Attempt int         `json:"attempt,omitempty"` // of the back-off
+}
+
+// maxExits bounds the exits in the file; the back-off leaves fewer within crashWindow.
+const maxExits = 64
+
+// crashes gives what is written down of them at now; nil: there are none.
+func (w *workerState) crashes(now time.Time, up selfcheck.Uptime) *crashes {
+	if len(w.exits) == 0 && w.attempt == 0 {
+		return nil
+	}
+	c := crashes{Dated: selfcheck.Date(now, up), Last: w.lastExit, Attempt: w.attempt}
+	for _, t := range w.exits[max(0, len(w.exits)-maxExits):] {
+		c.Exits = append(c.Exits, selfcheck.Wall(t, now))
+	}
+	return &c
+}
+
+// recall takes them up again. The first start is not put off: what was wrong may have
+// been mended, and so it is tried.
+func (w *workerState) recall(c crashes, now time.Time, up selfcheck.Uptime) {
+	for _, t := range c.Exits[max(0, len(c.Exits)-maxExits):] {
+		if t = c.Then(t, now, up); t.After(now) {
+			t = now
+		}
+		w.exits = append(w.exits, t)
+	}
+	slices.SortFunc(w.exits, time.Time.Compare)
+	w.lastExit, w.attempt = c.Last, min(max(0, c.Attempt), maxAttempt)
 }
 
 // errUnread: the file could not be read, which says nothing of what is in it.
@@ -108,6 +146,9 @@ func (g *Guardian) load() error {
 			g.memory.receipts[id] = r
 		}
 	}
+	if f.Crashes != nil {
+		g.worker.recall(*f.Crashes, time.Now(), g.uptime())
+	}
 	g.door.forced = f.ForcedOOB
 	g.bundle.made = f.Bundles
 	if f.Policy != nil {
@@ -131,14 +172,15 @@ func (g *Guardian) load() error {
 
 // encode gives the bytes of the state file.
 func (g *Guardian) encode() ([]byte, error) {
-	ladder, err := g.ladder.State(time.Now(), g.uptime())
+	now, up := time.Now(), g.uptime()
+	ladder, err := g.ladder.State(now, up)
 	if err != nil {
 		return nil, err
 	}
 	g.forgetExpired()
 	return json.Marshal(memoryFile{
-		Ladder: ladder, Directives: g.memory.done, Untold: g.memory.untold, Receipts: g.memory.receipts, Policy: g.memory.policy, ForcedOOB: g.door.forced,
-		Bundles: g.bundle.made,
+		Ladder: ladder, Crashes: g.worker.crashes(now, up), Directives: g.memory.done, Untold: g.memory.untold, Receipts: g.memory.receipts,
+		Policy: g.memory.policy, ForcedOOB: g.door.forced, Bundles: g.bundle.made,
 	})
 }
 
@@ -198,7 +240,7 @@ func (g *Guardian) rememberNow() error {
 	return atomicfile.Write(g.cfg.StateFile, raw, 0o600)
 }
 
-// uptime is what the ladder's state is dated by, beside the wall clock.
+// uptime is what budgets and back-offs are dated by, beside the wall clock.
 func (g *Guardian) uptime() selfcheck.Uptime {
 	up, ok := g.cfg.Uptime()
 	if !ok || g.cfg.Presence.BootID == "" {

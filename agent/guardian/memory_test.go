@@ -1,6 +1,7 @@
 package guardian_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -84,4 +85,75 @@ func TestAStateThatCouldNotBeWrittenIsWrittenLater(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// A restart of the agent, or one each time that its worker has crashed, is no way out of
+// the back-off; the time that a machine was off, or its clock set ahead by, does not count.
+func TestACrashLoopIsKnownAfterARestart(t *testing.T) {
+	for name, tt := range map[string]struct {
+		wall, up time.Duration // from one run to the next
+		boot     string
+		known    bool
+	}{
+		"at once":              {time.Second, time.Second, "boot", true},
+		"the clock is ahead":   {26 * time.Hour, time.Second, "boot", true},
+		"an hour later":        {time.Hour, time.Hour, "boot", false},
+		"after a night off":    {9 * time.Hour, -time.Hour + 20*time.Second, "another", true},
+		"an hour after a boot": {9 * time.Hour, time.Hour, "another", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				booted := time.Now().Add(-time.Hour)
+				b.cfg.Uptime = func() (time.Duration, bool) { return time.Since(booted), true }
+				b.dies = func(int) error { return errors.New("exit status 2") }
+				b.run()
+				pass(5 * time.Minute)
+				if r := b.door.last(); r.Verdict.Code != selfcheck.CodeAgentCrashloop {
+					t.Fatalf("beaconed %s, want agent.crashloop", r.Verdict.Code)
+				}
+				if err := b.end(); err != nil {
+					t.Fatal(err)
+				}
+				up := time.Since(booted) + tt.up
+				time.Sleep(tt.wall)
+				booted, b.cfg.Presence.BootID = time.Now().Add(-up), tt.boot
+
+				before := b.spawned()
+				ask := b.status()
+				b.run()
+				pass(500 * time.Millisecond)
+				s := ask()
+				if known := s.Verdict.Code == selfcheck.CodeAgentCrashloop; known != tt.known {
+					t.Errorf("the verdict is %s: %s", s.Verdict.Code, s.Verdict.Sentence)
+				}
+				if tt.known && !strings.Contains(s.Verdict.Sentence, "exit status 2") {
+					t.Errorf("it says %q", s.Verdict.Sentence)
+				}
+				if b.spawned() == before {
+					t.Error("what may have been mended is not tried")
+				}
+				wait := time.Duration(0) // of the second start
+				for ; b.spawned() == before+1; wait += time.Second {
+					pass(time.Second)
+				}
+				if tt.known && wait < 3*time.Second {
+					t.Errorf("the wait begins small again, at %v", wait)
+				}
+				b.mu.Lock()
+				b.dies = nil
+				b.mu.Unlock()
+				pass(3 * time.Minute)
+				if s := ask(); s.Verdict.Severity != selfcheck.SeverityWell {
+					t.Errorf("the loop is over, the verdict is %s", s.Verdict.Code)
+				}
+				if err := b.end(); err != nil {
+					t.Fatal(err)
+				}
+				if c, known := b.stateFile()["crashes"]; known {
+					t.Errorf("still remembered: %s", c)
+				}
+			})
+		})
+	}
 }

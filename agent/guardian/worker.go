@@ -132,7 +132,8 @@ func (g *Guardian) workerEnded(l *life, e lifeExit) {
 		w.attempt = 0
 	}
 	wait := backoff.Full(g.rng, respawnMin, respawnMax, w.attempt)
-	w.attempt++
+	w.attempt = min(w.attempt+1, maxAttempt)
+	g.memory.dirty, g.memory.urgent = true, true
 	w.startAt = now.Add(wait)
 	w.exits = append(w.exits, now)
 	how := describeExit(e, w.fatal)
@@ -262,7 +263,8 @@ func (g *Guardian) assess(now time.Time) selfcheck.Snapshot {
 	if w.life == nil {
 		s.Worker.NextStart = new(max(0, w.startAt.Sub(now)))
 	} else if !w.life.reported.IsZero() && now.Sub(w.life.began) >= respawnStable {
-		w.exits = nil // it lives: the loop is over
+		g.memory.dirty = g.memory.dirty || len(w.exits) > 0 || w.attempt > 0
+		w.exits, w.attempt = nil, 0 // it lives: the loop is over
 	}
 	s.Worker.Running = w.life != nil
 	s.Worker.Instance = g.cfg.Presence.Instance
