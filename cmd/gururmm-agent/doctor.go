@@ -94,7 +94,7 @@ func show(w io.Writer, r checkup.Report, asJSON, verbose bool) error {
 	if asJSON {
 		return indented(w, r)
 	}
-	return checkup.Write(w, r, checkup.Style{Color: colorful(os.Stdout), Verbose: verbose})
+	return checkup.Write(w, r, checkup.Style{Color: tty.Colorful(os.Stdout), Verbose: verbose})
 }
 
 func listProbes(w io.Writer) error {

@@ -19,6 +19,7 @@ import (
 	"gururmm/agent/state"
 	"gururmm/internal/fileerr"
 	"gururmm/internal/help"
+	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
 	"gururmm/selfcheck"
 )
@@ -66,7 +67,7 @@ func eventsCommand(o *agent.Options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out, style := cmd.OutOrStdout(), agent.Style{Color: colorful(os.Stdout)}
+			out, style := cmd.OutOrStdout(), agent.Style{Color: tty.Colorful(os.Stdout)}
 			if !follow {
 				if asJSON {
 					return indented(out, list)

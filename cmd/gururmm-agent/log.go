@@ -69,7 +69,7 @@ func openLogs(s *agent.Setup) (*logs, error) {
 		if tty.Is(os.Stderr) {
 			w = &pretty{
 				raw:     os.Stderr,
-				console: zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: time.TimeOnly, NoColor: !colorful(os.Stderr)},
+				console: zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: time.TimeOnly, NoColor: !tty.Colorful(os.Stderr)},
 			}
 		}
 		l.sinks = append(l.sinks, logsink.New(w))

@@ -38,7 +38,7 @@ func statusCommand(o *agent.Options) *cobra.Command {
 				return a.unknown(cmd, err)
 			}
 			a.client = local.NewClient(socket)
-			a.style.Color = colorful(os.Stdout)
+			a.style.Color = tty.Colorful(os.Stdout)
 			if watch {
 				return a.watch(cmd.Context(), cmd.OutOrStdout())
 			}
@@ -181,9 +181,4 @@ func (a asker) writeJSON(w io.Writer, v any) error {
 		return json.NewEncoder(w).Encode(v)
 	}
 	return indented(w, v)
-}
-
-// colorful reports whether f shows colours: a terminal, and NO_COLOR is not set (no-color.org).
-func colorful(f *os.File) bool {
-	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && tty.Is(f)
 }

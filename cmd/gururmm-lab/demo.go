@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/internal/help"
+	"gururmm/internal/tty"
 	"gururmm/lab/demo"
 	"gururmm/lab/harness"
 )
@@ -49,7 +50,7 @@ say of it. Exits 0 only if every claim and every figure held.`,
 				defer func() { err = errors.Join(err, os.RemoveAll(o.Dir)) }()
 			}
 			if !asJSON {
-				o.Out, o.Colour = cmd.OutOrStdout(), terminal(os.Stdout)
+				o.Out, o.Colour = cmd.OutOrStdout(), tty.Colorful(os.Stdout)
 			}
 			report, err := demo.Run(cmd.Context(), o)
 			if keep {
@@ -94,9 +95,4 @@ func show(cmd *cobra.Command, r demo.Report, asJSON bool, err error) error {
 		err = errNotHeld
 	}
 	return err
-}
-
-func terminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("NO_COLOR") == ""
 }

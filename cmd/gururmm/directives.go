@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"gururmm/checkup"
 	"gururmm/internal/help"
 	"gururmm/internal/moment"
+	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
 	"gururmm/operator"
 	"gururmm/wire"
@@ -222,7 +224,7 @@ func (f *operatorFlags) directed(w io.Writer, d operator.Directive) error {
 	}
 	if d.Kind == wire.DirectiveRunProbes {
 		if r, err := checkup.Parse(d.Report); err == nil {
-			return checkup.Write(w, r, checkup.Style{Color: colorful()})
+			return checkup.Write(w, r, checkup.Style{Color: tty.Colorful(os.Stdout)})
 		}
 	}
 	if len(d.Report) > 0 {

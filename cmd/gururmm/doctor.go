@@ -64,7 +64,7 @@ func doctorCommand(f *operatorFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.visited(cmd.OutOrStdout(), d, checkup.Style{Color: colorful(), Verbose: verbose})
+			return f.visited(cmd.OutOrStdout(), d, checkup.Style{Color: tty.Colorful(os.Stdout), Verbose: verbose})
 		},
 	}
 	cmd.Flags().StringSliceVar(&only, "only", nil, "run these probes and what they need: name,name… (gururmm-agent doctor --list)")
@@ -125,9 +125,4 @@ func (f *operatorFlags) visited(w io.Writer, d operator.Directive, style checkup
 		return &exitError{code: code}
 	}
 	return err
-}
-
-// colorful reports whether standard output shows colours: a terminal, and NO_COLOR is not set (no-color.org).
-func colorful() bool {
-	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && tty.Is(os.Stdout)
 }

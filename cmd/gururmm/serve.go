@@ -161,8 +161,7 @@ func newLogger(w io.Writer, level string) (*slog.Logger, error) {
 // screen shows JSON lines for people where w is a terminal.
 func screen(w io.Writer) io.Writer {
 	if f, ok := w.(*os.File); ok && tty.Is(f) {
-		plain := os.Getenv("NO_COLOR") != "" // no-color.org
-		return zerolog.ConsoleWriter{Out: f, TimeFormat: time.TimeOnly, NoColor: plain}
+		return zerolog.ConsoleWriter{Out: f, TimeFormat: time.TimeOnly, NoColor: !tty.Colorful(f)}
 	}
 	return w
 }

@@ -1,35 +1,11 @@
 package tty
 
 import (
-	"fmt"
 	"os"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"gururmm/internal/ttytest"
 )
-
-// pair opens a pseudoterminal (ptmx(4)): the person's end and the program's.
-func pair(t *testing.T) (person, program *os.File) {
-	t.Helper()
-	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { person.Close() })
-	if err := unix.IoctlSetPointerInt(int(person.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(person.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { program.Close() })
-	return person, program
-}
 
 func TestOnlyATerminalIsOne(t *testing.T) {
 	null, err := os.Open(os.DevNull)
@@ -43,7 +19,7 @@ func TestOnlyATerminalIsOne(t *testing.T) {
 	}
 	defer r.Close()
 	defer w.Close()
-	_, program := pair(t)
+	_, program := ttytest.Pair(t)
 	if Is(null) || Is(r) || Is(w) || !Is(program) {
 		t.Errorf("null %v, pipe %v and %v, terminal %v", Is(null), Is(r), Is(w), Is(program))
 	}
@@ -53,7 +29,7 @@ func TestOnlyATerminalIsOne(t *testing.T) {
 }
 
 func TestWhatIsTypedIsNotShown(t *testing.T) {
-	person, program := pair(t)
+	person, program := ttytest.Pair(t)
 	restore, err := HideInput(program)
 	if err != nil {
 		t.Fatal(err)
@@ -82,5 +58,24 @@ func TestWhatIsTypedIsNotShown(t *testing.T) {
 	}
 	if seen != "\r\nshown\r\n" {
 		t.Errorf("the person saw %q", seen)
+	}
+}
+
+func TestColoursAreForATerminalThatWantsThem(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	_, program := ttytest.Pair(t)
+	for _, c := range []struct {
+		noColor, term string
+		want          bool
+	}{{"", "xterm", true}, {"", "", true}, {"1", "xterm", false}, {"", "dumb", false}} {
+		t.Setenv("NO_COLOR", c.noColor)
+		t.Setenv("TERM", c.term)
+		if Colorful(null) || Colorful(program) != c.want {
+			t.Errorf("NO_COLOR=%q TERM=%q: /dev/null %v, a terminal %v", c.noColor, c.term, Colorful(null), Colorful(program))
+		}
 	}
 }

@@ -1,0 +1,2 @@
+// Package ttytest makes terminals for tests of what people see on one.
+package ttytest
