@@ -157,6 +157,45 @@ func TestDoctorFindsFaultsBesideALiveLink(t *testing.T) {
 	s.allOnce()
 }
 
+// The doctor works with the service stopped, and before enrollment with --server.
+func TestDoctorWithNothingRunning(t *testing.T) {
+	s := newScene(t)
+	s.verified()
+	if err := s.agent.Guardian().Stop(); err != nil {
+		t.Fatal(err)
+	}
+	e := s.examine("--only", "echo,door,instance,guardian")
+	e.show("the service is stopped")
+	for _, name := range []string{"upgrade", "echo"} {
+		if r := e.found("link", name); r.Status != checkup.Pass {
+			t.Errorf("%+v", r)
+		}
+	}
+	if door, running, word := e.found("second door", "door"), e.found("this machine", "instance"), e.found("this machine", "guardian"); door.Status != checkup.Pass ||
+		running.Status != checkup.Warn || !strings.Contains(running.Do, "start") || word.Status != checkup.Skip || e.code != checkup.ExitWell {
+		t.Errorf("exit code %d: %+v; %+v; %+v", e.code, door, running, word)
+	}
+	pin, _ := e.found("link", "tls").Figures["pin"].(string)
+
+	fresh := filepath.Join(t.TempDir(), "state")
+	e = s.examine("--state-dir", fresh, "--server", "https://"+s.Proxy.Addr(), "--pin", pin)
+	e.show("before enrollment")
+	if r := e.found("link", "upgrade"); r.Status != checkup.Pass || !strings.Contains(r.Seen, "401 in our server's own words") {
+		t.Errorf("%+v", r)
+	}
+	for group, name := range map[string]string{"link": "echo", "this machine": "instance"} {
+		if r := e.found(group, name); r.Status != checkup.Skip || !strings.Contains(r.Seen, "not enrolled") {
+			t.Errorf("%+v", r)
+		}
+	}
+	if e.Agent != "" || e.code != checkup.ExitWell {
+		t.Errorf("agent %q, exit code %d", e.Agent, e.code)
+	}
+	if _, err := os.Stat(fresh); err == nil {
+		t.Error("a state directory was made: a doctor changes nothing")
+	}
+}
+
 // An operator's doctor comes by the second door: also while the link is deaf.
 func TestDoctorOrderedByAnOperator(t *testing.T) {
 	s := newScene(t)

@@ -64,6 +64,16 @@ func TestPersonAtTheEndpoint(t *testing.T) {
 	if !strings.Contains(step.Reason, "moved to another switch") {
 		t.Errorf("the step's reason is %q", step.Reason)
 	}
+
+	before, began = s.linkID(s.verified()), time.Now()
+	if out := s.person(0, "reconnect", "--alternative", "--no-wait", "--reason", "try the other network"); !strings.HasPrefix(out, "Ordered; not waited for.") {
+		t.Errorf("reconnect --no-wait says: %s", out)
+	}
+	s.step(began, func(r selfcheck.StepRecord) bool {
+		return r.Kind == selfcheck.StepAlternative && strings.Contains(r.Reason, "try the other network")
+	})
+	s.eventually("another link", func() (bool, error) { return s.linkID(s.verified()) != before, nil })
+
 	s.eventually("the step in the history", func() (bool, error) {
 		list, err := history.Read(s.agent.Dir, history.Filter{Kinds: []history.Kind{history.KindStep}})
 		for _, e := range list.Events {

@@ -10,9 +10,12 @@ import (
 
 // On a terminal the server's log is for people, in colours unless they are not wanted.
 func TestALogOnATerminal(t *testing.T) {
-	for noColor, want := range map[string]bool{"": true, "1": false} {
-		t.Setenv("NO_COLOR", noColor)
-		t.Setenv("TERM", "xterm")
+	for _, c := range []struct {
+		noColor, term string
+		want          bool
+	}{{"", "xterm", true}, {"1", "xterm", false}, {"", "dumb", false}} {
+		t.Setenv("NO_COLOR", c.noColor)
+		t.Setenv("TERM", c.term)
 		person, terminal := ttytest.Pair(t)
 		log, err := newLogger(terminal, "info")
 		if err != nil {
@@ -21,8 +24,8 @@ func TestALogOnATerminal(t *testing.T) {
 		log.Info("it serves", "door", 2)
 		terminal.Close()
 		seen, _ := io.ReadAll(person) // ends with an error, for the program's end is closed
-		if !strings.Contains(string(seen), "it serves") || strings.Contains(string(seen), "{") || strings.Contains(string(seen), "\x1b") != want {
-			t.Errorf("NO_COLOR=%q: %q", noColor, seen)
+		if !strings.Contains(string(seen), "it serves") || strings.Contains(string(seen), "{") || strings.Contains(string(seen), "\x1b") != c.want {
+			t.Errorf("NO_COLOR=%q TERM=%q: %q", c.noColor, c.term, seen)
 		}
 	}
 }
