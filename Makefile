@@ -77,7 +77,7 @@ days: ## an idle day, one with stripped pings, one with a suspend
 
 e2e: ## real server, proxy and agents; each fault, each kill
 	@sh scripts/need.sh go git gcc bash python3 ps
-	$(GOTEST) -timeout 9m ./lab
+	$(GOTEST) -timeout 20m ./lab
 
 # Without root on a Debian this says that it did not run; with CI set it fails. A Wine
 # that breaks off again and again is said, and fails nothing: docs/decisions/0011.
