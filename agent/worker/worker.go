@@ -259,10 +259,11 @@ func (w *worker) flush() {
 	if s == nil {
 		return
 	}
+	started, finished := w.exec.Counters()
 	done := make(chan struct{})
 	err := s.Conn().Send(wire.Envelope{Type: wire.TypeHeartbeat}, session.SendOptions{
 		Compose: func(l wire.Ledger) (wire.Envelope, error) {
-			return wire.Seal(wire.TypeHeartbeat, wire.Heartbeat{Ledger: l, Stages: w.counters.stages(l.Read, 0, 0)})
+			return wire.Seal(wire.TypeHeartbeat, wire.Heartbeat{Ledger: l, Stages: w.counters.stages(l.Read, started, finished)})
 		},
 		Written: func(uint64, time.Time, error) { close(done) },
 	})
