@@ -76,7 +76,7 @@ func (c *child) live() {
 			case o.TraceMS > 0:
 				c.say(pipe.Fact{Trace: []byte("a worker's trace")})
 			case o.Frames:
-				c.say(pipe.Fact{Frames: []selfcheck.FrameHeader{{Class: selfcheck.FrameText, Size: 7}}})
+				c.say(pipe.Fact{Frames: &[]selfcheck.FrameHeader{{Class: selfcheck.FrameText, Size: 7}}})
 			}
 			select {
 			case <-c.frozen:

@@ -89,7 +89,7 @@ func (g *Guardian) take(l *life, f pipe.Fact) {
 	case f.Policy != nil:
 		g.adoptUpdate(*f.Policy)
 	case f.Frames != nil:
-		g.answerFrames(f.Frames)
+		g.answerFrames(*f.Frames)
 	case f.Stacks != "":
 		g.tookStacks(l.gen, f.Stacks, now)
 		g.answerStacks(f.Stacks, nil)
@@ -100,8 +100,6 @@ func (g *Guardian) take(l *life, f pipe.Fact) {
 	case f.Fatal != "":
 		g.worker.fatal = f.Fatal
 		g.log.Error("worker can't go on", "reason", f.Fatal)
-	case len(f.Upstream) == 0:
-		g.answerFrames([]selfcheck.FrameHeader{}) // an empty line: a ring without frames
 	}
 }
 

@@ -61,19 +61,22 @@ type DrainOrder struct {
 	Reason  string `json:"reason"`
 }
 
-// Fact is one line from the worker. Exactly one field is set.
+// Fact is one line from the worker. Exactly one field is set; a line with none that is
+// known is of a later version, and stepped over.
 type Fact struct {
-	// Snapshot: at once on a change, and at least every ten seconds; in between, every
-	// two seconds, Same: nothing but ages has changed since the last one.
+	// Snapshot: at once on a change, and at least every half minute; in between, every
+	// few seconds, Same: nothing but ages has changed since the last one.
 	Snapshot *selfcheck.Snapshot `json:"snapshot,omitempty"`
 	Same     bool                `json:"same,omitempty"`
 	// Upstream: agent → server messages for the second door.
 	Upstream []wire.Envelope `json:"upstream,omitempty"`
 	// Policy: a config_update that came by the link, verified, for the guardian to store.
-	Policy *wire.Envelope          `json:"policy,omitempty"`
-	Frames []selfcheck.FrameHeader `json:"frames,omitempty"`
-	Stacks string                  `json:"stacks,omitempty"`
-	// Trace is a runtime trace (go tool trace), as asked for; may be empty where Stage says why.
+	Policy *wire.Envelope `json:"policy,omitempty"`
+	// Frames are the ring as asked for; empty: nothing is in it, or there is no link.
+	Frames *[]selfcheck.FrameHeader `json:"frames,omitempty"`
+	Stacks string                   `json:"stacks,omitempty"`
+	// Trace is a runtime trace (go tool trace), as asked for. One that can't be made is
+	// logged, and not answered.
 	Trace []byte `json:"trace,omitempty"`
 	// Stage says what came of RestartStage.
 	Stage *StageFact `json:"stage,omitempty"`

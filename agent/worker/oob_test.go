@@ -101,6 +101,27 @@ func TestResultsComeAgainOnTheNextLink(t *testing.T) {
 	})
 }
 
+// The last heartbeat of a drain counts as those before it do, also on a link that came
+// after jobs had run on another.
+func TestLastHeartbeatCountsJobsOfItsOwnLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		r := startRig(t, srv, nil)
+		p := r.verified(1)
+		p.sendSigned(wire.TypeCommand, command(nil))
+		r.wait("the result", time.Minute, func() bool { return len(p.of(wire.TypeCommandResult)) == 1 })
+		r.order(reconnect(pipe.ReconnectOrder{Reason: "another link"}))
+		p = r.verified(2)
+		before := len(p.of(wire.TypeHeartbeat))
+		r.order(pipe.Order{Drain: &pipe.DrainOrder{GraceMS: 1000, Reason: "update"}})
+		r.wait("the last heartbeat", time.Minute, func() bool { return len(p.of(wire.TypeHeartbeat)) > before })
+		beats := p.of(wire.TypeHeartbeat)
+		if s := decode[wire.Heartbeat](t, beats[len(beats)-1]).Stages; s.Started != 0 || s.Finished != 0 {
+			t.Errorf("%d jobs started and %d finished on a link that had none", s.Started, s.Finished)
+		}
+	})
+}
+
 func TestOrders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := newServer(t)
@@ -118,7 +139,7 @@ func TestOrders(t *testing.T) {
 			defer r.mu.Unlock()
 			var frames, stacks bool
 			for _, f := range r.facts {
-				frames = frames || len(f.Frames) > 16
+				frames = frames || f.Frames != nil && len(*f.Frames) > 16
 				stacks = stacks || len(f.Stacks) > 1000
 			}
 			return frames && stacks

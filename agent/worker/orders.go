@@ -59,11 +59,11 @@ func (w *worker) obey(o pipe.Order) {
 	case o.Report:
 		w.change()
 	case o.Frames:
-		f := pipe.Fact{}
+		ring := []selfcheck.FrameHeader{}
 		if s := w.link.session(); s != nil {
-			f.Frames = s.Recent(selfcheck.RingSize, time.Now())
+			ring = append(ring, s.Recent(selfcheck.RingSize, time.Now())...)
 		}
-		w.out.send(f)
+		w.out.send(pipe.Fact{Frames: &ring})
 	case o.Stacks:
 		w.out.send(pipe.Fact{Stacks: insight.Stacks(maxStacks)})
 	case o.TraceMS > 0:
