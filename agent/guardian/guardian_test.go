@@ -495,7 +495,64 @@ func TestEachTurnIsToldByTheLoop(t *testing.T) {
 }
 
 // A worker that could not report because the machine slept is not blamed for it.
-func TestResumeExcusesTheWorkersSilence(t *testing.T) {
+// The silence of a worker counts from the moment at which the machine went on; one that is
+// silent from then on as well hangs all the same.
+func TestResumeExcusesTheSilenceBeforeIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		events := make(chan guardian.Event)
+		b.cfg.Events = events
+		b.run()
+		pass(time.Minute)
+		close(b.child().frozen)
+		pass(selfcheck.ReportMissed)
+		events <- guardian.EventResume
+		pass(selfcheck.ReportMissed)
+		if b.spawned() != 1 {
+			t.Error("the worker was ended for what it could not report in a sleep")
+		}
+		pass(selfcheck.ReportMissed)
+		if b.spawned() != 2 {
+			t.Errorf("%d workers: one that hangs after a resume is let be", b.spawned())
+		}
+		b.end()
+	})
+}
+
+// Workers that hang one like the other: once their restarts are spent the service is ended
+// uncleanly, by the ladder itself and remembered for the next guardian.
+func TestWorkersThatAllHangEndTheService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.cfg.Service = true
+		b.run()
+		for b.spawned() <= b.cfg.Policy.RestartsPerHour {
+			n := b.spawned()
+			pass(2 * time.Second)
+			close(b.child().frozen)
+			for limit := time.Now().Add(time.Hour); b.spawned() == n; pass(time.Second) {
+				if time.Now().After(limit) {
+					t.Fatalf("hung worker %d was not replaced within an hour", n)
+				}
+			}
+		}
+		pass(2 * time.Second)
+		close(b.child().frozen)
+		select {
+		case err := <-b.done:
+			if !errors.Is(err, guardian.ErrRestartService) {
+				t.Fatalf("Run gave %v, want ErrRestartService", err)
+			}
+		case <-time.After(time.Hour):
+			t.Fatal("the service was not ended within an hour")
+		}
+		if ladder := string(b.stateFile()["ladder"]); !strings.Contains(ladder, string(selfcheck.StepRestartService)) {
+			t.Errorf("the next guardian is not told of the step: %s", ladder)
+		}
+	})
+}
+
+func TestResumePingsTheLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		events := make(chan guardian.Event)
