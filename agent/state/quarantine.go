@@ -21,8 +21,9 @@ type Quarantine struct {
 	Reason string    `json:"reason,omitempty"`
 }
 
-// Quarantined reports whether no command may run here. It asks the disk each time:
-// guardian and worker must never disagree. Where the disk can't tell, none may.
+// Quarantined reports whether no command may run here. It asks the disk each time, and
+// so does the worker at each command; the guardian tells what it last put there or found.
+// Where the disk can't tell, none may run.
 func (d *Dir) Quarantined() bool {
 	_, err := os.Lstat(d.Path(quarantineFile))
 	return !errors.Is(err, fs.ErrNotExist)
