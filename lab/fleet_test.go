@@ -1,7 +1,6 @@
 package lab_test
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -14,18 +13,7 @@ import (
 // TestFleetIsServed: a fleet of all kinds; who is well gets each command once, and who
 // stands still is given up.
 func TestFleetIsServed(t *testing.T) {
-	t.Parallel()
-	slots <- struct{}{}
-	defer func() { <-slots }()
-	bin, err := binaries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp("", "gl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
+	bin, dir := room(t)
 	stack, err := harness.Start(t.Context(), harness.Options{Bin: bin, Dir: dir, Policy: testPolicy()})
 	if err != nil {
 		t.Fatal(err)

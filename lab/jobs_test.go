@@ -75,18 +75,7 @@ func TestAJobOnTwoEndpoints(t *testing.T) {
 
 // TestAJobOfAFleet: two hundred endpoints that are played get a script once each.
 func TestAJobOfAFleet(t *testing.T) {
-	t.Parallel()
-	slots <- struct{}{}
-	defer func() { <-slots }()
-	bin, err := binaries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp("", "gl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
+	bin, dir := room(t)
 	stack, err := harness.Start(t.Context(), harness.Options{Bin: bin, Dir: dir, Policy: wire.Policy{Version: 1}})
 	if err != nil {
 		t.Fatal(err)

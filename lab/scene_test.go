@@ -78,8 +78,9 @@ type scene struct {
 	orders []*order
 }
 
-// newScene runs the test beside others, and gives it a stack whose agent is verified.
-func newScene(t *testing.T, adapt ...func(*harness.Options)) *scene {
+// room runs the test beside others once its turn has come, and gives it the programs and
+// a directory of its own.
+func room(t *testing.T) (bin harness.Binaries, dir string) {
 	t.Helper()
 	t.Parallel()
 	slots <- struct{}{}
@@ -88,10 +89,21 @@ func newScene(t *testing.T, adapt ...func(*harness.Options)) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "gl") // T.TempDir is too long for a unix socket's name
-	if err != nil {
+	if dir, err = os.MkdirTemp("", "gl"); err != nil { // T.TempDir is too long for a unix socket's name
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("remove the test's directory: %v", err)
+		}
+	})
+	return bin, dir
+}
+
+// newScene gives the test a stack whose agent is verified.
+func newScene(t *testing.T, adapt ...func(*harness.Options)) *scene {
+	t.Helper()
+	bin, dir := room(t)
 	o := harness.Options{Bin: bin, Dir: dir, Policy: testPolicy()}
 	for _, f := range adapt {
 		if f != nil {
@@ -128,9 +140,6 @@ func (s *scene) close() {
 			s.t.Errorf("data race in %s", filepath.Base(log))
 			s.keep(log, raw)
 		}
-	}
-	if err := os.RemoveAll(s.Dir); err != nil {
-		s.t.Errorf("remove the stack's directory: %v", err)
 	}
 }
 

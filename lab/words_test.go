@@ -167,18 +167,7 @@ func TestLargeOutput(t *testing.T) {
 
 // TestDemo holds the demo's claims; its figures are for plain builds on a machine at rest.
 func TestDemo(t *testing.T) {
-	t.Parallel()
-	slots <- struct{}{}
-	defer func() { <-slots }()
-	bin, err := binaries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp("", "gl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
+	bin, dir := room(t)
 	var timeline strings.Builder
 	report, err := demo.Run(t.Context(), demo.Options{Bin: bin, Dir: dir, Out: &timeline})
 	if err != nil {
