@@ -75,3 +75,19 @@ figures" builds what it needs.`,
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
+
+// floorCommand is run by figures itself.
+func floorCommand() *cobra.Command {
+	var send bool
+	cmd := &cobra.Command{
+		Use:    figures.FloorWord,
+		Short:  "Be one end of what an idle endpoint is held against",
+		Hidden: true,
+		Args:   help.Words(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return figures.Floor(send, cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().BoolVar(&send, "send", false, "the end that sends")
+	return cmd
+}
