@@ -15,7 +15,7 @@ GOAGENT   := $(GOBUILD) -tags nethttpomithttp2 -gcflags=all=-l -gcflags=gururmm/
 # for more: generic code that is shared with what is watched would go unwatched there.
 GOTEST    := CGO_ENABLED=1 $(GO) test -race -gcflags=modernc.org/sqlite/lib=-race=false
 
-.PHONY: all build agents demo test check quick days e2e windows systemd figures bench fuzz clean
+.PHONY: all build agents demo test here guests check quick days e2e windows systemd figures bench fuzz clean
 
 all: build
 
@@ -44,16 +44,19 @@ agents: ## the agent for each platform, to be signed: make agents VERSION=v1.2.3
 demo: build ## the main job, live, in about half a minute
 	./bin/gururmm-lab demo --bin bin
 
-# The service under systemd mostly waits, for a watchdog above all: it runs beside the
-# quick tests. Each of its lines is whole.
-test: check ## everything CI runs
-	@rm -f bin/systemd.untested
-	@$(MAKE) --no-print-directory -j2 quick systemd
-	@$(MAKE) --no-print-directory windows
-	@$(MAKE) --no-print-directory days
-	@$(MAKE) --no-print-directory e2e
+# The endpoint under Wine and under systemd mostly waits, for a watchdog above all: both
+# run beside all else, in a row. Each line they print is whole.
+test: ## everything CI runs
+	@rm -f bin/systemd.untested bin/windows.untested
+	@$(MAKE) --no-print-directory -j2 here guests
 	@untested=$$(cat bin/systemd.untested bin/windows.untested 2>/dev/null || true); \
 	if [ -n "$$untested" ]; then echo "$$untested"; echo "all other tests passed"; else echo "all tests passed"; fi
+
+here:
+	@for t in check quick days e2e; do $(MAKE) --no-print-directory $$t || exit 1; done
+
+guests:
+	@for t in systemd windows; do $(MAKE) --no-print-directory $$t || exit 1; done
 
 check: ## formatting, vet on every platform, staticcheck, the systemd unit
 	@sh scripts/need.sh go git gcc
@@ -66,9 +69,10 @@ check: ## formatting, vet on every platform, staticcheck, the systemd unit
 	sh scripts/units.sh
 	bash scripts/wine-verdict-test.sh
 
+# They wait more than they compute: more of them at once than there are cores.
 quick: ## all tests but those with whole systems
 	@sh scripts/need.sh go git gcc bash python3 ps
-	$(GOTEST) -timeout 8m $$($(GO) list ./... | grep -v -e /lab$$ -e /lab/virtual$$)
+	$(GOTEST) -p 4 -timeout 8m $$($(GO) list ./... | grep -v -e /lab$$ -e /lab/virtual$$)
 
 # The days in virtual time are about timing and run three bubbles of a million
 # events: without the race detector, which watches the same code in e2e.

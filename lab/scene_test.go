@@ -28,7 +28,7 @@ const (
 	// it, on two cores shared by several stacks of race-detector builds.
 	patience = 60 * time.Second
 	// stacksAtOnce: stacks mostly wait, but each has three processes.
-	stacksAtOnce = 4
+	stacksAtOnce = 8
 )
 
 func TestMain(m *testing.M) {
