@@ -37,6 +37,10 @@ esac
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 	echo "need: installing$packages" >&2
 	export DEBIAN_FRONTEND=noninteractive
+	# apt serves one at a time, and what runs beside this may need something too.
+	mkdir -p /run/lock
+	exec 9>/run/lock/gururmm-need
+	flock -w 300 9 || echo "need: someone else has been installing for 300 s; trying all the same" >&2
 	for try in 1 2 3; do # a mirror that fails or hangs for a moment is not the end
 		[ $try = 1 ] || sleep $((try * 3))
 		# Word splitting is meant: several packages.
