@@ -158,7 +158,7 @@ func (d damage) run(s *scene) {
 	s.struck(d.directions()...)
 
 	s.order("clear")
-	after := s.linkID(s.verified())
+	after := s.mended()
 	if len(d.verdicts) == 0 && after != before {
 		s.t.Errorf("the link was given up for a path that delivers: %s, then %s", before, after)
 	}
@@ -166,6 +166,21 @@ func (d damage) run(s *scene) {
 		s.t.Errorf("after the path was mended the command came by %s at attempt %d", c.Channel, c.Attempts)
 	}
 	s.allOnce()
+}
+
+// mended waits until the ledgers of a verified link, compared since now, agree: what was
+// lost just before may not have been noticed yet.
+func (s *scene) mended() wire.LinkID {
+	s.t.Helper()
+	since := time.Now()
+	s.eventually("ledgers that agree", func() (bool, error) {
+		st := s.status()
+		l := st.Snapshot.Link.Ledger
+		return st.Snapshot.Link.Phase == selfcheck.PhaseVerified && l.PeerAge != nil && *l.PeerAge < time.Since(since) &&
+				l.Local.Read >= l.Peer.Written && l.Peer.Read >= l.Local.Written,
+			fmt.Errorf("the agent says %s (%s)", st.Snapshot.Link.Phase, st.Verdict.Code)
+	})
+	return s.linkID(s.verified())
 }
 
 // finding waits until it stands in the agent's status.
