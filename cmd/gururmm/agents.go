@@ -444,11 +444,9 @@ func seenBy(a operator.Agent, now time.Time) string {
 // standing tells how an endpoint is. What it said itself counts as of when it said so:
 // the "ok" of one that is gone is history.
 func standing(a operator.Agent, now time.Time) (lines []string) {
-	word := ""
+	word := oneLine(a.Verdict, 60) // the endpoint's text, as the sentence is
 	if a.Sentence != "" {
-		word = strings.TrimPrefix(a.Verdict+": ", ": ") + wrap.Plain(a.Sentence)
-	} else if a.Verdict != "" {
-		word = a.Verdict
+		word = strings.TrimPrefix(word+": ", ": ") + wrap.Plain(a.Sentence)
 	}
 	well := a.Verdict == "ok" || a.Verdict == "ok.idle"
 	if a.Presence == "offline" {
@@ -480,7 +478,7 @@ func describeAgent(w io.Writer, a operator.Agent) error {
 	}
 	rows := [][]string{
 		{"id", a.ID}, {"site", wrap.Plain(a.Site)}, {"tags", strings.Join(a.Tags, " ")},
-		{"platform", fmt.Sprintf("%s/%s %s", a.Platform.OS, a.Platform.Arch, wrap.Plain(a.Platform.Release))},
+		{"platform", wrap.Plain(fmt.Sprintf("%s/%s %s", a.Platform.OS, a.Platform.Arch, a.Platform.Release))},
 		{"version", wrap.Plain(a.Version)}, {"address", a.Addr},
 		{"enrolled", moment.Aged(a.EnrolledAt, now)},
 		{"text verified", aged(a.VerifiedAt, now)}, {"last seen", seenBy(a, now)},

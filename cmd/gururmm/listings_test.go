@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -107,5 +108,32 @@ func TestABeaconWithoutALinkSaysSo(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), ": no verdict (start)\n  agent:  no link, dialing\n") || strings.Contains(out.String(), "00000000") {
 		t.Errorf("%s", out.String())
+	}
+}
+
+// An endpoint that was taken over writes no escape sequences on an operator's
+// terminal, whichever word of it is shown.
+func TestWhatAnEndpointSaysOfItselfIsPlain(t *testing.T) {
+	const evil = "X\x1b]0;owned\x07\x1b[31m\u009b31m\u202eY\r\x00\u2028Z"
+	now := time.Now()
+	agent := operator.Agent{
+		ID: wire.NewID(), Name: evil, Site: evil, Version: evil, Presence: "out-of-band", Verdict: evil, VerdictAt: &now, Sentence: evil,
+		Platform: wire.Platform{OS: evil, Arch: evil, Hostname: evil, Release: evil},
+		Copies:   []operator.Copy{{Copy: wire.Copy{Hostname: evil, Instance: evil, BootID: evil, Fingerprint: evil}}},
+	}
+	silent := agent
+	silent.Sentence = ""
+	for what, print := range map[string]func(w io.Writer) error{
+		"agents": func(w io.Writer) error { return listAgents(w, []operator.Agent{agent, silent}) },
+		"agent":  func(w io.Writer) error { return errors.Join(describeAgent(w, agent), describeAgent(w, silent)) },
+		"json":   func(w io.Writer) error { return printJSON(w, agent) },
+	} {
+		var out bytes.Buffer
+		if err := print(&out); err != nil {
+			t.Fatal(err)
+		}
+		if said := out.String(); said != wrap.Plain(said) {
+			t.Errorf("%s: %q", what, said)
+		}
 	}
 }

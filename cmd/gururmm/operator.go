@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -270,10 +271,25 @@ func askToken(cmd *cobra.Command) (string, error) {
 	return line, err
 }
 
+// printJSON writes v for programs. JSON may end on a terminal, too: what is not plain
+// text there is escaped (RFC 8259 §7), so that no value is changed by that.
 func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
+	var raw bytes.Buffer
+	enc := json.NewEncoder(&raw)
 	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	var out strings.Builder
+	for _, r := range raw.String() {
+		if c := string(r); wrap.Plain(c) == "" {
+			fmt.Fprintf(&out, `\u%04x`, r) // what is not plain is in the basic plane
+		} else {
+			out.WriteString(c)
+		}
+	}
+	_, err := io.WriteString(w, out.String())
+	return err
 }
 
 // ago tells an age as people do.
