@@ -73,7 +73,7 @@ func (e *Executor) execute(en *entry) wire.CommandResult {
 	failed := func(err error) wire.CommandResult {
 		return wire.CommandResult{ID: c.ID, State: wire.StateFailed, Reason: "it could not be started: " + err.Error()}
 	}
-	cmd, clean, err := prepare(e.runDir, c)
+	cmd, clean, err := prepare(e.runDir, e.journal.ballast, c)
 	if err != nil {
 		return failed(err)
 	}
@@ -262,7 +262,7 @@ func (e *Executor) openStreams(c wire.Command) (*streams, error) {
 			return nil, err
 		}
 		s.readEnds[i], s.writeEnds[i] = r, w
-		s.captures[i] = &capture{path: e.out.path(c.ID, name), max: keptMost(c.MaxOutput), more: s.grown}
+		s.captures[i] = &capture{path: e.out.path(c.ID, name), max: keptMost(c.MaxOutput), more: s.grown, ballast: e.journal.ballast}
 	}
 	for i, in := range s.captures {
 		s.readers.Go(func() { in.run(s.readEnds[i]) })

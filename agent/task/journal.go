@@ -55,6 +55,7 @@ type journal struct {
 	lockWait time.Duration
 	snapshot func() []record
 	open     func(name string, flag int) (file, error)
+	ballast  *ballast
 
 	io   sync.Mutex     // whoever holds it does the I/O, for all that wait
 	f    file           // nil: broken, to be rewritten
@@ -182,6 +183,10 @@ func (j *journal) write(lines []byte, sync bool) error {
 		}
 	}
 	_, err := j.f.Write(lines)
+	// A write that a full disk refuses can be taken back whole, and tried again.
+	for isFull(err) && j.f.Truncate(j.size) == nil && j.ballast.give() {
+		_, err = j.f.Write(lines)
+	}
 	if err == nil && sync {
 		err = j.f.Sync()
 	}
@@ -226,7 +231,7 @@ func (j *journal) rewrite() error {
 		lines, err = appendLines(nil, j.snapshot())
 	}
 	if err == nil {
-		err = j.replace(lines)
+		err = j.ballast.with(func() error { return j.replace(lines) })
 	}
 	if err != nil {
 		return j.fail(fmt.Errorf("write task journal: %w", err))

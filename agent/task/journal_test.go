@@ -20,12 +20,15 @@ import (
 // disk is a file seam: a switch fills the disk, a counter counts syncs.
 type disk struct {
 	full  atomic.Bool
+	freed func() bool // not nil: there is room again once it says so
 	syncs atomic.Int64
 	gate  chan struct{} // if not nil, syncs wait for it
 }
 
+func (d *disk) refuses() bool { return d.full.Load() && (d.freed == nil || !d.freed()) }
+
 func (d *disk) open(name string, flag int) (file, error) {
-	if d.full.Load() {
+	if d.refuses() {
 		return nil, &os.PathError{Op: "open", Path: name, Err: syscall.ENOSPC}
 	}
 	f, err := openOS(name, flag)
@@ -39,7 +42,7 @@ type seamFile struct {
 
 // Write on a full disk writes half, as a real one does.
 func (f seamFile) Write(p []byte) (int, error) {
-	if f.d.full.Load() {
+	if f.d.refuses() {
 		n, _ := f.file.Write(p[:len(p)/2])
 		return n, syscall.ENOSPC
 	}

@@ -18,6 +18,8 @@ const (
 	burstPause = 50 * time.Millisecond
 	// retryJournal is how often a journal that can't be written is tried again by itself.
 	retryJournal = 5 * time.Second
+	// lookBallast is how often the ballast is looked at.
+	lookBallast = time.Minute
 	// retryStart is when a job whose "started" could not be journaled is tried again.
 	retryStart = 2 * time.Second
 	// resendWindow is how much output one answer of the server brings forth, in bytes:
@@ -48,6 +50,16 @@ func (e *Executor) loop(self *turning) {
 			return
 		}
 		timer.Reset(next)
+	}
+}
+
+// fillBallast makes the ballast whole, where there is room.
+func (e *Executor) fillBallast() {
+	if !e.journal.ballast.short() {
+		return
+	}
+	if err := e.journal.ballast.fill(); err != nil {
+		e.opts.Log.Warn("no room is kept for a full disk", "error", err)
 	}
 }
 
@@ -130,6 +142,13 @@ func (e *Executor) turn(self *turning) (time.Duration, bool) {
 			e.retryAt = now.Add(retryJournal)
 		}
 		next = min(next, e.retryAt.Sub(now))
+	}
+	if !e.draining {
+		if !now.Before(e.fillAt) {
+			e.fillAt = now.Add(lookBallast)
+			e.jobs.Go(e.fillBallast)
+		}
+		next = min(next, e.fillAt.Sub(now))
 	}
 	e.mu.Unlock()
 

@@ -87,6 +87,8 @@ type capture struct {
 	path string
 	max  int64
 	more func() // kept has grown
+	// ballast gives room for the beginning of a stream on a full disk.
+	ballast *ballast
 
 	mu         sync.Mutex
 	kept, lost int64
@@ -121,11 +123,22 @@ func (c *capture) keep(out *os.File, p []byte) *os.File {
 	}
 	var wrote int
 	var err error
-	if want > 0 && out == nil {
-		out, err = os.OpenFile(c.path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	write := func() error {
+		if out == nil {
+			if out, err = os.OpenFile(c.path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600); err != nil {
+				return err
+			}
+		}
+		n, err := out.Write(p[wrote:want])
+		wrote += n
+		return err
 	}
-	if want > 0 && err == nil {
-		wrote, err = out.Write(p[:want])
+	switch {
+	case want == 0:
+	case c.kept < wire.InlineOutput: // what a person asked, not what floods
+		err = c.ballast.with(write)
+	default:
+		err = write()
 	}
 	c.mu.Lock()
 	c.kept += int64(wrote)

@@ -59,7 +59,7 @@ func interpreterOf(s wire.Shell) (interpreter, bool) {
 
 // prepare writes the script, private, and makes the command that runs it. clean
 // removes the script.
-func prepare(runDir string, c wire.Command) (cmd *exec.Cmd, clean func(), err error) {
+func prepare(runDir string, spare *ballast, c wire.Command) (cmd *exec.Cmd, clean func(), err error) {
 	in, ok := interpreterOf(c.Shell)
 	if !ok {
 		return nil, nil, fmt.Errorf("unknown shell %q", c.Shell)
@@ -74,7 +74,7 @@ func prepare(runDir string, c wire.Command) (cmd *exec.Cmd, clean func(), err er
 		script = strings.ReplaceAll(strings.ReplaceAll(script, "\r\n", "\n"), "\n", "\r\n")
 	}
 	file := filepath.Join(runDir, c.ID+in.ext)
-	if err := os.WriteFile(file, []byte(in.prefix+script), 0o600); err != nil {
+	if err := spare.with(func() error { return os.WriteFile(file, []byte(in.prefix+script), 0o600) }); err != nil {
 		_ = os.Remove(file)
 		return nil, nil, fmt.Errorf("write the script: %w", err)
 	}

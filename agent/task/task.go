@@ -78,6 +78,7 @@ type Executor struct {
 	token    chan struct{}
 	turning  *turning  // the loop in charge
 	retryAt  time.Time // of a broken journal
+	fillAt   time.Time // of the ballast
 	started  uint64
 	finished uint64
 }
@@ -106,7 +107,7 @@ func open(o Options, files func(string, int) (file, error)) (*Executor, error) {
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), turning: newTurning(),
 		acks: map[string]wire.ResultAck{},
 	}
-	e.journal = &journal{dir: o.Dir, lockWait: o.LockWait, open: files, snapshot: e.snapshot}
+	e.journal = &journal{dir: o.Dir, lockWait: o.LockWait, open: files, snapshot: e.snapshot, ballast: newBallast(o.Dir)}
 	used, err := e.journal.load(e.book.take)
 	if err != nil {
 		return nil, errors.Join(err, e.journal.close(true))
