@@ -29,6 +29,10 @@ const (
 // size after the last rewriting, if that is more.
 const compactAt = 4 << 20
 
+// readMost bounds what is read of a journal, in bytes, many times what one grows to. What is
+// larger is damage, and to read it to its end would keep the worker from ever reporting.
+const readMost = 256 << 20
+
 // lockPoll is how often a directory that another worker still uses is tried again.
 const lockPoll = 50 * time.Millisecond
 
@@ -92,12 +96,13 @@ func openOS(name string, flag int) (file, error) {
 // load reads the journal of dir and takes the lock, where the directory can be
 // written. used says that the directory has seen an executor before.
 func (j *journal) load(take func(record)) (used bool, err error) {
-	if err := os.MkdirAll(j.dir, 0o700); err != nil {
-		return false, fmt.Errorf("task directory: %w", err)
+	used, err = makeDir(j.dir)
+	if err != nil {
+		return used, fmt.Errorf("task directory: %w", err)
 	}
 	entries, err := os.ReadDir(j.dir)
 	if err != nil {
-		return false, fmt.Errorf("task directory: %w", err)
+		return used, fmt.Errorf("task directory: %w", err)
 	}
 	for _, e := range entries {
 		used = used || e.Name() == outputDir || strings.HasPrefix(e.Name(), corruptName)
@@ -125,8 +130,9 @@ func (j *journal) load(take func(record)) (used bool, err error) {
 	}
 	defer f.Close()
 	// What can't be read (a bad sector) is damage like any other.
-	bad, err := scan(f, take)
-	j.damage = bad > 0 || err != nil
+	in := &io.LimitedReader{R: f, N: readMost + 1}
+	bad, err := scan(in, take)
+	j.damage = bad > 0 || err != nil || in.N == 0
 	return used, nil
 }
 
@@ -277,9 +283,14 @@ func (j *journal) setAside() error {
 			name = fmt.Sprintf("%s-%d", base, n)
 		}
 		err := os.Link(j.path(journalName), j.path(name))
+		info, _ := os.Lstat(j.path(journalName))
 		switch {
 		case errors.Is(err, fs.ErrExist) && n < 100:
 			continue
+		case err != nil && info != nil && info.IsDir(): // nothing of ours can be in it
+			if err := atomicfile.Rename(j.path(journalName), j.path(name)); err != nil {
+				return fmt.Errorf("set a directory at the journal's place aside: %w", err)
+			}
 		case err != nil:
 			if err := copyFile(j.path(journalName), j.path(name)); err != nil { // a file system without links
 				return fmt.Errorf("set the damaged journal aside: %w", err)

@@ -2,6 +2,7 @@ package task
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -159,13 +160,56 @@ func TestOpenOnAFullDisk(t *testing.T) {
 	}
 }
 
-func TestOpenRefusesADirectoryItCantRead(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
+// What stands at the place of the directory, or of the journal, and is no such thing
+// must not keep every job from running; what it knew counts as lost.
+func TestWhatIsNotOursGivesWay(t *testing.T) {
+	for name, put := range map[string]func(dir string) error{
+		"a file for the directory": func(dir string) error { return os.WriteFile(dir, []byte("what?"), 0o600) },
+		"a directory for the journal": func(dir string) error {
+			return os.MkdirAll(filepath.Join(dir, journalName, "x"), 0o700)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "jobs")
+			if err := put(dir); err != nil {
+				t.Fatal(err)
+			}
+			e, u := openAt(t, dir)
+			doubted(t, e, u)
+			if f := e.Facts(); f.Quarantined == "" || f.Journal != "" {
+				t.Errorf("%+v", f)
+			}
+		})
+	}
+}
+
+// A file system that was damaged may give a journal any length.
+func TestAnEndlessJournalIsDamage(t *testing.T) {
+	dir := t.TempDir()
+	e, _ := openAt(t, dir)
+	shut(t, e)
+	if err := os.Truncate(filepath.Join(dir, journalName), readMost+1); err != nil { // a hole, no bytes
 		t.Fatal(err)
 	}
-	if _, err := Open(Options{Dir: file, Emit: func(wire.Type, string, any) {}}); err == nil {
-		t.Error("opened a file as a directory")
+	e, u := openAt(t, dir)
+	doubted(t, e, u)
+}
+
+// Who clears away the directories of a running agent costs nobody a job.
+func TestDirectoriesThatAreGoneAreMadeAnew(t *testing.T) {
+	e, u := openAt(t, t.TempDir())
+	for i, spoil := range []func(dir string) error{
+		os.RemoveAll,
+		func(dir string) error { return errors.Join(os.RemoveAll(dir), os.WriteFile(dir, nil, 0o600)) },
+	} {
+		if err := errors.Join(spoil(e.runDir), spoil(e.out.dir)); err != nil {
+			t.Fatal(err)
+		}
+		id := fmt.Sprintf("c%d", i)
+		order(t, e, command(id, "echo well"))
+		if r := u.result(t, id); r.State != wire.StateCompleted || string(r.Stdout) != "well\n" {
+			t.Errorf("%+v", r)
+		}
 	}
 }
 

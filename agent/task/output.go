@@ -136,7 +136,7 @@ func (c *capture) keep(out *os.File, p []byte) *os.File {
 	switch {
 	case want == 0:
 	case c.kept < wire.InlineOutput: // what a person asked, not what floods
-		err = c.ballast.with(write)
+		err = inPlace(filepath.Dir(c.path), func() error { return c.ballast.with(write) })
 	default:
 		err = write()
 	}

@@ -74,7 +74,8 @@ func prepare(runDir string, spare *ballast, c wire.Command) (cmd *exec.Cmd, clea
 		script = strings.ReplaceAll(strings.ReplaceAll(script, "\r\n", "\n"), "\n", "\r\n")
 	}
 	file := filepath.Join(runDir, c.ID+in.ext)
-	if err := spare.with(func() error { return os.WriteFile(file, []byte(in.prefix+script), 0o600) }); err != nil {
+	write := func() error { return os.WriteFile(file, []byte(in.prefix+script), 0o600) }
+	if err := inPlace(runDir, func() error { return spare.with(write) }); err != nil {
 		_ = os.Remove(file)
 		return nil, nil, fmt.Errorf("write the script: %w", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -143,7 +142,7 @@ func open(o Options, files func(string, int) (file, error)) (*Executor, error) {
 // where the first job needs them.
 func (e *Executor) makeDirs(keepAll bool) {
 	for _, dir := range []string{e.out.dir, e.runDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if _, err := makeDir(dir); err != nil {
 			e.opts.Log.Error("task directory", "error", err)
 		}
 	}
