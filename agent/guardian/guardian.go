@@ -77,6 +77,9 @@ const (
 	// the wait to begin small again.
 	respawnMin, respawnMax = 500 * time.Millisecond, 60 * time.Second
 	respawnStable          = time.Minute
+	// starvedMost is how many starts in a row fail for want of file descriptors before the
+	// service is started afresh; the back-off, which is kept over that, spreads it.
+	starvedMost = 5
 	// maxAttempt is where the wait grows no more.
 	maxAttempt = 16
 )

@@ -2,6 +2,7 @@ package guardian_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -369,6 +372,39 @@ func TestServiceIsRestartedOnlyUnderAServiceManager(t *testing.T) {
 			}
 			if !strings.Contains(string(b.stateFile()["directives"]), "-") {
 				t.Fatal("the directive is not remembered: its replay would restart for ever")
+			}
+		})
+	}
+}
+
+// A guardian without file descriptors has neither a worker, nor a door, nor a socket:
+// only another process helps, where somebody starts one.
+func TestAGuardianOutOfDescriptorsIsStartedAfresh(t *testing.T) {
+	for _, tt := range []struct {
+		why     error
+		service bool
+		fresh   bool
+	}{{syscall.EMFILE, true, true}, {syscall.EMFILE, false, false}, {syscall.ENFILE, true, false}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			b.cfg.Service = tt.service
+			var tries atomic.Int64
+			b.cfg.Spawn = func(context.Context) (guardian.Child, error) {
+				tries.Add(1)
+				return guardian.Child{}, fmt.Errorf("start worker: pipe2: %w", tt.why)
+			}
+			b.run()
+			pass(10 * time.Minute)
+			select {
+			case err := <-b.done:
+				if !tt.fresh || !errors.Is(err, guardian.ErrRestartService) || tries.Load() < 3 {
+					t.Errorf("%+v: ended after %d starts with %v", tt, tries.Load(), err)
+				}
+			default:
+				if tt.fresh {
+					t.Errorf("%+v: it goes on after %d starts", tt, tries.Load())
+				}
+				b.end()
 			}
 		})
 	}

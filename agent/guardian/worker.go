@@ -2,9 +2,11 @@ package guardian
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
+	"syscall"
 	"time"
 
 	"gururmm/agent/history"
@@ -26,6 +28,7 @@ type workerState struct {
 	life     *life // nil between an end and the next start
 	startAt  time.Time
 	attempt  int         // starts in a row that did not last
+	starved  int         // starts in a row that failed for want of file descriptors
 	exits    []time.Time // ends that we did not order, within crashWindow
 	lastExit string
 	said     selfcheck.Snapshot // its last report
@@ -138,6 +141,13 @@ func (g *Guardian) workerEnded(l *life, e lifeExit) {
 	w.lastExit = how + g.lastWords(l.gen, e.words, how, now)
 	g.noteWorkerEnd("died", l, w.lastExit)
 	g.log.Error("worker ended by itself", "pid", l.pid, "how", w.lastExit, "again_in", wait, "last_words", wordsForLog(e.words))
+	if !errors.Is(e.err, syscall.EMFILE) {
+		w.starved = 0
+	} else if w.starved++; w.starved == starvedMost && g.cfg.Service {
+		// They are this process's own: neither the door nor the local socket works
+		// without them, and only another process can have others.
+		g.restartService("the guardian has no file descriptors left: " + how)
+	}
 }
 
 // noteWorkerEnd notes how one generation ended: died by itself, killed by us, or

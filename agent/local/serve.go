@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"strconv"
@@ -139,6 +140,8 @@ func Serve(ctx context.Context, wg waitGroup, l net.Listener, h http.Handler) {
 			}
 		},
 		Handler: h,
+		// Where no descriptor is left, each second would bring a line past the bounded log.
+		ErrorLog: log.New(io.Discard, "", 0),
 		// Local and small: whoever is slower than this holds a connection for nothing.
 		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second,
 		MaxHeaderBytes: 8 << 10,
