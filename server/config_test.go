@@ -159,6 +159,30 @@ func TestWhatEveryAgentTrustsIsNeverMadeAnewBesideADatabase(t *testing.T) {
 	}
 }
 
+// The file of a young database holds next to nothing: all is in its write-ahead log.
+func TestALostWriteAheadLogIsNotAFirstStart(t *testing.T) {
+	n := start(t, false, nil)
+	path, log := filepath.Join(n.cfg.StateDir, fileDatabase), slog.New(slog.DiscardHandler)
+	alone, err := os.ReadFile(path) // as a backup of that file has it
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, alone, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{ListenAddr: "127.0.0.1:0", OOBAddr: "127.0.0.1:0", StateDir: n.cfg.StateDir}
+	const lost = "gururmm.db-wal, which held the rest, was lost"
+	if _, err := New(cfg, log); err == nil || !strings.Contains(err.Error(), lost) {
+		t.Errorf("started without its log: %v", err)
+	}
+	if _, err := NewOperatorToken(t.Context(), n.cfg.StateDir, "second", log); err == nil || !strings.Contains(err.Error(), lost) {
+		t.Errorf("a token of a database that has lost its log: %v", err)
+	}
+}
+
 // A database that is gone must not read as a first start: nobody enrolled in it would be known.
 func TestALostDatabaseIsNotAFirstStart(t *testing.T) {
 	for name, lose := range map[string]func(string) error{

@@ -21,6 +21,7 @@ import (
 
 	"gururmm/internal/atomicfile"
 	"gururmm/internal/lockfile"
+	"gururmm/server/store"
 	"gururmm/wire"
 )
 
@@ -104,6 +105,9 @@ func wholeState(dir string) error {
 	if err != nil {
 		return fmt.Errorf("state_dir: %w", err)
 	}
+	if err := knowsItself(dir); err != nil {
+		return err
+	}
 	for _, name := range []string{fileServerID, fileCommandKey, fileOOBKey} {
 		path := filepath.Join(dir, name)
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
@@ -111,6 +115,20 @@ func wholeState(dir string) error {
 		}
 	}
 	return nil
+}
+
+// knowsItself refuses a database in which there is nothing though this server has run: its
+// write-ahead log is gone, as where the database's file alone was copied.
+func knowsItself(dir string) error {
+	path, started := filepath.Join(dir, fileDatabase), filepath.Join(dir, fileStarted)
+	if _, err := os.Stat(started); err != nil {
+		return nil
+	}
+	if blank, err := store.Blank(path); err != nil || !blank {
+		return nil // damage is told of where it is opened for good
+	}
+	return fmt.Errorf("%s has nothing in it, but this server has run before: %s-wal, which held the rest, was lost; restore both from a backup, every agent is enrolled in it; or remove %s and the database to begin anew",
+		path, filepath.Base(path), started)
 }
 
 // serverID reads the server's id, made on first start.

@@ -57,6 +57,9 @@ func withStore(stateDir string, log *slog.Logger, do func(store.Store) error) (e
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: no server has been started here yet", stateDir)
 	}
+	if err := knowsItself(stateDir); err != nil {
+		return err
+	}
 	st, err := store.Open(path, log)
 	if err != nil {
 		return err

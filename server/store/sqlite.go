@@ -119,6 +119,23 @@ func connect(path string, conns int, pragmas ...string) (*sql.DB, error) {
 	return db, db.Ping()
 }
 
+// Blank reports whether the database in the file path has no schema: none of its
+// migrations is there, as before the first start, or where its write-ahead log, which may
+// hold all of it, was lost. Nothing is written to it but what its log holds. The error says that it can't be read.
+func Blank(path string) (blank bool, err error) {
+	db, err := connect(path, 1, "query_only(1)")
+	if db == nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if err != nil {
+		return false, err
+	}
+	var version int
+	err = db.QueryRow("PRAGMA user_version").Scan(&version)
+	return err == nil && version == 0, err
+}
+
 func check(db *sql.DB) error {
 	var word string
 	if err := db.QueryRow("PRAGMA quick_check(1)").Scan(&word); err != nil {
