@@ -10,7 +10,7 @@ import (
 func (d *database) CreateBundle(ctx context.Context, b operator.Bundle, room int64) error {
 	return d.group.do(ctx, func(tx *txn) error {
 		var used int64
-		if err := tx.QueryRow(`SELECT coalesce(sum(size), 0) FROM bundles`).Scan(&used); err != nil {
+		if err := tx.QueryRow(`SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM bundles`).Scan(&used); err != nil {
 			return err
 		}
 		if used+b.Size > room {

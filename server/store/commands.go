@@ -130,8 +130,8 @@ func (d *database) AddStages(ctx context.Context, stages ...Stage) error {
 
 func addStages(tx *txn, stages []Stage) error {
 	for _, s := range stages {
-		_, err := tx.Exec(`INSERT OR IGNORE INTO stages (command, stage, attempt, side, channel, link, at, note)
-			SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE (SELECT count(*) FROM stages WHERE command = ?1) < ?9`,
+		_, err := tx.Exec(`INSERT INTO stages (command, stage, attempt, side, channel, link, at, note)
+			SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE (SELECT count(*) FROM stages WHERE command = ?1) < ?9 ON CONFLICT DO NOTHING`,
 			s.Command, string(s.Stage), s.Attempt, s.End, string(s.Channel), s.Link, micros(s.At), s.Note, maxStages)
 		if orphan(err) {
 			return ErrNotFound

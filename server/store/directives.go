@@ -76,8 +76,9 @@ func (d *database) AnswerDirective(ctx context.Context, agent string, a Directiv
 			return err
 		}
 		// An endpoint's clock may be off: no answer was given before the order.
-		_, err = tx.Exec(`UPDATE directives SET state = ?1, code = ?2, detail = ?3, report = ?4, ended_at = max(?5, created_at),
-			accepted_at = coalesce(accepted_at, max(?6, created_at)), delivered_at = coalesce(delivered_at, max(?6, created_at))
+		_, err = tx.Exec(`UPDATE directives SET state = ?1, code = ?2, detail = ?3, report = ?4, ended_at = CASE WHEN ?5 < created_at THEN created_at ELSE ?5 END,
+			accepted_at = coalesce(accepted_at, CASE WHEN ?6 < created_at THEN created_at ELSE ?6 END),
+			delivered_at = coalesce(delivered_at, CASE WHEN ?6 < created_at THEN created_at ELSE ?6 END)
 			WHERE id = ?7`, string(a.State), string(a.Code), a.Detail, report, end, micros(a.At), a.ID)
 		changed = err == nil
 		return err

@@ -2,9 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
-	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,8 +15,7 @@ const maxGroup = 256
 // the next one, so that a disk's flush is paid once for many. Each stands alone
 // behind a savepoint: one that fails takes no other with it.
 type group struct {
-	tx    *txn
-	named func(error) error
+	e     engine
 	in    chan *write
 	quit  chan struct{}
 	ended sync.WaitGroup
@@ -44,8 +40,8 @@ type write struct {
 	claimed atomic.Bool
 }
 
-func newGroup(conn *sql.Conn, named func(error) error, told func(Commit)) *group {
-	g := &group{told: told, tx: &txn{conn: conn, known: map[string]*sql.Stmt{}}, named: named, in: make(chan *write, maxGroup), quit: make(chan struct{})}
+func newGroup(e engine, told func(Commit)) *group {
+	g := &group{told: told, e: e, in: make(chan *write, maxGroup), quit: make(chan struct{})}
 	g.ended.Go(g.run)
 	return g
 }
@@ -69,7 +65,7 @@ func (g *group) do(ctx context.Context, fn func(*txn) error) error {
 	}
 	select {
 	case <-w.done:
-		return g.named(w.err)
+		return g.e.named(w.err)
 	case <-ctx.Done():
 		if w.claimed.CompareAndSwap(false, true) {
 			return ctx.Err()
@@ -81,16 +77,17 @@ func (g *group) do(ctx context.Context, fn func(*txn) error) error {
 		}
 	}
 	<-w.done
-	return g.named(w.err)
+	return g.e.named(w.err)
 }
 
-func (g *group) close() (err error) {
+// close writes what was accepted and takes no more; first is false if it did before.
+func (g *group) close() (first bool) {
 	g.once.Do(func() {
 		close(g.quit)
 		g.ended.Wait()
-		err = g.tx.close()
+		first = true
 	})
-	return err
+	return first
 }
 
 func (g *group) run() {
@@ -145,7 +142,8 @@ func (g *group) commit(all []*write) {
 
 // transaction runs all writes and commits; its error is of all that have none of their own.
 func (g *group) transaction(all []*write) error {
-	if err := g.tx.do("BEGIN IMMEDIATE"); err != nil {
+	tx, err := g.e.begin()
+	if err != nil {
 		return err
 	}
 	for _, w := range all {
@@ -153,93 +151,25 @@ func (g *group) transaction(all []*write) error {
 			continue // given up
 		}
 		if len(all) == 1 {
-			if w.err = w.fn(g.tx); w.err != nil {
-				return g.tx.rollback(nil)
+			if w.err = w.fn(tx); w.err != nil {
+				return g.e.rollback(tx, nil)
 			}
-		} else if err := g.apart(w); err != nil {
-			return g.tx.rollback(err)
+		} else if err := apart(tx, w); err != nil {
+			return g.e.rollback(tx, err)
 		}
 	}
-	if err := g.tx.do("COMMIT"); err != nil {
-		return g.tx.rollback(err)
-	}
-	return nil
+	return g.e.commit(tx)
 }
 
 // apart runs w behind a savepoint. Its error means that the whole transaction is lost.
-func (g *group) apart(w *write) error {
-	if err := g.tx.do("SAVEPOINT w"); err != nil {
+func apart(tx *txn, w *write) error {
+	if err := tx.do("SAVEPOINT w"); err != nil {
 		return err
 	}
-	if w.err = w.fn(g.tx); w.err != nil {
-		if err := g.tx.do("ROLLBACK TO w"); err != nil {
+	if w.err = w.fn(tx); w.err != nil {
+		if err := tx.do("ROLLBACK TO w"); err != nil {
 			return err
 		}
 	}
-	return g.tx.do("RELEASE w")
-}
-
-// txn is the writer's connection as writes see it, inside a transaction. Its
-// statements are prepared once: parsing would cost more than running them. Only
-// the writer's goroutine uses it, and nothing but the disk keeps it waiting.
-type txn struct {
-	conn  *sql.Conn
-	known map[string]*sql.Stmt
-}
-
-func (t *txn) prepared(query string) (*sql.Stmt, error) {
-	if stmt := t.known[query]; stmt != nil {
-		return stmt, nil
-	}
-	stmt, err := t.conn.PrepareContext(context.Background(), query)
-	if err == nil {
-		t.known[query] = stmt
-	}
-	return stmt, err
-}
-
-func (t *txn) Exec(query string, args ...any) (sql.Result, error) {
-	stmt, err := t.prepared(query)
-	if err != nil {
-		return nil, err
-	}
-	return stmt.Exec(args...)
-}
-
-func (t *txn) Query(query string, args ...any) (*sql.Rows, error) {
-	stmt, err := t.prepared(query)
-	if err != nil {
-		return nil, err
-	}
-	return stmt.Query(args...)
-}
-
-func (t *txn) QueryRow(query string, args ...any) *sql.Row {
-	stmt, err := t.prepared(query)
-	if err != nil { // the row tells it
-		return t.conn.QueryRowContext(context.Background(), query, args...)
-	}
-	return stmt.QueryRow(args...)
-}
-
-func (t *txn) do(statement string) error {
-	_, err := t.Exec(statement)
-	return err
-}
-
-// rollback ends the transaction and passes cause on. SQLite may have ended it by
-// itself (a full disk): that it says so is no further error.
-func (t *txn) rollback(cause error) error {
-	if err := t.do("ROLLBACK"); err != nil && cause != nil {
-		return fmt.Errorf("%w (rollback: %v)", cause, err)
-	}
-	return cause
-}
-
-func (t *txn) close() error {
-	var errs []error
-	for _, stmt := range t.known {
-		errs = append(errs, stmt.Close())
-	}
-	return errors.Join(append(errs, t.conn.Close())...)
+	return tx.do("RELEASE w")
 }

@@ -8,27 +8,27 @@ import (
 	"io/fs"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var migrationFiles embed.FS
 
-// migrations gives the embedded steps in order; the n-th makes schema n.
-func migrations() []string {
-	names, err := fs.Glob(migrationFiles, "migrations/[0-9][0-9][0-9][0-9].sql") // sorted
+// steps gives the embedded migrations of a folder in order; the n-th makes schema first+n.
+func steps(folder string, first int) []string {
+	names, err := fs.Glob(migrationFiles, folder+"/[0-9][0-9][0-9][0-9].sql") // sorted
 	if err != nil {
 		panic(err) // the pattern is a constant
 	}
-	var steps []string
+	var out []string
 	for i, name := range names {
-		if name != fmt.Sprintf("migrations/%04d.sql", i+1) {
+		if name != fmt.Sprintf("%s/%04d.sql", folder, first+i) {
 			panic("migration files must be numbered without a gap: " + name)
 		}
 		text, err := migrationFiles.ReadFile(name)
 		if err != nil {
 			panic(err) // embedded
 		}
-		steps = append(steps, string(text))
+		out = append(out, string(text))
 	}
-	return steps
+	return out
 }
 
 // migrate brings the schema from PRAGMA user_version to len(steps), each step
@@ -40,7 +40,7 @@ func migrate(db *sql.DB, steps []string) error {
 		return err
 	}
 	if version > len(steps) {
-		return fmt.Errorf("%w: its schema is %d, this program knows %d; run the newer version, or restore a backup", ErrNewerSchema, version, len(steps))
+		return newerSchema(version, len(steps))
 	}
 	for ; version < len(steps); version++ {
 		if err := step(db, version+1, steps[version]); err != nil {
@@ -67,4 +67,8 @@ func step(db *sql.DB, version int, text string) (err error) {
 		return err
 	}
 	return tx.Commit()
+}
+
+func newerSchema(is, known int) error {
+	return fmt.Errorf("%w: its schema is %d, this program knows %d; run the newer version, or restore a backup", ErrNewerSchema, is, known)
 }

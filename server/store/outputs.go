@@ -137,9 +137,9 @@ func (d *database) ReadOutput(ctx context.Context, command string, stream wire.S
 	end := offset + min(max, have-offset)
 	out := make([]byte, 0, end-offset)
 	rows, err := d.query(ctx, `SELECT start, data FROM outputs WHERE command = ? AND stream = ?
-		AND start < ? AND start + length(data) > ? ORDER BY start`, command, string(stream), end, offset)
+		AND start < ? AND start + length(data) > ? ORDER BY start`, []any{command, string(stream), end, offset})
 	if err != nil {
-		return nil, err
+		return nil, d.named(err)
 	}
 	defer rows.Close()
 	for rows.Next() {

@@ -58,7 +58,7 @@ func (d *database) RemovedAgents(ctx context.Context) ([]Agent, error) {
 
 func (d *database) RemoveAgent(ctx context.Context, id, by string, at time.Time) error {
 	return d.group.do(ctx, func(tx *txn) error {
-		if err := one(tx.Exec(`UPDATE agents SET removed_by = iif(removed_at IS NULL, ?1, removed_by), removed_at = coalesce(removed_at, ?2) WHERE id = ?3`,
+		if err := one(tx.Exec(`UPDATE agents SET removed_by = CASE WHEN removed_at IS NULL THEN ?1 ELSE removed_by END, removed_at = coalesce(removed_at, ?2) WHERE id = ?3`,
 			by, micros(at), id)); err != nil {
 			return err
 		}

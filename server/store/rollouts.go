@@ -101,8 +101,8 @@ func (d *database) RolloutAgents(ctx context.Context, id string) ([]operator.Rol
 
 func (d *database) WithdrawDirective(ctx context.Context, dir DirectiveAnswer) error {
 	return d.group.do(ctx, func(tx *txn) error {
-		err := one(tx.Exec(`UPDATE directives SET state = ?, detail = ?, ended_at = max(?, created_at)
-			WHERE id = ? AND delivered_at IS NULL AND ended_at IS NULL`, string(dir.State), dir.Detail, micros(dir.At), dir.ID))
+		err := one(tx.Exec(`UPDATE directives SET state = ?1, detail = ?2, ended_at = CASE WHEN ?3 < created_at THEN created_at ELSE ?3 END
+			WHERE id = ?4 AND delivered_at IS NULL AND ended_at IS NULL`, string(dir.State), dir.Detail, micros(dir.At), dir.ID))
 		if errors.Is(err, ErrNotFound) {
 			return ErrConflict
 		}

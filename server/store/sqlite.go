@@ -27,19 +27,17 @@ const (
 	maxChecked = 1 << 30
 )
 
-// database is the SQLite implementation: one writer, which commits in groups,
-// and readers apart.
-type database struct {
+// lite is SQLite in one file: one connection that writes, and readers apart.
+type lite struct {
 	path  string
-	log   *slog.Logger
 	read  *sql.DB
 	write *sql.DB
-	group *group
-	batch *batch
-	known statements
+	conn  *sql.Conn // the writer's
+	known map[string]*sql.Stmt
+	asked statements
 }
 
-var _ Store = (*database)(nil)
+var _ engine = (*lite)(nil)
 
 // Open opens, and if need be creates, the SQLite database in the file path, and
 // brings its schema up to date. log may be nil.
@@ -48,25 +46,14 @@ func Open(path string, log *slog.Logger) (Store, error) { return OpenTold(path, 
 // OpenTold is [Open] with somebody who is told of each commit, by the writer itself: told
 // must not block, nor ask the store.
 func OpenTold(path string, log *slog.Logger, told func(Commit)) (Store, error) {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+	l := &lite{path: path, known: map[string]*sql.Stmt{}}
+	if err := l.open(); err != nil {
+		return nil, l.named(errors.Join(err, l.close()))
 	}
-	d := &database{path: path, log: log}
-	if err := d.open(); err != nil {
-		d.closeFiles()
-		return nil, d.named(err)
-	}
-	writer, err := d.write.Conn(context.Background())
-	if err != nil {
-		d.closeFiles()
-		return nil, d.named(err)
-	}
-	d.group = newGroup(writer, d.named, told)
-	d.batch = newBatch(d)
-	return d, nil
+	return newDatabase(l, quiet(log), told), nil
 }
 
-func (d *database) open() error {
+func (d *lite) open() error {
 	// Created here for its mode; SQLite gives -wal and -shm the mode of the file itself.
 	f, err := os.OpenFile(d.path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -88,10 +75,13 @@ func (d *database) open() error {
 			return err
 		}
 	}
-	if err := migrate(d.write, migrations()); err != nil {
+	if err := migrate(d.write, steps("migrations", 1)); err != nil {
 		return err
 	}
-	d.read, err = connect(d.path, maxReaders, "query_only(1)")
+	if d.read, err = connect(d.path, maxReaders, "query_only(1)"); err != nil {
+		return err
+	}
+	d.conn, err = d.write.Conn(context.Background())
 	return err
 }
 
@@ -149,7 +139,7 @@ func check(db *sql.DB) error {
 
 // named puts the file's name on an error that is not one of this package's
 // everyday ones, and makes damage of the file recognisable.
-func (d *database) named(err error) error {
+func (d *lite) named(err error) error {
 	switch {
 	case late(err):
 		return ErrRemoved
@@ -171,8 +161,17 @@ func (d *database) named(err error) error {
 	return fmt.Errorf("database %s: %w", d.path, err)
 }
 
-func (d *database) closeFiles() error {
+func (d *lite) close() error {
 	var errs []error
+	for _, stmt := range d.asked.take() {
+		errs = append(errs, stmt.Close())
+	}
+	for _, stmt := range d.known {
+		errs = append(errs, stmt.Close())
+	}
+	if d.conn != nil {
+		errs = append(errs, d.conn.Close())
+	}
 	for _, db := range []*sql.DB{d.read, d.write} { // the writer last: it checkpoints
 		if db != nil {
 			errs = append(errs, db.Close())
@@ -181,72 +180,69 @@ func (d *database) closeFiles() error {
 	return errors.Join(errs...)
 }
 
-func (d *database) Close() error {
-	flushed := d.batch.close()
-	ended := d.group.close()
-	for _, stmt := range d.known.take() {
-		ended = errors.Join(ended, stmt.Close())
-	}
-	return errors.Join(flushed, d.named(ended), d.named(d.closeFiles()))
+func (d *lite) begin() (*txn, error) {
+	tx := &txn{liteSession{d}}
+	return tx, tx.do("BEGIN IMMEDIATE")
 }
 
-func (d *database) Ready(ctx context.Context) error {
-	// An empty write transaction takes the lock and touches the log.
-	return d.group.do(ctx, func(*txn) error { return nil })
-}
-
-// micros is a time as stored.
-func micros(t time.Time) int64 { return t.UnixMicro() }
-
-// microsPtr is a time that may never have been.
-func microsPtr(t *time.Time) sql.NullInt64 {
-	if t == nil {
-		return sql.NullInt64{}
-	}
-	return sql.NullInt64{Int64: micros(*t), Valid: true}
-}
-
-func timeOf(us int64) time.Time { return time.UnixMicro(us).UTC() }
-
-func timePtr(us sql.NullInt64) *time.Time {
-	if !us.Valid {
-		return nil
-	}
-	t := timeOf(us.Int64)
-	return &t
-}
-
-// taken reports whether err is the violation of a UNIQUE or PRIMARY KEY constraint.
-func taken(err error) bool {
-	e, ok := errors.AsType[*sqlite.Error](err)
-	return ok && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
-}
-
-// orphan reports whether err is the violation of a foreign key.
-func orphan(err error) bool {
-	e, ok := errors.AsType[*sqlite.Error](err)
-	return ok && e.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
-}
-
-// late reports whether err is the refusal of a row of an agent that was removed; see
-// migration 0010.
-func late(err error) bool {
-	e, ok := errors.AsType[*sqlite.Error](err)
-	return ok && e.Code() == sqlite3.SQLITE_CONSTRAINT_TRIGGER
-}
-
-// row is a row to be scanned.
-type row = interface{ Scan(...any) error }
-
-// one gives ErrNotFound unless exactly one row was changed.
-func one(res sql.Result, err error) error {
-	if err != nil {
-		return err
-	}
-	if n, err := res.RowsAffected(); err != nil || n != 1 {
-		return errors.Join(err, ErrNotFound)
+func (d *lite) commit(tx *txn) error {
+	if err := tx.do("COMMIT"); err != nil {
+		return d.rollback(tx, err)
 	}
 	return nil
+}
+
+// rollback ends the transaction and passes cause on. SQLite may have ended it by
+// itself (a full disk): that it says so is no further error.
+func (d *lite) rollback(tx *txn, cause error) error {
+	if err := tx.do("ROLLBACK"); err != nil && cause != nil {
+		return fmt.Errorf("%w (rollback: %v)", cause, err)
+	}
+	return cause
+}
+
+// liteSession is the writer's connection. Its statements are prepared once: parsing
+// would cost more than running them. Nothing but the disk keeps it waiting.
+type liteSession struct{ d *lite }
+
+func (s liteSession) prepared(query string) (*sql.Stmt, error) {
+	if stmt := s.d.known[query]; stmt != nil {
+		return stmt, nil
+	}
+	stmt, err := s.d.conn.PrepareContext(context.Background(), query)
+	if err == nil {
+		s.d.known[query] = stmt
+	}
+	return stmt, err
+}
+
+func (s liteSession) Exec(query string, args ...any) (sql.Result, error) {
+	stmt, err := s.prepared(query)
+	if err != nil {
+		return nil, err
+	}
+	return stmt.Exec(args...)
+}
+
+func (s liteSession) Query(query string, args ...any) (rows, error) {
+	stmt, err := s.prepared(query)
+	if err != nil {
+		return nil, err
+	}
+	return stmt.Query(args...)
+}
+
+func (s liteSession) QueryRow(query string, args ...any) row {
+	stmt, err := s.prepared(query)
+	if err != nil { // the row tells it
+		return s.d.conn.QueryRowContext(context.Background(), query, args...)
+	}
+	return stmt.QueryRow(args...)
+}
+
+func (s liteSession) do(statement string) error {
+	_, err := s.Exec(statement)
+	return err
 }
 
 // statements are the readers' queries, prepared once; database/sql has each
@@ -284,59 +280,16 @@ func (s *statements) take() map[string]*sql.Stmt {
 	return all
 }
 
-func (d *database) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	stmt := d.known.get(query)
+func (d *lite) query(ctx context.Context, query string, args []any) (rows, error) {
+	stmt := d.asked.get(query)
 	if stmt == nil {
 		made, err := d.read.PrepareContext(ctx, query)
 		if err != nil {
-			return nil, d.named(err)
+			return nil, err
 		}
-		if stmt = d.known.put(query, made); stmt != made {
+		if stmt = d.asked.put(query, made); stmt != made {
 			made.Close()
 		}
 	}
-	rows, err := stmt.QueryContext(ctx, args...)
-	return rows, d.named(err)
-}
-
-// first reads one row with scan, or gives ErrNotFound.
-func first[T any](ctx context.Context, d *database, scan func(row) (T, error), query string, args ...any) (v T, err error) {
-	all, err := list(ctx, d, scan, query, args...)
-	if err == nil && len(all) == 0 {
-		err = ErrNotFound
-	}
-	if err != nil {
-		return v, err
-	}
-	return all[0], nil
-}
-
-// list reads all rows of a query with scan.
-func list[T any](ctx context.Context, d *database, scan func(row) (T, error), query string, args ...any) ([]T, error) {
-	rows, err := d.query(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []T
-	for rows.Next() {
-		v, err := scan(rows)
-		if err != nil {
-			return nil, d.named(err)
-		}
-		out = append(out, v)
-	}
-	return out, d.named(rows.Err())
-}
-
-// limited bounds a list's length.
-func limited(n int) int {
-	const usual = 50
-	switch {
-	case n <= 0:
-		return usual
-	case n > MaxList:
-		return MaxList
-	}
-	return n
+	return stmt.QueryContext(ctx, args...)
 }
