@@ -67,7 +67,7 @@ check: ## formatting, vet on every platform, staticcheck, the systemd unit
 
 # They wait more than they compute: more of them at once than there are cores.
 quick: ## all tests but those with whole systems
-	@sh scripts/need.sh go git gcc bash python3 ps
+	@sh scripts/need.sh go git gcc bash python3 ps initdb
 	$(GOTEST) -p 4 -timeout 8m $$($(GO) list ./... | grep -v -e /lab$$ -e /lab/virtual$$)
 
 # The days in virtual time are about timing and run three bubbles of a million
@@ -76,7 +76,7 @@ days: ## an idle day, one with stripped pings, one with a suspend
 	$(GO) test -timeout 5m ./lab/virtual
 
 e2e: ## real server, proxy and agents; each fault, each kill
-	@sh scripts/need.sh go git gcc bash python3 ps
+	@sh scripts/need.sh go git gcc bash python3 ps initdb
 	$(GOTEST) -timeout 20m ./lab
 
 # Without root on a Debian this says that it did not run; with CI set it fails. A Wine

@@ -14,14 +14,23 @@ package_of() { # command -> Debian package
 	ip) echo iproute2 ;;
 	systemd-nspawn) echo systemd-container ;;
 	nsenter | unshare) echo util-linux ;;
+	initdb) echo postgresql ;;
 	*) echo "$1" ;;
 	esac
+}
+
+here() { # command; Debian has PostgreSQL's in a folder for each version
+	command -v "$1" >/dev/null 2>&1 && return
+	for file in /usr/lib/postgresql/*/bin/"$1"; do
+		[ -x "$file" ] && return
+	done
+	return 1
 }
 
 missing=""
 packages=""
 for command in "$@"; do
-	if ! command -v "$command" >/dev/null 2>&1; then
+	if ! here "$command"; then
 		missing="$missing $command"
 		packages="$packages $(package_of "$command")"
 	fi
@@ -43,16 +52,17 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 	flock -w 300 9 || echo "need: someone else has been installing for 300 s; trying all the same" >&2
 	for try in 1 2 3; do # a mirror that fails or hangs for a moment is not the end
 		[ $try = 1 ] || sleep $((try * 3))
-		# Word splitting is meant: several packages.
+		# Word splitting is meant: several packages. A service that one of them starts must
+		# not keep the lock.
 		# shellcheck disable=SC2086
 		if timeout 60 apt-get update -qq &&
-			timeout 180 apt-get install -y -qq --no-install-recommends $packages >/dev/null; then
+			timeout 180 apt-get install -y -qq --no-install-recommends $packages >/dev/null 9>&-; then
 			break
 		fi
 		echo "need: try $try of installing$packages failed" >&2
 	done
 	for command in $missing; do
-		if ! command -v "$command" >/dev/null 2>&1; then
+		if ! here "$command"; then
 			echo "need: $command is still missing after installing$packages" >&2
 			exit 1
 		fi

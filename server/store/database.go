@@ -138,7 +138,10 @@ func first[T any](ctx context.Context, d *database, scan func(row) (T, error), q
 func list[T any](ctx context.Context, d *database, scan func(row) (T, error), query string, args ...any) ([]T, error) {
 	for again := 0; ; again++ {
 		out, err := listOnce(ctx, d, scan, query, args)
-		if again == maxReaders || !errors.Is(err, errLost) || ctx.Err() != nil {
+		if errors.Is(err, errLost) && ctx.Err() != nil {
+			return nil, ctx.Err() // that ended the connection
+		}
+		if again == maxReaders || !errors.Is(err, errLost) {
 			return out, d.named(err)
 		}
 	}

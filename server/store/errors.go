@@ -1,18 +1,24 @@
 package store
 
 import (
+	"context"
 	"errors"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // errLost: a connection is gone, and what was asked on it has no answer. It never leaves
-// this package.
+// this package but as [ErrUnavailable].
 var errLost = errors.New("the connection was lost")
 
-// breaks reports whether err is one of these extended codes of SQLite.
-func breaks(err error, codes ...int) bool {
+// breaks reports whether err is one of these extended codes of SQLite, or this SQLSTATE of
+// PostgreSQL (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+func breaks(err error, state string, codes ...int) bool {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return e.Code == state
+	}
 	e, ok := errors.AsType[*sqlite.Error](err)
 	for _, code := range codes {
 		if ok && e.Code() == code {
@@ -24,12 +30,22 @@ func breaks(err error, codes ...int) bool {
 
 // taken reports whether err is the violation of a UNIQUE or PRIMARY KEY constraint.
 func taken(err error) bool {
-	return breaks(err, sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+	return breaks(err, "23505", sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
 }
 
 // orphan reports whether err is the violation of a foreign key.
-func orphan(err error) bool { return breaks(err, sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY) }
+func orphan(err error) bool { return breaks(err, "23503", sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY) }
 
 // late reports whether err is the refusal of a row of an agent that was removed, by a
 // trigger; see the migrations.
-func late(err error) bool { return breaks(err, sqlite3.SQLITE_CONSTRAINT_TRIGGER) }
+func late(err error) bool { return breaks(err, "GR001", sqlite3.SQLITE_CONSTRAINT_TRIGGER) }
+
+// everyday reports whether err is one of this package's that say nothing of the database.
+func everyday(err error) bool {
+	for _, known := range []error{ErrNotFound, ErrConflict, ErrTokenInvalid, ErrClosed, ErrNoRoom, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
+}

@@ -143,8 +143,7 @@ func (d *lite) named(err error) error {
 	switch {
 	case late(err):
 		return ErrRemoved
-	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrConflict), errors.Is(err, ErrTokenInvalid),
-		errors.Is(err, ErrClosed), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case err == nil, everyday(err):
 		return err
 	}
 	if e, ok := errors.AsType[*sqlite.Error](err); ok {

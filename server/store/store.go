@@ -36,11 +36,18 @@ var (
 	// ErrNewerSchema: the database was written by a newer version of this program.
 	ErrNewerSchema = errors.New("database is of a newer version of this program")
 	// ErrFull: the database's disk is full; nothing was written.
-	ErrFull = errors.New("the disk of the server's state directory is full")
+	ErrFull = errors.New("the disk of the server's database is full")
 	// ErrNoRoom: what was set aside for things of this kind is used up.
 	ErrNoRoom = errors.New("no room is left of what is set aside for this")
 	// ErrCorrupt: the database file is damaged. It is left as it is.
 	ErrCorrupt = errors.New("database file is damaged")
+	// ErrUnavailable: the database can't be reached at the moment; nothing was written.
+	ErrUnavailable = errors.New("the database can't be reached at the moment")
+	// ErrUnknown: the connection broke while a write was committed, and the database could
+	// not be asked since: it may be stored.
+	ErrUnknown = errors.New("the database can't be reached: whether this was stored is not known")
+	// ErrInUse: another server works on the database.
+	ErrInUse = errors.New("another server works on this database")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("store is closed")
 )
