@@ -4,9 +4,12 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"gururmm/operator"
 	"gururmm/wire"
 )
 
@@ -44,7 +47,24 @@ func scanCommand(r row) (c Command, err error) {
 }
 
 func (d *database) CreateCommand(ctx context.Context, c Command, first ...Stage) (stored Command, created bool, err error) {
-	err = d.group.do(ctx, func(tx *txn) error {
+	usual := &single{query: `WITH made AS (
+			INSERT INTO commands (id, agent, shell, script, timeout_ms, max_output, created_at, created_by, expires_at, idem_key, state)
+			SELECT ?8, id, ?10, ?11, ?12, ?13, ?14, ?15, ?16, nullif(?17, ''), ?18 FROM agents WHERE id = ?9 AND removed_at IS NULL
+			ON CONFLICT DO NOTHING RETURNING id, agent
+		), traced AS (
+			INSERT INTO stages (command, stage, attempt, side, channel, link, at, note)
+			SELECT made.id, s.stage, s.attempt, s.side, s.channel, s.link, s.at, s.note FROM made, ` + givenStages + ` ORDER BY s.n ON CONFLICT DO NOTHING
+		) SELECT a.name FROM made JOIN agents a ON a.id = made.agent`,
+		args: append(stageArgs(first), c.ID, c.Agent, string(c.Shell), c.Script, c.TimeoutMS, c.MaxOutput, micros(c.CreatedAt), c.CreatedBy, micros(c.ExpiresAt),
+			c.IdempotencyKey, string(c.State)),
+		scan: func(r row) error {
+			stored, created = c.fresh(), true
+			return r.Scan(&stored.AgentName)
+		}}
+	if !together(c.ID, first) {
+		usual = nil
+	}
+	err = d.group.doSingle(ctx, usual, func(tx *txn) error {
 		stored, created = Command{}, false
 		if c.IdempotencyKey != "" {
 			stored, err = scanCommand(tx.QueryRow(`SELECT `+commandColumns+fromCommands+`WHERE c.agent = ? AND c.idem_key = ?`, c.Agent, c.IdempotencyKey))
@@ -76,6 +96,14 @@ func (d *database) CreateCommand(ctx context.Context, c Command, first ...Stage)
 	return stored, created, nil
 }
 
+// fresh is c as it is stored at first.
+func (c Command) fresh() Command {
+	return Command{Command: operator.Command{
+		ID: c.ID, Agent: c.Agent, Shell: c.Shell, Script: c.Script, TimeoutMS: c.TimeoutMS, State: c.State, CreatedBy: c.CreatedBy,
+		CreatedAt: timeOf(micros(c.CreatedAt)), ExpiresAt: timeOf(micros(c.ExpiresAt)),
+	}, MaxOutput: c.MaxOutput, IdempotencyKey: c.IdempotencyKey, Rev: 1}
+}
+
 func (d *database) Command(ctx context.Context, id string) (Command, error) {
 	return first(ctx, d, scanCommand, `SELECT `+commandColumns+fromCommands+`WHERE c.id = ?`, id)
 }
@@ -105,7 +133,17 @@ func (d *database) SaveCommand(ctx context.Context, c Command, stages ...Stage) 
 	if c.ExitCode != nil {
 		exit = sql.NullInt64{Int64: int64(*c.ExitCode), Valid: true}
 	}
-	err = d.group.do(ctx, func(tx *txn) error {
+	usual := &single{query: `WITH saved AS (
+			UPDATE commands SET state = ?8, reason = ?9, attempts = ?10, channel = ?11, acked_at = ?12, ended_at = ?13, exit_code = ?14,
+			stdout_lost = ?15, stderr_lost = ?16, orphans = ?17, cancel_at = ?18, cancel_by = ?19, rev = rev + 1 WHERE id = ?20 AND rev = ?21 RETURNING id
+		), traced AS (` + traceStages + `) SELECT 1 FROM saved`,
+		args: append(stageArgs(stages), string(c.State), c.Reason, c.Attempts, string(c.Channel), microsPtr(c.AckedAt), microsPtr(c.EndedAt), exit,
+			c.StdoutLost, c.StderrLost, c.Orphans, microsPtr(c.CancelAt), c.CancelBy, c.ID, c.Rev),
+		scan: scanDone}
+	if !together(c.ID, stages) {
+		usual = nil
+	}
+	err = d.group.doSingle(ctx, usual, func(tx *txn) error {
 		err := one(tx.Exec(`UPDATE commands SET state = ?, reason = ?, attempts = ?, channel = ?, acked_at = ?, ended_at = ?, exit_code = ?,
 			stdout_lost = ?, stderr_lost = ?, orphans = ?, cancel_at = ?, cancel_by = ?, rev = rev + 1 WHERE id = ? AND rev = ?`,
 			string(c.State), c.Reason, c.Attempts, string(c.Channel), microsPtr(c.AckedAt), microsPtr(c.EndedAt), exit,
@@ -125,7 +163,41 @@ func (d *database) AddStages(ctx context.Context, stages ...Stage) error {
 	if len(stages) == 0 {
 		return nil
 	}
-	return d.group.do(ctx, func(tx *txn) error { return addStages(tx, stages) })
+	var usual *single
+	if id := stages[0].Command; together(id, stages) {
+		usual = &single{query: `WITH saved AS (SELECT id FROM commands WHERE id = ?8), traced AS (` + traceStages + `) SELECT 1 FROM saved`,
+			args: append(stageArgs(stages), id), scan: scanDone}
+	}
+	return d.group.doSingle(ctx, usual, func(tx *txn) error { return addStages(tx, stages) })
+}
+
+// givenStages are the stages of [stageArgs] as rows, for a single statement.
+const givenStages = `unnest(CAST(?1 AS TEXT[]), CAST(?2 AS BIGINT[]), CAST(?3 AS TEXT[]), CAST(?4 AS TEXT[]), CAST(?5 AS TEXT[]), CAST(?6 AS BIGINT[]), CAST(?7 AS TEXT[]))
+	WITH ORDINALITY AS s (stage, attempt, side, channel, link, at, note, n)`
+
+// traceStages adds them to the command in "saved", within the bound.
+var traceStages = `INSERT INTO stages (command, stage, attempt, side, channel, link, at, note)
+	SELECT saved.id, s.stage, s.attempt, s.side, s.channel, s.link, s.at, s.note FROM saved, ` + givenStages + `
+	WHERE (SELECT count(*) FROM stages t WHERE t.command = saved.id) + s.n <= ` + strconv.Itoa(maxStages) + ` ORDER BY s.n ON CONFLICT DO NOTHING`
+
+func stageArgs(stages []Stage) []any {
+	n := len(stages)
+	names, attempts, ends, channels, links, times, notes := make([]string, n), make([]int64, n), make([]string, n), make([]string, n), make([]string, n), make([]int64, n), make([]string, n)
+	for i, s := range stages {
+		names[i], attempts[i], ends[i], channels[i], links[i], times[i], notes[i] = string(s.Stage), int64(s.Attempt), s.End, string(s.Channel), s.Link, micros(s.At), s.Note
+	}
+	return []any{names, attempts, ends, channels, links, times, notes}
+}
+
+// together reports whether all stages are of one command.
+func together(command string, stages []Stage) bool {
+	return !slices.ContainsFunc(stages, func(s Stage) bool { return s.Command != command })
+}
+
+// scanDone reads the row of a statement that has nothing to tell but that it is done.
+func scanDone(r row) error {
+	var n int
+	return r.Scan(&n)
 }
 
 func addStages(tx *txn, stages []Stage) error {

@@ -26,7 +26,8 @@ type engine interface {
 	// query reads, beside the writer.
 	query(ctx context.Context, query string, args []any) (rows, error)
 	// begin opens a transaction. Only the group's goroutine does, and only one at a time.
-	begin() (*txn, error)
+	// It may do some of first, and marks those.
+	begin(first []*single) (*txn, error)
 	// commit returns when the transaction is on disk, or with the error of all its writes.
 	commit(tx *txn) error
 	// rollback ends the transaction and passes cause on.

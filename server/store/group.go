@@ -33,11 +33,29 @@ type Commit struct {
 }
 
 type write struct {
-	fn   func(*txn) error
-	err  error
-	done chan struct{}
+	fn     func(*txn) error
+	single *single // nil: there is none
+	err    error
+	done   chan struct{}
 	// claimed by whoever comes first: the writer to run it, or its caller to give it up.
 	claimed atomic.Bool
+	ours    bool // the writer's
+}
+
+// claim takes w for the writer; false: its caller has given it up.
+func (w *write) claim() bool {
+	w.ours = w.ours || w.claimed.CompareAndSwap(false, true)
+	return w.ours
+}
+
+// single is a write's usual case as one statement. An engine that has a way to send many in
+// one message may do it in place of the write's function, which is for all other cases: the
+// statement gives a row if it did all, and else has done nothing.
+type single struct {
+	query string
+	args  []any
+	scan  func(row) error // that row; may run again, on another try
+	done  bool
 }
 
 func newGroup(e engine, told func(Commit)) *group {
@@ -50,7 +68,12 @@ func newGroup(e engine, told func(Commit)) *group {
 // it waits for its turn, fn is not run at all; once begun it is waited for
 // (busyTimeout and a disk's flush bound it), so that its outcome is always known.
 func (g *group) do(ctx context.Context, fn func(*txn) error) error {
-	w := &write{fn: fn, done: make(chan struct{})}
+	return g.doSingle(ctx, nil, fn)
+}
+
+// doSingle is do for a write whose usual case is one statement.
+func (g *group) doSingle(ctx context.Context, s *single, fn func(*txn) error) error {
+	w := &write{fn: fn, single: s, done: make(chan struct{})}
 	select {
 	case <-g.quit:
 		return ErrClosed
@@ -142,13 +165,19 @@ func (g *group) commit(all []*write) {
 
 // transaction runs all writes and commits; its error is of all that have none of their own.
 func (g *group) transaction(all []*write) error {
-	tx, err := g.e.begin()
+	var singles []*single
+	for _, w := range all {
+		if w.single != nil && w.claim() {
+			singles = append(singles, w.single)
+		}
+	}
+	tx, err := g.e.begin(singles)
 	if err != nil {
 		return err
 	}
 	for _, w := range all {
-		if !w.claimed.CompareAndSwap(false, true) {
-			continue // given up
+		if w.single != nil && w.single.done || !w.claim() { // or given up
+			continue
 		}
 		if len(all) == 1 {
 			if w.err = w.fn(tx); w.err != nil {

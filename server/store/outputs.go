@@ -36,7 +36,17 @@ func (d *database) AddOutput(ctx context.Context, command string, stream wire.St
 	if offset < 0 {
 		return 0, fmt.Errorf("output at a negative offset (%d)", offset)
 	}
-	err = d.group.do(ctx, func(tx *txn) error {
+	// In order and without a gap, as almost all comes.
+	usual := &single{query: `WITH saved AS (
+			UPDATE commands SET ` + column + ` = ` + column + ` + ?4 WHERE id = ?1 AND ` + column + ` = ?3
+			AND NOT EXISTS (SELECT 1 FROM outputs WHERE command = ?1 AND stream = ?2 AND start >= ?3) RETURNING id, ` + column + ` AS held
+		), added AS (INSERT INTO outputs (command, stream, start, data) SELECT id, ?2, ?3, ?5 FROM saved) SELECT held FROM saved`,
+		args: []any{command, string(stream), offset, int64(len(data)), data},
+		scan: func(r row) error { return r.Scan(&have) }}
+	if len(data) == 0 {
+		usual = nil
+	}
+	err = d.group.doSingle(ctx, usual, func(tx *txn) error {
 		err := tx.QueryRow(`SELECT `+column+` FROM commands WHERE id = ?`, command).Scan(&have)
 		if errors.Is(err, sql.ErrNoRows) {
 			return ErrNotFound

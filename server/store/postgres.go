@@ -51,6 +51,11 @@ const (
 	lockSpace = 0x67726d6d
 )
 
+// everySession is what each connection is set to. Every query of a request has an index; a plan
+// made while a table was small, and kept, must not read all of one that has grown since. A
+// scan that can't be helped counts as dear then, which must not start the compiler.
+var everySession = map[string]string{"application_name": "gururmm", "enable_seqscan": "off", "jit": "off"}
+
 // PostgresOptions of [OpenPostgres].
 type PostgresOptions struct {
 	Log *slog.Logger // nil: none
@@ -76,9 +81,13 @@ func OpenPostgres(url string, o PostgresOptions) (Store, error) {
 		cfg: pool.ConnConfig.Copy(), beside: o.Beside, owner: rand.Text(), log: quiet(o.Log),
 		queries: placeholders{by: map[string]string{}},
 	}
-	p.cfg.RuntimeParams["application_name"] = "gururmm"
+	for name, value := range everySession {
+		p.cfg.RuntimeParams[name] = value
+	}
 	p.cfg.ConnectTimeout = connectTimeout
 	pool.ConnConfig = p.cfg.Copy()
+	// A write is one row by its key: to plan it anew each time would cost more than to do it.
+	p.cfg.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 	pool.ConnConfig.RuntimeParams["default_transaction_read_only"] = "on"
 	pool.MaxConns = maxReaders
 	if err := p.open(pool); err != nil {
@@ -340,35 +349,54 @@ func (p *postgres) forget() {
 	}
 }
 
-// begin opens a transaction that leaves its number in the database.
-func (p *postgres) begin() (*txn, error) {
-	for again := false; ; again = true {
+// begin opens a transaction that leaves its number in the database, and does all of first in
+// the same message; or none, if one of them fails: then each write is done for itself.
+func (p *postgres) begin(first []*single) (*txn, error) {
+	for again := false; ; {
 		if err := p.ready(); err != nil {
 			return nil, err
 		}
 		s := &pgSession{p: p, conn: p.conn}
 		s.ctx, s.cancel = context.WithTimeout(context.Background(), writeTimeout)
-		var b pgx.Batch
-		p.opening(&b)
-		err := s.lost(p.conn.SendBatch(s.ctx, &b).Close())
+		err := s.lost(p.conn.SendBatch(s.ctx, p.opening(first)).Close())
 		if err == nil {
 			return &txn{s}, nil
 		}
 		gone := errors.Is(err, errLost)
 		err = p.rollback(&txn{s}, err)
-		if !gone || again { // the first time it may have been lost while it rested
+		for _, one := range first {
+			one.done = false
+		}
+		switch {
+		case gone && !again: // it may have been lost while it rested
+			again = true
+		case !gone && len(first) > 0:
+			first = nil
+		default:
 			return nil, err
 		}
 	}
 }
 
-// opening queues what a transaction begins with.
-func (p *postgres) opening(b *pgx.Batch) {
+// opening is what a transaction begins with.
+func (p *postgres) opening(first []*single) *pgx.Batch {
+	b := &pgx.Batch{}
 	b.Queue("BEGIN")
 	if !p.beside {
 		p.n++
 		b.Queue("SELECT note_transaction($1, $2)", p.owner, p.n)
 	}
+	for _, one := range first {
+		b.Queue(p.queries.get(one.query), storable(one.args)...).QueryRow(func(row pgx.Row) error {
+			err := one.scan(row)
+			if errors.Is(err, pgx.ErrNoRows) { // not the usual case
+				return nil
+			}
+			one.done = err == nil
+			return err
+		})
+	}
+	return b
 }
 
 func (p *postgres) commit(tx *txn) error {
@@ -511,11 +539,23 @@ func dollars(query string) string {
 // in their place tells as much.
 func storable(args []any) []any {
 	for i, a := range args {
-		if s, ok := a.(string); ok && (strings.IndexByte(s, 0) >= 0 || !utf8.ValidString(s)) {
-			args[i] = strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
+		switch a := a.(type) {
+		case string:
+			args[i] = storableText(a)
+		case []string:
+			for i := range a {
+				a[i] = storableText(a[i])
+			}
 		}
 	}
 	return args
+}
+
+func storableText(s string) string {
+	if strings.IndexByte(s, 0) < 0 && utf8.ValidString(s) {
+		return s
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
 }
 
 // pgSession is the writer's connection in one transaction.

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"strings"
 	"testing"
 
 	"gururmm/server/store"
@@ -15,6 +16,10 @@ func TestPostgres(t *testing.T) {
 		url := pgtest.Shared(t).Database(t)
 		return func() store.Store { return openPostgres(t, url) }
 	})
+	// A write whose statement fails is done another way: slower, so nothing but this would tell.
+	if said := pgtest.Shared(t).Misunderstood(t); len(said) > 0 {
+		t.Errorf("statements that PostgreSQL did not understand:\n%s", strings.Join(said, ""))
+	}
 }
 
 func openPostgres(t testing.TB, url string) store.Store {

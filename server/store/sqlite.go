@@ -179,7 +179,7 @@ func (d *lite) close() error {
 	return errors.Join(errs...)
 }
 
-func (d *lite) begin() (*txn, error) {
+func (d *lite) begin([]*single) (*txn, error) {
 	tx := &txn{liteSession{d}}
 	return tx, tx.do("BEGIN IMMEDIATE")
 }

@@ -8,7 +8,7 @@
 package pgtest
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -17,12 +17,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
-
-	"context"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -184,7 +183,8 @@ func (s *Server) run() (done chan struct{}, err error) {
 	defer log.Close()
 	cmd := exec.Command(filepath.Join(s.bin, "postgres"), "-D", s.data(), "-p", strconv.Itoa(s.port),
 		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="+s.dir, "-c", "fsync=on", "-c", "max_connections=50",
-		"-c", "shared_buffers=64MB")
+		"-c", "shared_buffers=64MB",
+		"-c", "log_line_prefix=%e ")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, log, log
 	unprivileged(cmd)
 	started, done := make(chan error), make(chan struct{})
@@ -245,12 +245,18 @@ func (s *Server) Exec(t testing.TB, database, statement string, args ...any) {
 	}
 }
 
-// Log is what the server has said.
-func (s *Server) Log(t testing.TB) []byte {
+// Misunderstood is what the server has said of statements that it did not understand:
+// their syntax or their types (class 42 of SQLSTATE).
+func (s *Server) Misunderstood(t testing.TB) (lines []string) {
 	t.Helper()
 	raw, err := os.ReadFile(s.log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return bytes.TrimSpace(raw)
+	for line := range strings.Lines(string(raw)) {
+		if strings.HasPrefix(line, "42") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }

@@ -68,7 +68,7 @@ CREATE TABLE commands (
   cancel_by    TEXT COLLATE "C" NOT NULL DEFAULT '',
   rev          BIGINT NOT NULL DEFAULT 1,
   orphans      BOOLEAN NOT NULL DEFAULT false -- set: processes left behind still held its output when it ended
-);
+) WITH (fillfactor = 60); -- a row changes some times soon after it is made: room for that in its page
 CREATE UNIQUE INDEX commands_idem ON commands (agent, idem_key) WHERE idem_key IS NOT NULL;
 CREATE INDEX commands_agent ON commands (agent, created_at);
 CREATE INDEX commands_created ON commands (created_at);
