@@ -23,6 +23,9 @@ type Config struct {
 	// PublicURL and OOBURL are what endpoints are told; default: as listened on.
 	PublicURL, OOBURL string
 	StateDir          string // needed
+	// DatabaseURL names a PostgreSQL, as store.OpenPostgres takes it; empty: SQLite, in
+	// StateDir. It may hold a password: it is never logged nor shown.
+	DatabaseURL string
 	// CertFile and KeyFile of the main listener (PEM); default: self-signed, kept in StateDir.
 	CertFile, KeyFile string
 	// TrustedProxies may name the client in X-Forwarded-For. With no certificate

@@ -122,7 +122,7 @@ func TestTwoServersNeverShareAStateDirectory(t *testing.T) {
 	if _, err := New(cfg, log); err == nil || !strings.Contains(err.Error(), want) {
 		t.Fatalf("the second server: %v, want …%s", err, want)
 	}
-	if _, err := NewOperatorToken(t.Context(), n.cfg.StateDir, "second", log); err != nil {
+	if _, err := NewOperatorToken(t.Context(), n.cfg, "second", log); err != nil {
 		t.Errorf("operator token while it runs: %v", err)
 	}
 	if err := n.stop(); err != nil {
@@ -178,7 +178,7 @@ func TestALostWriteAheadLogIsNotAFirstStart(t *testing.T) {
 	if _, err := New(cfg, log); err == nil || !strings.Contains(err.Error(), lost) {
 		t.Errorf("started without its log: %v", err)
 	}
-	if _, err := NewOperatorToken(t.Context(), n.cfg.StateDir, "second", log); err == nil || !strings.Contains(err.Error(), lost) {
+	if _, err := NewOperatorToken(t.Context(), n.cfg, "second", log); err == nil || !strings.Contains(err.Error(), lost) {
 		t.Errorf("a token of a database that has lost its log: %v", err)
 	}
 }
@@ -209,29 +209,29 @@ func TestALostDatabaseIsNotAFirstStart(t *testing.T) {
 func TestLostOperatorTokenIsReplacedOnTheServersMachine(t *testing.T) {
 	n := start(t, false, nil)
 	log := slog.New(slog.DiscardHandler)
-	token, err := NewOperatorToken(t.Context(), n.cfg.StateDir, "second", log)
+	token, err := NewOperatorToken(t.Context(), n.cfg, "second", log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if status, _, raw := n.request("GET", n.Info().URL+"/v1/agents", token, nil); status != 200 {
 		t.Errorf("the new token: %d %s", status, raw)
 	}
-	if all, err := OperatorTokens(t.Context(), n.cfg.StateDir, log); err != nil || len(all) != 2 {
+	if all, err := OperatorTokens(t.Context(), n.cfg, log); err != nil || len(all) != 2 {
 		t.Errorf("listed %+v, %v", all, err)
 	}
-	if _, err := NewOperatorToken(t.Context(), n.cfg.StateDir, "second", log); err == nil || !strings.Contains(err.Error(), "second") {
+	if _, err := NewOperatorToken(t.Context(), n.cfg, "second", log); err == nil || !strings.Contains(err.Error(), "second") {
 		t.Errorf("a name that is taken: %v", err)
 	}
-	if _, err := NewOperatorToken(t.Context(), t.TempDir(), "x", log); err == nil {
+	if _, err := NewOperatorToken(t.Context(), Config{StateDir: t.TempDir()}, "x", log); err == nil {
 		t.Error("a token for no server")
 	}
-	if err := RevokeOperatorToken(t.Context(), n.cfg.StateDir, "second", log); err != nil {
+	if err := RevokeOperatorToken(t.Context(), n.cfg, "second", log); err != nil {
 		t.Error(err)
 	}
 	if status, _, raw := n.request("GET", n.Info().URL+"/v1/agents", token, nil); status != http.StatusUnauthorized {
 		t.Errorf("the revoked token: %d %s", status, raw)
 	}
-	if err := RevokeOperatorToken(t.Context(), n.cfg.StateDir, "second", log); err == nil || !strings.Contains(err.Error(), "second") {
+	if err := RevokeOperatorToken(t.Context(), n.cfg, "second", log); err == nil || !strings.Contains(err.Error(), "second") {
 		t.Errorf("revoked twice: %v", err)
 	}
 }

@@ -98,7 +98,7 @@ func wholeState(dir string) error {
 	info, err := os.Stat(filepath.Join(dir, fileDatabase))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
 		if _, err := os.Stat(filepath.Join(dir, fileStarted)); err == nil {
-			return fmt.Errorf("%s is missing or empty, but this server has run before: restore it from a backup, every agent is enrolled in it; or remove %s to begin anew", filepath.Join(dir, fileDatabase), filepath.Join(dir, fileStarted))
+			return fmt.Errorf("%s is missing or empty, but this server has run before: restore it from a backup, every agent is enrolled in it; if it ran with a PostgreSQL, name that by --database-url; or remove %s to begin anew", filepath.Join(dir, fileDatabase), filepath.Join(dir, fileStarted))
 		}
 		return nil // a first start, or one that did not come so far
 	}

@@ -120,7 +120,8 @@ func (s *Server) open() error {
 		return err
 	}
 	s.cleanup = append(s.cleanup, release)
-	if err := wholeState(dir); err != nil {
+	s.metrics = metrics.New()
+	if err := s.openStore(); err != nil {
 		return err
 	}
 	id, err := serverID(dir)
@@ -135,13 +136,6 @@ func (s *Server) open() error {
 	if err != nil {
 		return err
 	}
-	s.metrics = metrics.New()
-	st, err := store.OpenTold(filepath.Join(dir, fileDatabase), s.log, s.metrics.Committed)
-	if err != nil {
-		return err
-	}
-	s.store = s.metrics.Meter(st)
-	s.cleanup = append(s.cleanup, s.store.Close)
 	if err := s.openBuilds(); err != nil {
 		return err
 	}

@@ -14,10 +14,11 @@ import (
 	"gururmm/server/store"
 )
 
-// NewOperatorToken makes another operator token in the state directory, for
-// another operator or because the first one was lost. A server may be running on it.
-func NewOperatorToken(ctx context.Context, stateDir, name string, log *slog.Logger) (token string, err error) {
-	err = withStore(stateDir, log, func(st store.Store) error {
+// NewOperatorToken makes another operator token in the database that cfg names (StateDir,
+// DatabaseURL), for another operator or because the first one was lost. A server may be
+// running on it.
+func NewOperatorToken(ctx context.Context, cfg Config, name string, log *slog.Logger) (token string, err error) {
+	err = withStore(cfg, log, func(st store.Store) error {
 		token = api.NewOperatorToken()
 		err := st.CreateOperatorToken(ctx, name, store.HashToken(token), time.Now())
 		if errors.Is(err, store.ErrConflict) {
@@ -31,9 +32,9 @@ func NewOperatorToken(ctx context.Context, stateDir, name string, log *slog.Logg
 	return token, nil
 }
 
-// OperatorTokens lists the operator tokens of a state directory, without their secrets.
-func OperatorTokens(ctx context.Context, stateDir string, log *slog.Logger) (all []store.OperatorToken, err error) {
-	err = withStore(stateDir, log, func(st store.Store) error {
+// OperatorTokens lists the operator tokens there, without their secrets.
+func OperatorTokens(ctx context.Context, cfg Config, log *slog.Logger) (all []store.OperatorToken, err error) {
+	err = withStore(cfg, log, func(st store.Store) error {
 		all, err = st.OperatorTokens(ctx)
 		return err
 	})
@@ -41,8 +42,8 @@ func OperatorTokens(ctx context.Context, stateDir string, log *slog.Logger) (all
 }
 
 // RevokeOperatorToken makes a token useless, at once also for a running server.
-func RevokeOperatorToken(ctx context.Context, stateDir, name string, log *slog.Logger) error {
-	return withStore(stateDir, log, func(st store.Store) error {
+func RevokeOperatorToken(ctx context.Context, cfg Config, name string, log *slog.Logger) error {
+	return withStore(cfg, log, func(st store.Store) error {
 		err := st.DeleteOperatorToken(ctx, name)
 		if errors.Is(err, store.ErrNotFound) {
 			return fmt.Errorf("there is no operator token named %q", name)
@@ -51,19 +52,30 @@ func RevokeOperatorToken(ctx context.Context, stateDir, name string, log *slog.L
 	})
 }
 
-// withStore opens the database of a state directory, beside a server that may be running on it.
-func withStore(stateDir string, log *slog.Logger, do func(store.Store) error) (err error) {
-	path := filepath.Join(stateDir, fileDatabase)
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: no server has been started here yet", stateDir)
-	}
-	if err := knowsItself(stateDir); err != nil {
-		return err
-	}
-	st, err := store.Open(path, log)
+// withStore opens the database, beside a server that may be running on it.
+func withStore(cfg Config, log *slog.Logger, do func(store.Store) error) (err error) {
+	st, err := openBeside(cfg, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	return do(st)
+}
+
+func openBeside(cfg Config, log *slog.Logger) (store.Store, error) {
+	if cfg.DatabaseURL != "" {
+		st, err := store.OpenPostgres(cfg.DatabaseURL, store.PostgresOptions{Log: log, Beside: true})
+		if errors.Is(err, store.ErrNotFound) {
+			err = errors.New("database_url: no server has been started on this database yet")
+		}
+		return st, err
+	}
+	path := filepath.Join(cfg.StateDir, fileDatabase)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: no server has been started here yet, or one with a PostgreSQL: give its --database-url", cfg.StateDir)
+	}
+	if err := knowsItself(cfg.StateDir); err != nil {
+		return nil, err
+	}
+	return store.Open(path, log)
 }

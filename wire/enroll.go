@@ -68,6 +68,7 @@ const (
 	ProblemRemoved      = "removed"     // 401 to the agent, 410 to an operator: an operator removed the agent
 	ProblemQuarantined  = "quarantined" // 403 to the agent, 409 to an operator
 	ProblemDiskFull     = "disk_full"   // 507: nothing was stored; repeat once there is space
+	ProblemDatabase     = "database"    // 503: the server's database can't be reached; repeat soon
 	ProblemInternal     = "internal"
 )
 

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +30,8 @@ type serveConfig struct {
 	server    server.Config
 	logLevel  string
 	readyFile string
+	// databaseURLFile holds what server.DatabaseURL is to be.
+	databaseURLFile string
 }
 
 // setting is one key of the configuration: `key` in the file, GURURMM_KEY in
@@ -58,6 +62,8 @@ var settings = []setting{
 	{"public_url", "", "https:// URL of the main listener as endpoints reach it (default: as listened on)", to(func(c *serveConfig) *string { return &c.server.PublicURL })},
 	{"oob_url", "", "https:// URL of the second door as endpoints reach it (default: as listened on)", to(func(c *serveConfig) *string { return &c.server.OOBURL })},
 	{"state_dir", defaultStateDir(), "directory of keys and database, private to this account", to(func(c *serveConfig) *string { return &c.server.StateDir })},
+	{"database_url", "", "PostgreSQL to keep the database in, as postgres://user@host/name; one with a password: by the variable or the file (default: SQLite in state-dir)", to(func(c *serveConfig) *string { return &c.server.DatabaseURL })},
+	{"database_url_file", "", "private file with such a URL, with its password", to(func(c *serveConfig) *string { return &c.databaseURLFile })},
 	{"cert", "", "certificate chain of the main listener, PEM (default: self-signed)", to(func(c *serveConfig) *string { return &c.server.CertFile })},
 	{"key", "", "its key, PEM", to(func(c *serveConfig) *string { return &c.server.KeyFile })},
 	{"trusted_proxy", "", "addresses (CIDR, comma-separated) whose X-Forwarded-For is believed; without cert: plain HTTP on loopback", setProxies},
@@ -335,6 +341,11 @@ func loadConfig(fs *pflag.FlagSet, getenv func(string) (string, bool)) (serveCon
 		if err := c.applyFile(file); err != nil {
 			return c, fmt.Errorf("configuration: %w", err)
 		}
+		if c.server.DatabaseURL != "" && hasPassword(c.server.DatabaseURL) {
+			if err := private(file); err != nil {
+				return c, fmt.Errorf("configuration: database_url has a password: %w", err)
+			}
+		}
 	}
 	for _, s := range settings {
 		if v, ok := getenv(s.env()); ok {
@@ -347,10 +358,16 @@ func loadConfig(fs *pflag.FlagSet, getenv func(string) (string, bool)) (serveCon
 			if err != nil {
 				return c, err
 			}
+			if s.key == "database_url" && hasPassword(v) {
+				return c, errors.New("--database-url: a password in it can be read by everybody on this machine (ps); put the URL into a private file and name that by --database-url-file, or use $GURURMM_DATABASE_URL or PostgreSQL's own PGPASSFILE")
+			}
 			if err := s.set(&c, v); err != nil {
 				return c, fmt.Errorf("--%s: %w", s.flag(), err)
 			}
 		}
+	}
+	if err := c.readDatabaseURL(); err != nil {
+		return c, err
 	}
 	if c.server.StateDir != "" {
 		if c.server.StateDir, err = filepath.Abs(c.server.StateDir); err != nil {
@@ -358,4 +375,49 @@ func loadConfig(fs *pflag.FlagSet, getenv func(string) (string, bool)) (serveCon
 		}
 	}
 	return c, nil
+}
+
+// hasPassword reports whether a database's URL holds a secret, or may: one that can't be
+// read as a URL counts as such.
+func hasPassword(raw string) bool {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return true
+	}
+	_, has := u.User.Password()
+	return has || u.Query().Has("password") || u.Query().Has("sslpassword")
+}
+
+// readDatabaseURL takes the URL from the file that was named for it.
+func (c *serveConfig) readDatabaseURL() error {
+	path := c.databaseURLFile
+	if path == "" {
+		return nil
+	}
+	if c.server.DatabaseURL != "" {
+		return errors.New("database_url and database_url_file are both given: one of them is too many")
+	}
+	if err := private(path); err != nil {
+		return fmt.Errorf("database_url_file: %w", err)
+	}
+	raw, err := readBounded(path)
+	if err != nil {
+		return fmt.Errorf("database_url_file: %w", err)
+	}
+	if c.server.DatabaseURL = strings.TrimSpace(string(raw)); c.server.DatabaseURL == "" {
+		return fmt.Errorf("database_url_file: %s is empty", path)
+	}
+	return nil
+}
+
+// private refuses a file that others may read or write.
+func private(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fileerr.Why(err)
+	}
+	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 { // Windows: the access list decides
+		return fmt.Errorf("others may read or write %s: chmod 600 %[1]s, and change the password", path)
+	}
+	return nil
 }

@@ -194,3 +194,50 @@ func TestLogsAreJSONUnlessAPersonReads(t *testing.T) {
 		t.Errorf("%q, %v", raw, err)
 	}
 }
+
+// A password of the database never stands where others can read it, nor in an error.
+func TestTheDatabasesPasswordStaysPrivate(t *testing.T) {
+	const plain, secret = "postgres://ops@db/rmm", "postgres://ops:hunter2@db/rmm"
+	file := func(text string, mode os.FileMode) string {
+		path := filepath.Join(t.TempDir(), "url")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for name, c := range map[string]struct {
+		file string
+		env  map[string]string
+		args []string
+		want string // "": it is refused
+	}{
+		"a flag without":          {"", nil, []string{"--database-url", plain}, plain},
+		"a flag with":             {"", nil, []string{"--database-url", secret}, ""},
+		"a flag with, as a field": {"", nil, []string{"--database-url", plain + "?password=hunter2"}, ""},
+		"no URL at all":           {"", nil, []string{"--database-url", "postgres://ops:hunter2@db:x/rmm"}, ""},
+		"a variable":              {"", map[string]string{"GURURMM_DATABASE_URL": secret}, nil, secret},
+		"a private file":          {"", nil, []string{"--database-url-file", file(secret+"\n", 0o600)}, secret},
+		"a file of the group":     {"", nil, []string{"--database-url-file", file(secret, 0o640)}, ""},
+		"an empty file":           {"", nil, []string{"--database-url-file", file("\n", 0o600)}, ""},
+		"both":                    {"", nil, []string{"--database-url", plain, "--database-url-file", file(secret, 0o600)}, ""},
+		"the configuration":       {"database_url: " + secret + "\n", nil, nil, secret},
+	} {
+		got, err := load(t, c.file, c.env, c.args...)
+		if (err == nil) != (c.want != "") || err == nil && got.server.DatabaseURL != c.want {
+			t.Errorf("%s: %q, %v", name, got.server.DatabaseURL, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: the error tells it: %v", name, err)
+		}
+	}
+	open := filepath.Join(t.TempDir(), "gururmm.yaml")
+	if err := os.WriteFile(open, []byte("database_url: "+secret+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := load(t, "", nil, "--config", open); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("a configuration that all may read: %v", err)
+	}
+}

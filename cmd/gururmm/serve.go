@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -76,7 +77,7 @@ func addServe(root *cobra.Command) {
 // state directory holds the server anyway.
 func operatorTokenCommand() *cobra.Command {
 	// local gives the server's settings and a log to what works on its state directory.
-	local := func(do func(cmd *cobra.Command, args []string, stateDir string, log *slog.Logger) error) func(*cobra.Command, []string) error {
+	local := func(do func(cmd *cobra.Command, args []string, cfg server.Config, log *slog.Logger) error) func(*cobra.Command, []string) error {
 		return func(cmd *cobra.Command, args []string) error {
 			cfg, err := loadConfig(cmd.Flags(), os.LookupEnv)
 			if err != nil {
@@ -86,18 +87,18 @@ func operatorTokenCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return do(cmd, args, cfg.server.StateDir, log)
+			return do(cmd, args, cfg.server, log)
 		}
 	}
 	cmd := &cobra.Command{
 		Use:   "operator-token NAME",
 		Short: "Make, list or revoke operator tokens, on the server's machine",
-		Long: "Make another operator token in the server's state directory, for another operator\n" +
+		Long: "Make another operator token in the server's database, for another operator\n" +
 			"or because the first one was lost. It is printed once; the server may be running.",
 		Example: "  gururmm operator-token alice\n  gururmm operator-token list\n  gururmm operator-token revoke alice",
 		Args:    help.Words(1, 1),
-		RunE: local(func(cmd *cobra.Command, args []string, stateDir string, log *slog.Logger) error {
-			token, err := server.NewOperatorToken(cmd.Context(), stateDir, args[0], log)
+		RunE: local(func(cmd *cobra.Command, args []string, cfg server.Config, log *slog.Logger) error {
+			token, err := server.NewOperatorToken(cmd.Context(), cfg, args[0], log)
 			if err != nil {
 				return err
 			}
@@ -110,8 +111,8 @@ func operatorTokenCommand() *cobra.Command {
 		Short:   "List the operator tokens by name",
 		Example: "  gururmm operator-token list",
 		Args:    help.Words(0, 0),
-		RunE: local(func(cmd *cobra.Command, _ []string, stateDir string, log *slog.Logger) error {
-			all, err := server.OperatorTokens(cmd.Context(), stateDir, log)
+		RunE: local(func(cmd *cobra.Command, _ []string, cfg server.Config, log *slog.Logger) error {
+			all, err := server.OperatorTokens(cmd.Context(), cfg, log)
 			if err != nil {
 				return err
 			}
@@ -130,8 +131,8 @@ func operatorTokenCommand() *cobra.Command {
 		Short:   "Make an operator token useless, at once",
 		Example: "  gururmm operator-token revoke alice",
 		Args:    help.Words(1, 1),
-		RunE: local(func(cmd *cobra.Command, args []string, stateDir string, log *slog.Logger) error {
-			if err := server.RevokeOperatorToken(cmd.Context(), stateDir, args[0], log); err != nil {
+		RunE: local(func(cmd *cobra.Command, args []string, cfg server.Config, log *slog.Logger) error {
+			if err := server.RevokeOperatorToken(cmd.Context(), cfg, args[0], log); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "The operator token %q is revoked.\n", args[0])
@@ -141,7 +142,7 @@ func operatorTokenCommand() *cobra.Command {
 	for _, c := range []*cobra.Command{cmd, list, revoke} {
 		addFlags(c.Flags())
 		for _, s := range settings {
-			c.Flags().Lookup(s.flag()).Hidden = s.key != "state_dir"
+			c.Flags().Lookup(s.flag()).Hidden = !slices.Contains([]string{"state_dir", "database_url", "database_url_file"}, s.key)
 		}
 	}
 	cmd.AddCommand(list, revoke)

@@ -67,7 +67,10 @@ var problems = []struct {
 	{store.ErrNotFound, http.StatusNotFound, wire.ProblemNotFound, "no such thing"},
 	{store.ErrConflict, http.StatusConflict, wire.ProblemConflict, "it exists already, or changed meanwhile"},
 	{store.ErrTokenInvalid, http.StatusForbidden, wire.ProblemToken, "the token is unknown, spent or expired"},
-	{store.ErrFull, http.StatusInsufficientStorage, wire.ProblemDiskFull, "the disk of the server's state directory is full; nothing was stored. Free space there, then repeat"},
+	{store.ErrFull, http.StatusInsufficientStorage, wire.ProblemDiskFull, "the disk of the server's database is full; nothing was stored. Free space there, then repeat"},
+	{store.ErrUnavailable, http.StatusServiceUnavailable, wire.ProblemDatabase, "the server can't reach its database at the moment; nothing was stored. Come back in a few seconds"},
+	{store.ErrUnknown, http.StatusServiceUnavailable, wire.ProblemDatabase, "the server lost its database while this was stored, and does not know whether it is; look before you repeat it"},
+	{store.ErrInUse, http.StatusServiceUnavailable, wire.ProblemDatabase, "another server works on the database of this one; nothing was stored"},
 	{store.ErrClosed, http.StatusServiceUnavailable, wire.ProblemDraining, draining},
 
 	{delivery.ErrInvalid, http.StatusBadRequest, wire.ProblemBadRequest, ""},
@@ -98,7 +101,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case !known && r.Context().Err() != nil && errors.Is(err, context.Canceled):
 		a.log.Debug("request given up by the client", "path", r.URL.Path)
-	case !known, p.Code == wire.ProblemDiskFull:
+	case !known, p.Code == wire.ProblemDiskFull, p.Code == wire.ProblemDatabase:
 		a.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests {

@@ -100,7 +100,7 @@ func (s *Service) submit(ctx context.Context, agentID string, c operator.NewComm
 
 // nothingStored reports whether err says that nothing was stored.
 func nothingStored(err error) bool {
-	return slices.ContainsFunc([]error{store.ErrNotFound, store.ErrConflict, store.ErrRemoved, store.ErrFull, store.ErrClosed, context.Canceled, context.DeadlineExceeded},
+	return slices.ContainsFunc([]error{store.ErrNotFound, store.ErrConflict, store.ErrRemoved, store.ErrFull, store.ErrUnavailable, store.ErrInUse, store.ErrClosed, context.Canceled, context.DeadlineExceeded},
 		func(known error) bool { return errors.Is(err, known) })
 }
 

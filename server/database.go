@@ -1,0 +1,72 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"gururmm/server/store"
+)
+
+// openStore opens the database before anything is made beside it: neither a database nor
+// the keys that its endpoints trust are made anew where the other of both is there already.
+func (s *Server) openStore() error {
+	if s.cfg.DatabaseURL != "" {
+		return s.openPostgres()
+	}
+	if err := wholeState(s.cfg.StateDir); err != nil {
+		return err
+	}
+	st, err := store.OpenTold(filepath.Join(s.cfg.StateDir, fileDatabase), s.log, s.metrics.Committed)
+	if err != nil {
+		return err
+	}
+	s.keep(st)
+	return nil
+}
+
+func (s *Server) keep(st store.Store) {
+	s.store = s.metrics.Meter(st)
+	s.cleanup = append(s.cleanup, s.store.Close)
+}
+
+func (s *Server) openPostgres() error {
+	st, err := store.OpenPostgres(s.cfg.DatabaseURL, store.PostgresOptions{Log: s.log, Told: s.metrics.Committed})
+	if err != nil {
+		return err
+	}
+	s.keep(st)
+	ctx, cancel := context.WithTimeout(context.Background(), headerTimeout)
+	defer cancel()
+	agents, err := st.CountAgents(ctx)
+	if err != nil {
+		return err
+	}
+	tokens, err := st.OperatorTokens(ctx)
+	if err != nil {
+		return err
+	}
+	return wholeBeside(s.cfg.StateDir, agents+len(tokens) > 0)
+}
+
+// wholeBeside checks as wholeState does, for a database elsewhere that a server has worked
+// on, or none yet.
+func wholeBeside(dir string, begun bool) error {
+	if !begun {
+		if _, err := os.Stat(filepath.Join(dir, fileStarted)); err == nil {
+			return fmt.Errorf("the database that database_url names is empty, but this server has run before: restore it from a backup, every agent is enrolled in it; or remove %s to begin anew",
+				filepath.Join(dir, fileStarted))
+		}
+		return nil
+	}
+	for _, name := range []string{fileServerID, fileCommandKey, fileOOBKey} {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s is missing, but a server has worked on this database: restore it from a backup, every agent trusts it; or name an empty database to begin anew", path)
+		}
+	}
+	return nil
+}
