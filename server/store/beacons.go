@@ -48,6 +48,11 @@ func (d *database) SaveBeacon(ctx context.Context, b operator.Beacon) (added boo
 }
 
 func (d *database) Beacons(ctx context.Context, agent string, limit int) ([]operator.Beacon, error) {
+	query, args := `SELECT b.report_id, b.agent, a.name, b.received_at, b.verdict, b.sentence, b.report, b.view, b.addr
+		FROM beacons b JOIN agents a ON a.id = b.agent `, []any(nil)
+	if agent != "" { // a query of its own, so that it has an index
+		query, args = query+`WHERE b.agent = ? `, append(args, agent)
+	}
 	return list(ctx, d, func(r row) (b operator.Beacon, err error) {
 		var (
 			at     int64
@@ -66,8 +71,7 @@ func (d *database) Beacons(ctx context.Context, agent string, limit int) ([]oper
 		}
 		b.Report, err = unpack(report)
 		return b, err
-	}, `SELECT b.report_id, b.agent, a.name, b.received_at, b.verdict, b.sentence, b.report, b.view, b.addr
-		FROM beacons b JOIN agents a ON a.id = b.agent WHERE (?1 = '' OR b.agent = ?1) ORDER BY b.seq DESC LIMIT ?2`, agent, limited(limit))
+	}, query+`ORDER BY b.seq DESC LIMIT ?`, append(args, limited(limit))...)
 }
 
 // packers are used again: a new one costs most of a megabyte.

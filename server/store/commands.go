@@ -113,9 +113,17 @@ func (d *database) FindCommands(ctx context.Context, ref string) ([]string, erro
 }
 
 func (d *database) Commands(ctx context.Context, f CommandFilter) ([]Command, error) {
-	return list(ctx, d, scanCommand, `SELECT `+commandColumns+fromCommands+
-		`WHERE (?1 = '' OR c.agent = ?1) AND (?2 = '' OR c.state = ?2) ORDER BY c.created_at DESC, c.id DESC LIMIT ?3`,
-		f.Agent, string(f.State), limited(f.Limit))
+	query, args := `SELECT `+commandColumns+fromCommands, []any(nil)
+	if f.Agent != "" {
+		query, args = query+`WHERE c.agent = ? `, append(args, f.Agent)
+	}
+	switch {
+	case f.State != "" && f.Agent != "":
+		query, args = query+`AND c.state = ? `, append(args, string(f.State))
+	case f.State != "": // by age, whatever a planner thinks of how rare the state is
+		query, args = query+`WHERE c.created_at > 0 AND c.state = ? `, append(args, string(f.State))
+	}
+	return list(ctx, d, scanCommand, query+`ORDER BY c.created_at DESC, c.id DESC LIMIT ?`, append(args, limited(f.Limit))...)
 }
 
 func (d *database) ActiveCommands(ctx context.Context, agent string) ([]Command, error) {

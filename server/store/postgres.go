@@ -402,14 +402,14 @@ func (p *postgres) opening(first []*single) *pgx.Batch {
 func (p *postgres) commit(tx *txn) error {
 	s := tx.session.(*pgSession)
 	defer s.cancel()
-	tag, err := s.conn.Exec(s.ctx, "COMMIT")
+	said, err := s.conn.PgConn().Exec(s.ctx, "COMMIT").ReadAll()
 	if err = s.lost(err); errors.Is(err, errLost) {
 		return p.settle(err)
 	}
 	if p.conn.PgConn().TxStatus() != 'I' { // it was not even sent
 		p.forget()
 	}
-	if err == nil && tag.String() != "COMMIT" { // a write had failed and did not say so
+	if err == nil && (len(said) != 1 || said[0].CommandTag.String() != "COMMIT") { // a write had failed and did not say so
 		err = errors.New("the transaction was rolled back")
 	}
 	return err
