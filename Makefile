@@ -93,7 +93,9 @@ figures: build ## what an endpoint costs and how soon it is served again, measur
 	./bin/gururmm-lab figures --bin bin --faults bin/faults
 
 bench: ## figures, as ratios in one run
+	@sh scripts/need.sh go initdb
 	$(GO) test -run '^$$' -bench . -benchmem ./selfcheck ./wire
+	$(GO) test -run '^$$' -bench 'Accepted|Life' -benchtime 20000x ./server/store
 
 fuzz: ## a minute for each fuzz target
 	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do \
