@@ -232,10 +232,13 @@ func TestCrashLoop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.eventually("the directive to be carried out", func() (bool, error) {
-		now, err := s.Client().Directive(t.Context(), d.ID)
-		return err == nil && string(now.State) == string(wire.DirectiveDone), fmt.Errorf("it is %s (%v)", now.State, err)
-	})
+	state := func(wanted wire.DirectiveState) {
+		s.eventually("the directive to be "+string(wanted), func() (bool, error) {
+			now, err := s.Client().Directive(t.Context(), d.ID)
+			return err == nil && string(now.State) == string(wanted), fmt.Errorf("it is %s: %s (%v)", now.State, now.Detail, err)
+		})
+	}
+	state(wire.DirectiveAccepted) // the worker is started, and dies once more
 	s.fault("worker.crash", false)
 	s.completed(waiting)
 	s.eventually("the end of the hold to be told", func() (bool, error) {

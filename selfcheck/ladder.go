@@ -44,8 +44,9 @@ type Ladder struct {
 	recent []StepRecord
 	code   Code // the current verdict, for Budgets
 
-	link   linkClimb
-	worker workerClimb
+	link    linkClimb
+	worker  workerClimb
+	ordered []*waiting // by somebody else; their outcomes steer nothing
 }
 
 // linkClimb is how far the ladder has been climbed for the link.
@@ -103,6 +104,7 @@ type waiting struct {
 	link  wire.LinkID // in place when it was taken
 	pid   int
 	at    time.Time // names its record
+	after time.Time // text that went both ways since then is its doing
 	since time.Time // waited for from here: later than at if the machine slept
 }
 
@@ -162,6 +164,7 @@ func (l *Ladder) Next(j Judgement, s Snapshot, now time.Time) (steps []StepRecor
 	if t.linkKnown() {
 		t.climbLink()
 	}
+	t.settleOrdered()
 	return t.steps, t.recheck
 }
 

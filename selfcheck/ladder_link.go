@@ -2,6 +2,7 @@ package selfcheck
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -62,39 +63,51 @@ func (t *turn) down() bool {
 
 // settle finds out what came of the step under way.
 func (t *turn) settle(well bool) {
-	c := &t.link
-	w := c.step
+	if w := t.link.step; t.linkOutcome(w, well) {
+		t.climbed(w) // one that helped, too, until it has held: a fault that comes back soon was not cured
+		t.link.step = nil
+	}
+}
+
+// linkOutcome finds out whether the fresh link that w is for came, and was verified.
+func (t *turn) linkOutcome(w *waiting, well bool) (over bool) {
 	fresh := t.s.Link.ID != 0 && t.s.Link.ID != w.link
 	waited := t.now.Sub(w.since)
 	switch {
 	case fresh && well:
 		t.helped(w, fmt.Sprintf("link %s verified after %s", t.s.Link.ID, span(waited)))
-		t.climbed(w) // until it has held: a fault that comes back soon was not cured
-		c.step = nil
-		return
 	case fresh && t.remedy == remedyLink:
 		t.noBetter(w, "on the new link: "+t.v.Sentence)
 	case waited >= ms(t.p.VerifyMS):
 		t.noBetter(w, "no verified link within "+span(waited))
 	default:
 		t.in(ms(t.p.VerifyMS) - waited)
-		return
+		return false
 	}
-	t.climbed(w)
-	c.step = nil
+	return true
 }
 
 // knock finds out whether the second door answers since it is needed.
 func (t *turn) knock() {
-	w, oob := t.link.door, &t.s.OOB
+	if _, answers := t.doorOutcome(t.link.door); answers {
+		t.link.door = nil
+	}
+}
+
+// doorOutcome finds out whether the second door has answered since w. One that fails may
+// answer yet.
+func (t *turn) doorOutcome(w *waiting) (known, answers bool) {
+	oob := &t.s.OOB
 	waited := t.now.Sub(w.since)
 	switch {
 	case oob.LastOK != nil && *oob.LastOK < waited:
 		t.helped(w, "the second door answers")
-		t.link.door = nil
+		return true, true
 	case oob.Failures >= doorLimit:
 		t.noBetter(w, "the second door fails: "+orNone(oob.Failure.String()))
+		return true, false
 	}
+	return false, false
 }
 
 // climbed notes which rung has been tried.
@@ -251,16 +264,65 @@ func (l *Ladder) NextStep(now time.Time) (kind StepKind, in time.Duration, ok bo
 	return "", 0, false
 }
 
-// Ordered notes a step that somebody else ordered (a directive, an operator), so
-// that status and beacons tell of it; budgets are not touched.
-func (l *Ladder) Ordered(kind StepKind, code Code, reason string, now time.Time) StepRecord {
-	r := StepRecord{At: now, Kind: kind, Verdict: code, Reason: reason, Expected: "it is done as ordered"}
-	switch kind {
-	case StepReconnect, StepAlternative:
-		r.Expected = "a new link, verified"
-	case StepRestartWorker:
-		r.Expected = "a fresh worker, and a verified link"
+// Order is a step that somebody else ordered: a directive, an operator.
+type Order struct {
+	Kind   StepKind
+	Reason string
+	// Alone: the server lets no link in, so none is waited for. It is judged by nothing.
+	Alone bool
+}
+
+// Ordered notes that o was carried out at now, with s as last judged, so that status
+// and beacons tell of it; the turns that follow find out what came of it, by the rules
+// that hold for the ladder's own steps: a link within the policy's VerifyMS, a worker and
+// text both ways within 30 s. Budgets are not touched. It gives the record as it stands
+// in [Ladder.Recent].
+func (l *Ladder) Ordered(o Order, code Code, s Snapshot, now time.Time) StepRecord {
+	r := StepRecord{At: now, Kind: o.Kind, Verdict: code, Reason: o.Reason, Expected: "it is done as ordered"}
+	for slices.ContainsFunc(l.recent, func(other StepRecord) bool { return other.At.Equal(r.At) }) {
+		r.At = r.At.Add(time.Nanosecond) // its time is its name
+	}
+	if !o.Alone && o.Kind.judged() {
+		switch o.Kind {
+		case StepReconnect, StepAlternative:
+			r.Expected = "a new link, verified within " + span(ms(l.p.VerifyMS))
+		case StepRestartWorker:
+			r.Expected = "a fresh worker, and a verified link, within " + span(workerGrace)
+		case StepRestartService:
+			r.Expected = "the service manager starts the agent afresh, and a verified link"
+		case StepOOB:
+			r.Expected = "the second door answers"
+		}
+		if len(l.ordered) == recentSteps {
+			l.ordered = slices.Delete(l.ordered, 0, 1)
+		}
+		l.ordered = append(l.ordered, &waiting{kind: r.Kind, code: code, link: s.Link.ID, pid: s.Worker.PID, at: r.At, after: now, since: now})
 	}
 	l.record(r)
 	return r
+}
+
+// judged reports whether what came of an ordered step of that kind can be seen.
+func (k StepKind) judged() bool {
+	switch k {
+	case StepReconnect, StepAlternative, StepRestartWorker, StepRestartService, StepOOB:
+		return true
+	}
+	return false
+}
+
+// settleOrdered finds out what came of the ordered steps under way.
+func (t *turn) settleOrdered() {
+	well := t.linkKnown() && t.linkWell()
+	t.ordered = slices.DeleteFunc(t.ordered, func(w *waiting) (over bool) {
+		switch w.kind {
+		case StepRestartWorker, StepRestartService:
+			over, _ = t.workerOutcome(w)
+		case StepOOB:
+			over, _ = t.doorOutcome(w)
+		default:
+			over = t.linkOutcome(w, well)
+		}
+		return over
+	})
 }

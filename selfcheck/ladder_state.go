@@ -41,6 +41,7 @@ type ladderState struct {
 	Services    []time.Time          `json:"services,omitempty"`
 	Stages      []time.Time          `json:"stages,omitempty"`
 	Service     *StepRecord          `json:"service,omitempty"` // under way
+	Ordered     *StepRecord          `json:"ordered,omitempty"` // the same, ordered by somebody else
 	LinkRung    linkRung             `json:"link_rung,omitempty"`
 	LinkLevel   int                  `json:"link_level,omitempty"`
 	LinkRetry   time.Time            `json:"link_retry,omitzero"`
@@ -59,18 +60,32 @@ func (l *Ladder) State(now time.Time, up Uptime) ([]byte, error) {
 	for code, times := range l.link.spent {
 		s.Spent[code] = last(times)
 	}
-	if w := l.worker.step; w != nil && w.kind == StepRestartService {
-		for _, r := range l.recent {
-			if r.Kind == w.kind && r.At.Equal(w.at) {
-				s.Service = &r
-			}
+	s.Service = l.restart(l.worker.step)
+	for _, w := range l.ordered {
+		if r := l.restart(w); r != nil {
+			s.Ordered = r
 		}
 	}
 	s.each(func(t time.Time) time.Time { return Wall(t, now) })
 	return json.Marshal(s)
 }
 
-// each replaces each time but Saved, unless it is zero, by what change makes of it.
+// restart is the record of w as it is written down, if that is a restart of the service
+// under way. Its time names it, and so stays as the wall clock showed it.
+func (l *Ladder) restart(w *waiting) *StepRecord {
+	if w == nil || w.kind != StepRestartService {
+		return nil
+	}
+	for _, r := range l.recent {
+		if r.Kind == w.kind && r.At.Equal(w.at) {
+			r.At = r.At.Round(0)
+			return &r
+		}
+	}
+	return nil
+}
+
+// each replaces each time but Saved and a step's, unless it is zero, by what change makes of it.
 func (s *ladderState) each(change func(time.Time) time.Time) {
 	all := func(times []time.Time) []time.Time {
 		out := make([]time.Time, len(times))
@@ -87,11 +102,6 @@ func (s *ladderState) each(change func(time.Time) time.Time) {
 		if !t.IsZero() {
 			*t = change(*t)
 		}
-	}
-	if s.Service != nil {
-		service := *s.Service
-		service.At = change(service.At)
-		s.Service = &service
 	}
 }
 
@@ -148,7 +158,11 @@ func (l *Ladder) Restore(state []byte, now time.Time, up Uptime) error {
 	l.worker.level, l.worker.retryAt = s.WorkerLevel, s.WorkerRetry
 	if r := s.Service; r != nil {
 		l.record(*r)
-		l.worker.step = &waiting{kind: r.Kind, code: r.Verdict, at: r.At, since: now}
+		l.worker.step = &waiting{kind: r.Kind, code: r.Verdict, at: r.At, after: s.Then(r.At, now, up), since: now}
+	}
+	if r := s.Ordered; r != nil {
+		l.record(*r)
+		l.ordered = append(l.ordered, &waiting{kind: r.Kind, code: r.Verdict, at: r.At, after: s.Then(r.At, now, up), since: now})
 	}
 	l.prune(now)
 	if !l.link.retryAt.After(now) {
@@ -174,8 +188,10 @@ func parseState(raw []byte) (s ladderState, err error) {
 	case len(s.Spent) > maxSpent || len(s.Restarts) > maxSpent || len(s.Services) > maxSpent || len(s.Stages) > maxSpent:
 		return s, errors.New("too many entries")
 	}
-	if s.Service != nil && (s.Service.Kind != StepRestartService || ruleOf(s.Service.Verdict) == nil) {
-		s.Service = nil
+	for _, r := range []**StepRecord{&s.Service, &s.Ordered} {
+		if *r != nil && ((*r).Kind != StepRestartService || ruleOf((*r).Verdict) == nil) {
+			*r = nil
+		}
 	}
 	for code, times := range s.Spent {
 		if len(times) > maxSpent {

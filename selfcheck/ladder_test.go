@@ -569,7 +569,7 @@ func TestLadderTakesWhatItKnowsOfALaterState(t *testing.T) {
 func TestLadderRecentIsBounded(t *testing.T) {
 	b := newBench(t)
 	for range 100 {
-		b.l.Ordered(StepReconnect, CodeOK, "by directive", b.now)
+		b.l.Ordered(Order{Kind: StepReconnect, Reason: "by directive"}, CodeOK, b.s, b.now)
 	}
 	if n := len(b.l.Recent()); n != recentSteps {
 		t.Errorf("%d steps kept", n)

@@ -33,7 +33,7 @@ func (l *Ladder) StageRefused(stage, why string) {
 // Resumed takes in that this machine, or the ladder's owner, did not run until
 // now: nothing that is waited for could have come meanwhile.
 func (l *Ladder) Resumed(now time.Time) {
-	for _, w := range []*waiting{l.link.step, l.link.door, l.worker.step} {
+	for _, w := range append([]*waiting{l.link.step, l.link.door, l.worker.step}, l.ordered...) {
 		if w != nil {
 			w.since = now
 		}
@@ -47,7 +47,7 @@ func (l *Ladder) Resumed(now time.Time) {
 
 // waiting begins the wait for a step's outcome.
 func (t *turn) waiting(kind StepKind) *waiting {
-	return &waiting{kind: kind, code: t.v.Code, link: t.s.Link.ID, pid: t.s.Worker.PID, at: t.now, since: t.now}
+	return &waiting{kind: kind, code: t.v.Code, link: t.s.Link.ID, pid: t.s.Worker.PID, at: t.now, after: t.now, since: t.now}
 }
 
 // climbWorker deals with a worker that stands still, or can't live.
@@ -118,27 +118,37 @@ func (t *turn) workerStepDone() bool {
 	if w.step.kind == StepRestartStage {
 		return t.stageStepDone()
 	}
-	fresh := t.s.Worker.Running && t.s.Worker.PID != w.step.pid && !t.s.Taken.IsZero()
-	waited := t.now.Sub(w.step.since)
-	switch {
-	case fresh && t.remedy == remedyWorker:
-		t.noBetter(w.step, "the new worker: "+t.v.Sentence)
-	case fresh && t.tripped(w.step):
-		t.helped(w.step, "a new worker, and text both ways, after "+span(waited))
-		w.step = nil
-		return true
-	case waited < workerGrace:
-		t.in(workerGrace - waited)
+	over, helped := t.workerOutcome(w.step)
+	if !over {
 		return false
-	case fresh && t.reports():
-		t.noBetter(w.step, "a new worker reports, but no text went both ways within "+span(waited)+": "+t.v.Sentence)
-	default:
-		t.noBetter(w.step, "no new worker reported within "+span(waited))
 	}
 	w.step = nil
-	w.retryAt = t.now.Add(t.backoff(ms(t.p.BackoffMinMS), w.level))
-	w.level = min(w.level+1, maxLevel)
+	if !helped {
+		w.retryAt = t.now.Add(t.backoff(ms(t.p.BackoffMinMS), w.level))
+		w.level = min(w.level+1, maxLevel)
+	}
 	return true
+}
+
+// workerOutcome finds out what came of a restart of the worker or the service.
+func (t *turn) workerOutcome(w *waiting) (over, helped bool) {
+	fresh := t.s.Worker.Running && t.s.Worker.PID != w.pid && !t.s.Taken.IsZero()
+	waited := t.now.Sub(w.since)
+	switch {
+	case fresh && t.remedy == remedyWorker:
+		t.noBetter(w, "the new worker: "+t.v.Sentence)
+	case fresh && t.tripped(w):
+		t.helped(w, "a new worker, and text both ways, after "+span(waited))
+		return true, true
+	case waited < workerGrace:
+		t.in(workerGrace - waited)
+		return false, false
+	case fresh && t.reports():
+		t.noBetter(w, "a new worker reports, but no text went both ways within "+span(waited)+": "+t.v.Sentence)
+	default:
+		t.noBetter(w, "no new worker reported within "+span(waited))
+	}
+	return true, false
 }
 
 // stageStepDone is the same for one loop. What did not help is not waited for:
@@ -182,7 +192,7 @@ func (t *turn) tripped(w *waiting) bool {
 	if t.s.Link.Phase != PhaseVerified || !t.reports() || t.remedy == remedyWorker {
 		return false
 	}
-	waited := t.s.Taken.Sub(w.at)
+	waited := t.s.Taken.Sub(w.after)
 	for _, age := range []*time.Duration{t.s.Link.VerifiedAge, t.s.Link.TextTripAge} {
 		if age != nil && *age < waited {
 			return true

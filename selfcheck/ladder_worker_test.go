@@ -183,6 +183,94 @@ func TestLadderServiceRestartIsFollowedUp(t *testing.T) {
 	after.outcome(StepRestartService, "helped: a new worker, and text both ways")
 }
 
+// What somebody ordered is judged as the ladder's own steps are, and steers nothing.
+func TestLadderSaysWhatCameOfAnOrder(t *testing.T) {
+	order := func(kind StepKind) *bench {
+		b := newBench(t)
+		b.wants()
+		b.l.Ordered(Order{Kind: kind, Reason: "told to"}, CodeOK, b.s, b.now)
+		b.pass(time.Second)
+		b.wants()
+		b.outcome(kind, "")
+		return b
+	}
+	b := order(StepReconnect)
+	b.verified(9)
+	b.wants()
+	b.outcome(StepReconnect, "helped: link 0000000000000009 verified")
+
+	b = order(StepAlternative) // nothing came of it
+	b.pass(ms(b.p.VerifyMS))
+	b.wants()
+	b.outcome(StepAlternative, "no better: no verified link within 21 s")
+	if b.l.link.rung != rungGround || b.l.link.step != nil {
+		t.Error("an order moved the ladder")
+	}
+
+	b = order(StepRestartWorker)
+	b.s.Worker.PID++
+	b.wants() // a new worker alone is not it
+	b.outcome(StepRestartWorker, "")
+	b.s.Link.VerifiedAge = sec(0.5)
+	b.wants()
+	b.outcome(StepRestartWorker, "helped: a new worker, and text both ways")
+
+	b = order(StepRestartWorker)
+	b.pass(workerGrace)
+	b.wants()
+	b.outcome(StepRestartWorker, "no better: no new worker reported")
+	if !b.l.worker.retryAt.IsZero() {
+		t.Error("an order put the ladder's own steps off")
+	}
+
+	b = order(StepOOB)
+	b.s.OOB.LastOK = sec(0.5)
+	b.wants()
+	b.outcome(StepOOB, "helped: the second door answers")
+
+	b = newBench(t) // no link is let in: none is waited for
+	b.l.Ordered(Order{Kind: StepReconnect, Reason: "told to", Alone: true}, CodeOK, b.s, b.now)
+	b.pass(time.Hour)
+	b.wants()
+	b.outcome(StepReconnect, "")
+
+	b = order(StepRestartService)
+	raw, err := b.l.State(b.now, Uptime{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ordered := b.l.Recent()[0]
+	b = newBench(t)
+	b.now = t0.Add(4 * time.Second)
+	if err := b.l.Restore(raw, b.now, Uptime{}); err != nil {
+		t.Fatal(err)
+	}
+	b.s.Link.VerifiedAge = sec(1)
+	b.wants()
+	b.outcome(StepRestartService, "helped: a new worker")
+	if got := b.l.Recent(); len(got) != 1 || !got[0].At.Equal(ordered.At) {
+		t.Errorf("its time names it, and is %v", got)
+	}
+}
+
+// The history knows a step by the time that the wall clock showed then, wherever that
+// clock is set until the outcome is known.
+func TestLadderStepKeepsItsNameOverARestart(t *testing.T) {
+	b := newBench(t)
+	b.l.Ordered(Order{Kind: StepRestartService, Reason: "told to"}, CodeOK, b.s, b.now)
+	raw, err := b.l.State(b.now, Uptime{"boot", time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := newBench(t)
+	if err := after.l.Restore(raw, b.now.Add(26*time.Hour), Uptime{"boot", time.Hour + 3*time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	if got := after.l.Recent(); len(got) != 1 || !got[0].At.Equal(b.now) {
+		t.Errorf("steps %+v, want one of %v", got, b.now)
+	}
+}
+
 // Budgets and back-off hold over restarts and reboots, wherever the clock is set meanwhile.
 func TestLadderStateByWhateverClock(t *testing.T) {
 	const boot, other = "boot-1", "boot-2"

@@ -34,7 +34,7 @@ func (g *Guardian) reconnectHere(req local.ReconnectRequest, now time.Time) loca
 	if req.Alternative {
 		step = selfcheck.StepAlternative
 	}
-	g.ladder.Ordered(step, g.judgement.Verdict.Code, reason, now)
+	g.ordered(step, reason, now)
 	g.log.Warn("reconnect ordered on this machine", "reason", reason, "alternative", req.Alternative)
 	return a
 }

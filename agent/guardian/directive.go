@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	"gururmm/agent/history"
 	"gururmm/agent/local"
 	"gururmm/agent/pipe"
 	"gururmm/internal/atomicfile"
@@ -100,14 +102,14 @@ func (g *Guardian) directive(m wire.Envelope) {
 func (g *Guardian) obeyed(d wire.Directive, admitted bool, err error) {
 	if err == nil {
 		g.log.Warn("directive carried out", "id", d.ID, "kind", d.Kind, "reason", d.Reason)
-		if step, ok := orderedSteps[d.Kind]; ok {
-			g.ladder.Ordered(step, g.judgement.Verdict.Code, cmp.Or(d.Reason, "ordered by the server"), time.Now())
-		}
+		awaited := g.orderedBy(d)
 		switch {
 		case g.errands[d.Kind] == d.ID, g.ownsDirective(d.Kind): // told when it ends
 		case d.Kind == wire.DirectiveRestartService && g.restart: // told by the next run
 		case d.Kind == wire.DirectiveRestartService:
 			g.result(d, wire.DirectiveFailed, "not run by a service manager: only its worker was restarted", nil)
+		case awaited: // told once it is known what came of it
+			g.result(d, wire.DirectiveAccepted, "", nil)
 		default:
 			g.result(d, wire.DirectiveDone, "", nil)
 		}
@@ -123,6 +125,76 @@ func (g *Guardian) obeyed(d wire.Directive, admitted bool, err error) {
 	g.log.Warn("directive refused", "id", d.ID, "kind", d.Kind, "code", refused.code, "detail", refused.detail)
 	g.noteRefused(d, admitted, refused)
 	g.nack(wire.Nack{Code: refused.code, ID: d.ID, Type: wire.TypeDirective, Detail: refused.detail})
+}
+
+// ordered notes a step that somebody ordered, and gives its record. In quarantine no
+// link is let in, so none is expected of it.
+func (g *Guardian) ordered(kind selfcheck.StepKind, reason string, now time.Time) selfcheck.StepRecord {
+	o := selfcheck.Order{Kind: kind, Reason: reason, Alone: g.quarantined()}
+	return g.ladder.Ordered(o, g.judgement.Verdict.Code, g.snapshot, now)
+}
+
+func (g *Guardian) quarantined() bool { return g.cfg.Quarantine != nil && g.cfg.Quarantine() != "" }
+
+// orderedBy notes the step that d ordered, if it is one. awaited: d is done once the step
+// has led to a verified link, and failed if it did not in its time.
+func (g *Guardian) orderedBy(d wire.Directive) (awaited bool) {
+	kind, ok := orderedSteps[d.Kind]
+	if !ok {
+		return false
+	}
+	if kind == selfcheck.StepRestartService && !g.restart {
+		kind = selfcheck.StepRestartWorker // as much as can be restarted here
+	}
+	r := g.ordered(kind, cmp.Or(d.Reason, "ordered by the server"), time.Now())
+	switch d.Kind {
+	case wire.DirectiveReconnect, wire.DirectiveUseEndpoint, wire.DirectiveRestartWorker:
+		if g.quarantined() {
+			return false
+		}
+		g.await(r, d, "")
+		return true
+	}
+	return false
+}
+
+// awaitedStep is a directive that is told when the step that it ordered is over.
+type awaitedStep struct {
+	d    wire.Directive
+	step string // its history.StepID
+	note string // said before the outcome
+}
+
+func (g *Guardian) await(r selfcheck.StepRecord, d wire.Directive, note string) {
+	g.awaited = append(g.awaited, awaitedStep{d, history.StepID(r), note})
+}
+
+// tellOrdered tells what came of ordered steps, once it is known. At a stop nothing more
+// becomes known: the next run says so.
+func (g *Guardian) tellOrdered() {
+	if len(g.awaited) == 0 || g.stopping {
+		return
+	}
+	outcomes := map[string]string{}
+	for _, s := range g.ladder.Recent() {
+		outcomes[history.StepID(s)] = s.Outcome
+	}
+	g.awaited = slices.DeleteFunc(g.awaited, func(a awaitedStep) bool {
+		said, known := outcomes[a.step]
+		switch {
+		case !known: // many others came since
+			said = "what came of it is not known: too many steps were taken since"
+		case said == "":
+			return false
+		}
+		how, helped := strings.CutPrefix(said, "helped: ")
+		state := wire.DirectiveFailed
+		if helped {
+			state = wire.DirectiveDone
+		}
+		g.result(a.d, state, a.note+strings.TrimPrefix(how, "no better: "), nil)
+		return true
+	})
 }
 
 // urgentKinds are what an operator reaches for when something is wrong.

@@ -392,7 +392,9 @@ func TestARestartByHandIsNotCalledTheServiceManagers(t *testing.T) {
 			}
 			b.cfg.Service, b.cfg.Presence.Instance = managed, wire.NewID()
 			b.run()
-			pass(10 * time.Second)
+			pass(5 * time.Second)
+			b.links(8)
+			pass(5 * time.Second)
 			got := b.door.receipts(t)
 			if len(got) != 1 || got[0].ID != "s" {
 				t.Fatalf("receipts %+v", got)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"gururmm/selfcheck"
 	"gururmm/wire"
 )
 
@@ -156,13 +157,26 @@ func (g *Guardian) tellOld() {
 		case kind == wire.DirectiveRestartService && !g.cfg.Service:
 			g.result(d, wire.DirectiveFailed, "the agent ended for it, but no service manager has started it again: it runs by hand now", nil)
 		case kind == wire.DirectiveRestartService:
-			g.result(d, wire.DirectiveDone, "the service was restarted: this is instance "+g.cfg.Presence.Instance, nil)
+			g.restarted(d)
 		case known, slices.Contains(longKinds, kind):
 			g.fail(d, wire.CodeInterrupted, "the agent ended before this was done, or before it could tell")
 		default: // it is done before it is told
 			g.result(d, wire.DirectiveDone, "", nil)
 		}
 	}
+}
+
+// restarted answers an ordered restart of the service, which this run is: once its link is
+// verified, if one is let in and the step is still known.
+func (g *Guardian) restarted(d wire.Directive) {
+	note := "the service was restarted: this is instance " + g.cfg.Presence.Instance
+	for _, s := range slices.Backward(g.ladder.Recent()) {
+		if s.Kind == selfcheck.StepRestartService && s.Outcome == "" && !g.quarantined() {
+			g.await(s, d, note+"; ")
+			return
+		}
+	}
+	g.result(d, wire.DirectiveDone, note, nil)
 }
 
 // longKinds are not done yet when they are first told.

@@ -4,13 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"gururmm/agent/guardian"
+	"gururmm/agent/history"
 	"gururmm/agent/pipe"
+	"gururmm/selfcheck"
 	"gururmm/wire"
 )
 
@@ -101,7 +104,12 @@ func TestAReceiptForEachDirective(t *testing.T) {
 		pass(2 * time.Second)
 		later := time.Now().Add(5 * time.Hour)
 		b.send(b.directive(wire.Directive{ID: "r", Kind: wire.DirectiveReconnect, ExpiresAt: later}))
-		if got := b.door.receipts(t); len(got) != 1 || got[0].ID != "r" || got[0].State != wire.DirectiveDone {
+		if got := b.door.receipts(t); len(got) != 1 || got[0].ID != "r" || got[0].State != wire.DirectiveAccepted {
+			t.Fatalf("receipts %+v, want reconnect accepted: no other link is there", got)
+		}
+		b.links(8)
+		pass(3 * time.Second)
+		if got := b.door.receipts(t); len(got) != 2 || got[1].ID != "r" || got[1].State != wire.DirectiveDone || !strings.Contains(got[1].Detail, "verified") {
 			t.Fatalf("receipts %+v, want reconnect done", got)
 		}
 		b.door.set(func() {
@@ -110,13 +118,64 @@ func TestAReceiptForEachDirective(t *testing.T) {
 		if err := <-b.done; !errors.Is(err, guardian.ErrRestartService) {
 			t.Fatalf("ended with %v", err)
 		}
-		if got := b.door.receipts(t); len(got) != 1 {
+		if got := b.door.receipts(t); len(got) != 2 {
 			t.Fatalf("receipts %+v: the restart was told before it happened", got)
 		}
 		b.run()
 		pass(10 * time.Second)
-		if got := b.door.receipts(t); len(got) != 2 || got[1].ID != "s" || got[1].State != wire.DirectiveDone {
+		if got := b.door.receipts(t); len(got) != 2 {
+			t.Fatalf("receipts %+v: the restart was told before a link was verified", got)
+		}
+		b.links(9)
+		pass(3 * time.Second)
+		if got := b.door.receipts(t); len(got) != 3 || got[2].ID != "s" || got[2].State != wire.DirectiveDone || !strings.Contains(got[2].Detail, "text both ways") {
 			t.Fatalf("receipts %+v, want the restart done", got)
+		}
+		b.end()
+	})
+}
+
+// An order that led to no verified link is not called done, and its step says why.
+func TestAnOrderedRestartIsJudged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		events := b.remember()
+		b.run()
+		pass(2 * time.Second)
+		later := time.Now().Add(5 * time.Hour)
+		b.send(b.directive(wire.Directive{ID: "w", Kind: wire.DirectiveRestartWorker, ExpiresAt: later}))
+		pass(20 * time.Second)
+		if got := b.door.receipts(t); len(got) != 1 || got[0].State != wire.DirectiveAccepted {
+			t.Fatalf("receipts %+v while it is not known", got)
+		}
+		pass(20 * time.Second)
+		got := b.door.receipts(t)
+		if len(got) != 2 || got[1].State != wire.DirectiveFailed || !strings.Contains(got[1].Detail, "no text went both ways") {
+			t.Fatalf("receipts %+v, want failed", got)
+		}
+		if e := find(t, events(), history.KindStep, string(selfcheck.StepRestartWorker)); !strings.HasPrefix(e.Outcome, "no better: ") {
+			t.Errorf("kept as %+v", e)
+		}
+		b.send(b.directive(wire.Directive{ID: "v", Kind: wire.DirectiveRestartWorker, ExpiresAt: later}))
+		b.links(8)
+		pass(3 * time.Second)
+		if got = b.door.receipts(t); len(got) != 4 || got[3].State != wire.DirectiveDone {
+			t.Fatalf("receipts %+v, want done", got)
+		}
+		b.end()
+	})
+}
+
+// In quarantine no link is let in: an order is done when it is carried out.
+func TestAnOrderInQuarantineWaitsForNoLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.cfg.Quarantine = func() string { return "Quarantined: stolen." }
+		b.run()
+		pass(2 * time.Second)
+		b.send(b.directive(wire.Directive{ID: "w", Kind: wire.DirectiveRestartWorker, ExpiresAt: time.Now().Add(5 * time.Hour)}))
+		if got := b.door.receipts(t); len(got) != 1 || got[0].State != wire.DirectiveDone {
+			t.Fatalf("receipts %+v, want done", got)
 		}
 		b.end()
 	})
@@ -128,7 +187,7 @@ func TestACallByTheLinkIsFollowedAtOnce(t *testing.T) {
 		b.run()
 		pass(2 * time.Second)
 		b.door.set(func() {
-			b.door.next = append(b.door.next, b.directive(wire.Directive{ID: "r", Kind: wire.DirectiveReconnect}))
+			b.door.next = append(b.door.next, b.directive(wire.Directive{ID: "r", Kind: wire.DirectiveRelease}))
 		})
 		b.child().say(pipe.Fact{Call: true})
 		pass(time.Second)

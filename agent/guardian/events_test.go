@@ -154,8 +154,10 @@ func TestDirectivesAndWhatCameOfThemAreKept(t *testing.T) {
 			b.directive(wire.Directive{ExpiresAt: later, Kind: wire.DirectiveSetPolicy, Policy: &policy}),
 			b.directive(wire.Directive{ExpiresAt: later, Kind: wire.DirectiveReconnect, Agent: "another"}),
 		)
+		b.links(8)
+		pass(3 * time.Second)
 		all := events()
-		if e := find(t, all, history.KindDirective, string(wire.DirectiveReconnect)); e.Outcome != "done" || e.Sentence != "told to" {
+		if e := find(t, all, history.KindDirective, string(wire.DirectiveReconnect)); !strings.HasPrefix(e.Outcome, "done: link") || e.Sentence != "told to" {
 			t.Errorf("reconnect is kept as %+v", e)
 		}
 		if e := find(t, all, history.KindDirective, string(wire.DirectiveUseEndpoint)); !strings.HasPrefix(e.Outcome, "refused: ") {
@@ -167,7 +169,9 @@ func TestDirectivesAndWhatCameOfThemAreKept(t *testing.T) {
 		if e := find(t, all, history.KindPolicy, "directive"); !strings.Contains(e.Sentence, "9") {
 			t.Errorf("the policy is kept as %+v", e)
 		}
-		find(t, all, history.KindStep, string(selfcheck.StepReconnect))
+		if e := find(t, all, history.KindStep, string(selfcheck.StepReconnect)); !strings.HasPrefix(e.Outcome, "helped: ") {
+			t.Errorf("the step is kept as %+v", e)
+		}
 		b.end()
 	})
 }

@@ -384,6 +384,14 @@ func (b *bench) run() {
 	synctest.Wait()
 }
 
+// links gives the worker in place link id, verified just now.
+func (b *bench) links(id wire.LinkID) {
+	s := well()
+	s.Link.ID, s.Link.Ledger.Local.Link, s.Link.Ledger.Peer.Link = id, id, id
+	s.Link.VerifiedAge, s.Link.PhaseAge = new(100*time.Millisecond), new(100*time.Millisecond)
+	b.child().be(s)
+}
+
 // end stops the guardian and gives what Run returned.
 func (b *bench) end() error {
 	b.stop()

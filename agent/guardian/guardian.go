@@ -111,6 +111,7 @@ type Guardian struct {
 	memory     memoryState
 	history    historyState
 	errands    map[wire.DirectiveKind]string // under way: the directive that ordered it
+	awaited    []awaitedStep                 // directives whose steps are not over
 	framesFor  []ask                         // status requests that wait for the worker's frames
 	framesBy   time.Time                     // when they are told that none came
 	insight    insightState
@@ -223,6 +224,7 @@ func (g *Guardian) Run(ctx context.Context) error {
 		}
 		g.judge(now)
 		g.noteSteps(false)
+		g.tellOrdered()
 		for _, q := range asked {
 			q.do(q, now)
 		}
