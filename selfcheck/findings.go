@@ -62,16 +62,6 @@ var findings = []struct {
 		refusedBefore,
 	},
 	{
-		FindJournal, "The journal can't be written",
-		"Free the disk or make the state directory writable: commands are refused until then.",
-		func(f *facts) string {
-			if f.Jobs.Journal == "" {
-				return ""
-			}
-			return "Commands are refused, their journal can't be written: " + f.Jobs.Journal + "."
-		},
-	},
-	{
 		FindQuarantined, "A damaged file was set aside",
 		"Look at the file and delete it; commands that were running are reported interrupted.",
 		func(f *facts) string {

@@ -425,8 +425,8 @@ var judgeCases = []judgeCase{
 	// findings
 	{name: "clock ahead", want: CodeOK, change: func(s *Snapshot) { s.Clock.Offset = sec(-90) }, findings: []Code{FindClockSkew}},
 	{name: "clock never compared", want: CodeOK, change: func(s *Snapshot) { s.Clock.Offset = nil }},
-	{name: "disk full", want: CodeOK, change: func(s *Snapshot) { s.Jobs.Journal, s.Jobs.Quarantined = "no space", "journal.bad" },
-		findings: []Code{FindJournal, FindQuarantined}},
+	{name: "disk full", want: CodeAgentJournal, says: "no space", change: func(s *Snapshot) { s.Jobs.Journal, s.Jobs.Quarantined = "no space", "journal.bad" },
+		findings: []Code{FindQuarantined}},
 	{name: "disk almost full", want: CodeOK, change: func(s *Snapshot) { s.Disk = &DiskFacts{Free: 100 << 20, Total: 1 << 40} },
 		findings: []Code{FindDiskFull}},
 	{name: "disk has room", want: CodeOK, change: func(s *Snapshot) { s.Disk = &DiskFacts{Free: 200 << 20, Total: 1 << 40} }},
@@ -543,7 +543,7 @@ func TestRulesAreComplete(t *testing.T) {
 		CodeLinkTextDelayed, CodeLinkTextAltered, CodeLinkStuckFragment, CodeLinkTextSilent, CodeLinkUplinkLost,
 		CodeLinkPingForeign, CodeLinkFlapping, CodeRouteStale, CodeRouteDuplicate, CodeRouteUnwritten, CodeAgentDecode,
 		CodeAgentRejected, CodeAgentStalled + ".reader", CodeAgentExecutorFull, CodeAgentHung, CodeAgentCrashloop,
-		CodeOOBUnreachable, CodeOOBRejected, CodeAgentRemoved, FindClockSkew, FindPingsRewritten, FindSuspendResumed, FindRefused, FindJournal, FindQuarantined, FindDiskFull} {
+		CodeOOBUnreachable, CodeOOBRejected, CodeAgentRemoved, FindClockSkew, FindPingsRewritten, FindSuspendResumed, FindRefused, FindQuarantined, FindDiskFull, CodeAgentJournal} {
 		title, severity, action := Describe(c)
 		if title == "" || severity == SeverityUnknown || action == "" {
 			t.Errorf("Describe(%s) = %q, %q, %q", c, title, severity, action)

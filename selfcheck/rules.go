@@ -168,6 +168,11 @@ var rules = []rule{
 		action: "Look at the server: it does not offer what it owes. A fresh link makes it look again.",
 	},
 	{
+		code: CodeAgentJournal, severity: SeverityError,
+		title: "Commands are refused: their journal can't be written", look: lookJournal,
+		action: "Free the disk or make the state directory writable: no command runs until then.",
+	},
+	{
 		code: CodeAgentDecode, severity: SeverityError,
 		title: "Messages arrive whole and can't be read", look: lookDecode,
 		masks:  []Code{CodeAgentRejected},

@@ -161,6 +161,21 @@ func lookDecode(f *facts, r *rule) *hit {
 	return h
 }
 
+// lookJournal: what is not in the journal is not acknowledged, so no command runs.
+func lookJournal(f *facts, r *rule) *hit {
+	if f.Jobs.Journal == "" {
+		return nil
+	}
+	h := &hit{
+		sentence: "Commands are refused, their journal can't be written: " + f.Jobs.Journal + ".",
+		evidence: []Evidence{{Fact: "jobs.journal", Seen: f.Jobs.Journal}},
+	}
+	if d := f.Disk; d != nil && d.Total != 0 {
+		h.evidence = append(h.evidence, Evidence{Fact: "disk.free", Seen: fmt.Sprintf("%d MiB", d.Free>>20)})
+	}
+	return h
+}
+
 // ordinary are refusals of the daily run, no fault of the message; a journal that
 // can't be written, and a quarantine, are findings of their own.
 var ordinary = []wire.Code{wire.CodeBusy, wire.CodeExpired, wire.CodeDraining, wire.CodeDuplicate, wire.CodeJournal, wire.CodeQuarantined}

@@ -37,6 +37,7 @@ const (
 	CodeAgentHung         Code = "agent.hung"
 	CodeAgentCrashloop    Code = "agent.crashloop"
 	CodeAgentRemoved      Code = "agent.removed"
+	CodeAgentJournal      Code = "agent.journal"
 
 	CodeOOBUnreachable Code = "oob.unreachable"
 	CodeOOBRejected    Code = "oob.rejected"
@@ -49,7 +50,7 @@ const (
 	FindSuspendResumed Code = "suspend.resumed"
 	FindClockStep      Code = "clock.step" // it was set by much, a while ago (guardian)
 	FindRefused        Code = "messages.refused"
-	FindJournal        Code = "journal.unwritable"
+	FindJournal        Code = "journal.unwritable" // a state file beside the commands' journal (guardian)
 	FindQuarantined    Code = "state.quarantined"
 	FindDiskFull       Code = "disk.full"
 	FindRenewed        Code = "identity.renewed"
