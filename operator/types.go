@@ -25,6 +25,8 @@ type Agent struct {
 	Stopped bool `json:"stopped,omitempty"`
 	// VerdictAt is when the agent gave the verdict; absent if it is the server's own.
 	VerdictAt *time.Time `json:"verdict_at,omitempty"`
+	// Findings stand beside the verdict, as of its last beacon.
+	Findings []Finding `json:"findings,omitempty"`
 	// VerifiedAt is when text last provably went both ways.
 	VerifiedAt *time.Time      `json:"verified_at,omitempty"`
 	LastSeen   *time.Time      `json:"last_seen,omitempty"`
@@ -40,6 +42,12 @@ type Agent struct {
 	RemovedAt *time.Time `json:"removed_at,omitempty"`
 	RemovedBy string     `json:"removed_by,omitempty"`
 	Was       string     `json:"was,omitempty"` // the agent whose copy it was before it took this identity
+}
+
+// Finding is what an agent reports beside its verdict: no fault by itself.
+type Finding struct {
+	Code     string `json:"code"`
+	Sentence string `json:"sentence"`
 }
 
 // NewCommand asks for a command (POST /v1/agents/{id or name}/commands).
@@ -138,7 +146,11 @@ const (
 	EventLink     = "link"     // verified, degraded, recovered, ended
 	EventInstance = "instance" // its guardian has started anew
 	EventVersion  = "version"
+	EventFinding  = "finding" // what stands beside its verdict: codes in order, or NoFinding
 )
+
+// NoFinding is the end of all findings.
+const NoFinding = "none"
 
 // AgentEvent is one change of an agent, as the server saw it.
 type AgentEvent struct {

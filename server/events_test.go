@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gururmm/operator"
+	"gururmm/selfcheck"
 	"gururmm/wire"
 )
 
@@ -77,6 +78,48 @@ func TestChangesOfAnAgentAreToldWithTheirReasons(t *testing.T) {
 			t.Errorf("of a link that fell silent: %q", told)
 		} else if why := all[len(all)-1].Reason; !strings.Contains(why, "no frame came within the dead window") {
 			t.Errorf("why it is offline: %q", why)
+		}
+	})
+}
+
+// What stands beside an agent's verdict is an event when it comes and when it ends, over a
+// restart of the server too; an agent that has never had any has no event of it.
+func TestFindingsAreToldWhenTheyComeAndEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer func() { n.stop() }()
+		id := n.enroll("alpha")
+		beacon := func(found ...selfcheck.Finding) {
+			t.Helper()
+			time.Sleep(time.Second)
+			r := report(id, false)
+			r.Findings = found
+			if status, raw := n.post(id, "/v1/oob/beacon", r); status != http.StatusOK {
+				t.Fatalf("%d %s", status, raw)
+			}
+		}
+		back := selfcheck.Finding{Code: selfcheck.FindUpdateRolledBack, Sentence: "The update to v2 was rolled back: it crashed."}
+		beacon()
+		beacon(back)
+		beacon(back)
+		if f := n.agent(id).Findings; len(f) != 1 || f[0].Code != "update.rolled_back" || f[0].Sentence != back.Sentence {
+			t.Errorf("the agent shows %+v", f)
+		}
+		n = n.restarted()
+		if f := n.agent(id).Findings; len(f) != 1 || f[0].Sentence != back.Sentence {
+			t.Errorf("after a restart of the server the agent shows %+v", f)
+		}
+		beacon(back)
+		beacon()
+		beacon()
+		if f := n.agent(id).Findings; len(f) != 0 {
+			t.Errorf("the agent still shows %+v", f)
+		}
+		said, all := n.told(id, operator.EventFinding)
+		if want := []string{"finding >update.rolled_back", "finding update.rolled_back>none"}; !slices.Equal(said, want) {
+			t.Errorf("told %q, want %q", said, want)
+		} else if all[0].Reason != back.Sentence {
+			t.Errorf("told because %q", all[0].Reason)
 		}
 	})
 }

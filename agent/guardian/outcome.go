@@ -53,9 +53,12 @@ func (g *Guardian) tellOutcome(o versions.Outcome) {
 	if g.stopping {
 		return
 	}
-	if f, ok := g.updateFinding(); ok && !slices.Contains(g.judgement.Findings, f) { // the next judgement would have it
-		g.judgement.Findings = append(slices.Clone(g.judgement.Findings), f)
+	// As the next judgement would have it: the one in force was made before this.
+	found := slices.DeleteFunc(slices.Clone(g.judgement.Findings), func(f selfcheck.Finding) bool { return f.Code == selfcheck.FindUpdateRolledBack })
+	if f, ok := g.updateFinding(); ok {
+		found = append(found, f)
 	}
+	g.judgement.Findings = found
 	g.beacon(causeRequest)
 }
 

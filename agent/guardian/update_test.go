@@ -439,6 +439,31 @@ func TestUpdatesThatAreRefused(t *testing.T) {
 	}
 }
 
+// A rollback stands beside the verdict until a later update is confirmed, and no longer: the
+// beacon that tells of that one says it already.
+func TestAConfirmedUpdateEndsWhatIsSaidOfTheLastRollback(t *testing.T) {
+	s := newShelf(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		u := b.handedOver(s, as("v2.0.0"))
+		u.State.Last = &versions.Outcome{Version: "v1.9.0", RolledBack: true, Reason: "it crashed", At: time.Now(), Told: true}
+		ask := b.status()
+		b.run()
+		pass(10 * time.Second)
+		if f := ask().Findings; len(f) != 1 || f[0].Code != selfcheck.FindUpdateRolledBack {
+			t.Errorf("before it is confirmed: %+v", f)
+		}
+		pass(30 * time.Second)
+		if state, _ := b.outcome("up"); state != wire.DirectiveDone {
+			t.Fatalf("told %s", state)
+		}
+		if r := b.door.last(); len(r.Findings) != 0 {
+			t.Errorf("once it is confirmed (%s): %+v", r.Cause, r.Findings)
+		}
+		b.end()
+	})
+}
+
 // handedOver is a guardian that has just begun as v2.0.0.
 func (b *bench) handedOver(s *shelf, worker selfcheck.Snapshot) *guardian.Updates {
 	u := b.updatable(s, worker)

@@ -495,6 +495,9 @@ func describeAgent(w io.Writer, a operator.Agent) error {
 		}
 		rows = append(rows, []string{"clock", said})
 	}
+	for _, f := range a.Findings {
+		rows = append(rows, []string{"found", oneLine(f.Code, 40) + ": " + wrap.Plain(f.Sentence)})
+	}
 	if a.Was != "" {
 		rows = append(rows, []string{"was", "a copy of agent " + a.Was})
 	}

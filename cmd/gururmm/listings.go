@@ -241,7 +241,8 @@ func beaconsCommand(f *operatorFlags) *cobra.Command {
 
 // beaconFacts is what of an endpoint's report is held against the server's view.
 type beaconFacts struct {
-	Cause    string `json:"cause"`
+	Cause    string             `json:"cause"`
+	Findings []operator.Finding `json:"findings"`
 	Snapshot struct {
 		Link struct {
 			ID     wire.LinkID `json:"id"`
@@ -291,6 +292,9 @@ func printBeacon(w io.Writer, b operator.Beacon) error {
 		cmp.Or(oneLine(b.Verdict, 40), "no verdict"), oneLine(r.Cause, 20))))
 	if b.Sentence != "" {
 		fmt.Fprintln(w, wrap.Behind("  ", wrap.Plain(b.Sentence)))
+	}
+	for _, f := range r.Findings {
+		fmt.Fprintln(w, wrap.Behind("  found:  ", oneLine(f.Code, 40)+": "+wrap.Plain(f.Sentence)))
 	}
 	link := r.Snapshot.Link
 	said := "no link"

@@ -26,7 +26,8 @@ func TestListingsAreReadableAt80Columns(t *testing.T) {
 		ID: wire.NewID(), Name: name, Presence: "out-of-band", Verdict: "link.text.stuck_fragment", Sentence: sentence,
 		Tags:       slices.Repeat([]string{"a-tag-of-some-length"}, operator.MaxTags),
 		VerifiedAt: &seen, LastSeen: &seen, LastVia: "beacon", Owed: 120,
-		Links: []wire.LinkView{{Link: 7, State: "quarantined", Written: 1e6, PeerRead: &peer, Read: 1e6, Queued: 99, Verdict: "link.text.lost"}},
+		Findings: []operator.Finding{{Code: "update.rolled_back", Sentence: sentence}},
+		Links:    []wire.LinkView{{Link: 7, State: "quarantined", Written: 1e6, PeerRead: &peer, Read: 1e6, Queued: 99, Verdict: "link.text.lost"}},
 	}
 	command := operator.Command{
 		ID: wire.NewID(), AgentName: name, State: wire.StateUndeliverable, ExitCode: &exit, Attempts: 10, Channel: wire.ChannelLink,
@@ -37,7 +38,7 @@ func TestListingsAreReadableAt80Columns(t *testing.T) {
 	}}
 	beacon := operator.Beacon{
 		AgentName: name, ReceivedAt: now, Verdict: agent.Verdict, Sentence: sentence,
-		Report: []byte(`{"cause":"verdict_changed","snapshot":{"link":{"id":"0000000000000007","phase":"verified","ledger":{"local":{"written":123456},"peer":{"read":1234567}}}}}`),
+		Report: []byte(`{"cause":"verdict_changed","findings":[{"code":"update.rolled_back","sentence":"` + sentence + `"}],"snapshot":{"link":{"id":"0000000000000007","phase":"verified","ledger":{"local":{"written":123456},"peer":{"read":1234567}}}}}`),
 		View:   &wire.ServerView{Presence: "degraded", Owed: 1, Links: agent.Links},
 	}
 	directive := operator.Directive{
@@ -64,10 +65,10 @@ func TestListingsAreReadableAt80Columns(t *testing.T) {
 		whole []string // what must stand on one line
 	}{
 		"agents":   {func(w io.Writer) error { return listAgents(w, []operator.Agent{agent}) }, []string{agent.ID, agent.Verdict}},
-		"agent":    {func(w io.Writer) error { return describeAgent(w, agent) }, []string{agent.ID, "0000000000000007"}},
+		"agent":    {func(w io.Writer) error { return describeAgent(w, agent) }, []string{agent.ID, "0000000000000007", "update.rolled_back: messages"}},
 		"commands": {func(w io.Writer) error { return listCommands(w, []operator.Command{command}) }, []string{command.ID + "  echo much"}},
 		"trace":    {func(w io.Writer) error { return printTrace(w, trace) }, []string{command.ID, "result_written"}},
-		"beacons":  {func(w io.Writer) error { return printBeacon(w, beacon) }, []string{"0000000000000007", "owes 1 command;"}},
+		"beacons":  {func(w io.Writer) error { return printBeacon(w, beacon) }, []string{"0000000000000007", "owes 1 command;", "found:  update.rolled_back: messages"}},
 		"jobs":     {func(w io.Writer) error { return listJobs(w, []operator.Job{job}) }, []string{job.ID + "  echo much", "5000 of 50000"}},
 		"job":      {func(w io.Writer) error { return printJob(w, job, []jobPart{part}) }, []string{job.ID, command.ID, "and 29999 more"}},
 		"outputs":  {func(w io.Writer) error { return printOutputs(w, slices.Repeat([]jobPart{part}, 9)) }, []string{"== 9 endpoints (undeliverable, exit -1073741510)"}},

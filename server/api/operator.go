@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"gururmm/oob"
 	"gururmm/operator"
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
@@ -148,6 +150,10 @@ func (a *API) getAgent(w http.ResponseWriter, r *http.Request, _ string) error {
 		}
 		if len(beacons) > 0 {
 			out.Verdict, out.Sentence, out.VerdictAt = beacons[0].Verdict, beacons[0].Sentence, &beacons[0].ReceivedAt
+			var report oob.Report
+			if err := json.Unmarshal(beacons[0].Report, &report); err == nil { // else it said nothing that is understood
+				out.Findings = hub.Findings(report)
+			}
 		}
 	}
 	return a.answer(w, http.StatusOK, out)

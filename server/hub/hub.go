@@ -12,6 +12,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"gururmm/operator"
 	"gururmm/server/delivery"
 	"gururmm/server/store"
 	"gururmm/session"
@@ -116,6 +117,8 @@ type endpoint struct {
 	// verdict is the agent's last word on itself.
 	verdict, sentence string
 	verdictAt         time.Time
+	findings          []operator.Finding // beside it, once one beacon has come
+	findingsKnown     bool
 	skew              *int64 // server's clock minus the agent's, ms, as the agent measured it
 }
 

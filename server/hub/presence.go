@@ -1,8 +1,10 @@
 package hub
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"gururmm/oob"
@@ -109,6 +111,39 @@ func (h *Hub) judged(agent string, ep *endpoint, verdict, sentence string, at ti
 	return changed
 }
 
+// maxFindings bounds what is kept of what an agent finds.
+const maxFindings = 16
+
+// Findings are what a report says beside its verdict, as it is told.
+func Findings(r oob.Report) []operator.Finding {
+	var all []operator.Finding
+	for _, f := range r.Findings[:min(len(r.Findings), maxFindings)] {
+		all = append(all, operator.Finding{Code: clip(string(f.Code)), Sentence: clipSentence(f.Sentence)})
+	}
+	return all
+}
+
+// found takes in what stands beside the agent's verdict, and tells of it: the store knows
+// whether it is a change. Call with mu held.
+func (h *Hub) found(agent string, ep *endpoint, all []operator.Finding) {
+	codes := func(all []operator.Finding) (codes []string) {
+		for _, f := range all {
+			codes = append(codes, f.Code)
+		}
+		slices.Sort(codes)
+		return slices.Compact(codes)
+	}
+	is := codes(all)
+	if !ep.findingsKnown || !slices.Equal(codes(ep.findings), is) {
+		var said []string
+		for _, f := range all {
+			said = append(said, f.Sentence)
+		}
+		h.note(agent, operator.AgentEvent{Kind: operator.EventFinding, To: cmp.Or(strings.Join(is, ", "), operator.NoFinding), Reason: strings.Join(said, " ")})
+	}
+	ep.findings, ep.findingsKnown = all, true
+}
+
 func (ep *endpoint) seen(at time.Time, via, addr string) {
 	if at.After(ep.seenAt) {
 		ep.seenAt, ep.via, ep.addr, ep.dirty = at, via, addr, true
@@ -137,6 +172,7 @@ func (h *Hub) Reported(agent string, r oob.Report, addr string, at time.Time) {
 	ep.reportAt, ep.beaconAt = r.At, at
 	ep.stopped = r.Cause == oob.CauseStop
 	h.judged(agent, ep, clip(string(r.Verdict.Code)), clipSentence(r.Verdict.Sentence), at)
+	h.found(agent, ep, Findings(r))
 	ep.isolated = slices.ContainsFunc(r.Findings, func(f selfcheck.Finding) bool { return f.Code == selfcheck.FindIsolated })
 	ep.deliverAt = time.Time{}
 	if r.Snapshot.OOB.Delivering {
@@ -454,7 +490,7 @@ func (h *Hub) Overlay(a *operator.Agent) {
 	if at := s.ep.verifiedAt; !at.IsZero() {
 		a.VerifiedAt = new(at.UTC())
 	}
-	a.ClockSkew = s.ep.skew
+	a.ClockSkew, a.Findings = s.ep.skew, s.ep.findings
 	if s.ep.verdict != "" {
 		a.Verdict, a.Sentence, a.VerdictAt = s.ep.verdict, s.ep.sentence, new(s.ep.verdictAt.UTC())
 	}

@@ -129,7 +129,7 @@ func saveEvent(tx *txn, e operator.AgentEvent) error {
 		return nil
 	}
 	if e.Kind != operator.EventLink {
-		if last == e.To {
+		if last == e.To || last == "" && e.To == operator.NoFinding {
 			return nil
 		}
 		e.From = last
