@@ -114,6 +114,7 @@ func TestCloneBecomesAnAgentOfItsOwn(t *testing.T) {
 	}{
 		{name: "another machine", env: []string{otherBoot, otherMachine}},
 		{name: "a twin that looks the same", env: []string{otherBoot}},
+		{name: "another directory on the same machine"},
 		{name: "by the second door alone", env: []string{otherBoot, otherMachine}, links: "both drop-text"},
 		{name: "killed once its key is drawn", env: []string{otherBoot, otherMachine}, dies: "renew.drawn"},
 		{name: "killed once the token is traded", env: []string{otherBoot}, dies: "renew.traded"},

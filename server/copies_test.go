@@ -332,8 +332,12 @@ func TestOrphanedWorkerIsNoSecondMachine(t *testing.T) {
 		orphan := n.link(id, presence("i1", "b1", "f1")).awaitVerified()
 		time.Sleep(time.Minute)
 		next := machineCopy("i2", "b1", "f1", "i1")
+		n.pollAs(id, next, 0)
+		waits := operate[operator.Command](n, "POST", "/v1/agents/"+id.Agent+"/commands", operator.NewCommand{Script: "true"})
 		for range 8 {
-			n.pollAs(id, next, 0)
+			if p := n.pollAs(id, next, 0); len(p.Downstream) != 0 {
+				t.Fatal("one of two was handed a command, though the other one may be a living copy")
+			}
 			orphan.heartbeat()
 			time.Sleep(time.Second)
 			if a := n.agent(id); a.Presence == "duplicate" {
@@ -341,13 +345,97 @@ func TestOrphanedWorkerIsNoSecondMachine(t *testing.T) {
 			}
 		}
 		orphan.close()
-		n.link(id, presence("i2", "b1", "f1")).awaitVerified().close()
+		linked := n.link(id, presence("i2", "b1", "f1")).awaitVerified()
+		if got := <-linked.commands; got.ID != waits.ID {
+			t.Errorf("got %+v", got)
+		}
+		linked.close()
 		for range 30 {
 			n.pollAs(id, next, 0)
 			time.Sleep(time.Second)
 			if a := n.agent(id); a.Presence == "duplicate" {
 				t.Fatalf("taken for two later: %+v", a.Copies)
 			}
+		}
+	})
+}
+
+// A copy of the state directory runs beside the original, on one machine and in one boot:
+// whichever comes second is no successor, for the other one answers still.
+func TestTwoCopiesOfOneBootGetNothing(t *testing.T) {
+	for name, comesBack := range map[string]bool{"while the first one has its link": false, "before the first one's next link": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := start(t, true, nil)
+				defer n.stop()
+				id := n.enroll("alpha")
+				first := n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+				time.Sleep(time.Minute)
+				if comesBack {
+					first.close()
+					<-first.ended
+				}
+				second := n.link(id, presence("i2", "b1", "f1")).awaitVerified()
+				if comesBack { // so far it looks like a restart
+					await(t, "the second one is taken for alone", func() bool { return n.agent(id).Presence == "verified" })
+					first = n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+				}
+				cmd := operate[operator.Command](n, "POST", "/v1/agents/"+id.Agent+"/commands", operator.NewCommand{Script: "true", ExpiresInMS: 3_600_000})
+				time.Sleep(100 * time.Millisecond) // both have answered
+				if a := n.agent(id); a.Presence != "duplicate" || len(a.Links) != 2 {
+					t.Errorf("the operator sees %s, links %+v", a.Presence, a.Links)
+				}
+				unharmed := func(when string) {
+					t.Helper()
+					if got := operate[operator.Command](n, "GET", "/v1/commands/"+cmd.ID, nil); got.State != wire.StatePending || got.Attempts != 0 {
+						t.Fatalf("%s one of two was handed it by guess: %+v", when, got)
+					}
+				}
+				for range 30 {
+					first.heartbeat()
+					second.heartbeat()
+					time.Sleep(time.Second)
+					unharmed("while both live")
+				}
+				// One starts afresh while the other is between two links: not alone either.
+				first.close()
+				<-first.ended
+				second.close()
+				<-second.ended
+				n.pollAs(id, machineCopy("i3", "b1", "f1", "i2", "i1"), 0)
+				third := n.link(id, presence("i3", "b1", "f1")).awaitVerified()
+				time.Sleep(10 * time.Second)
+				unharmed("while the first one may come back")
+				began := time.Now()
+				if got := <-third.commands; got.ID != cmd.ID {
+					t.Errorf("got %+v", got)
+				}
+				if took := time.Since(began); took > time.Minute {
+					t.Errorf("the one that is left had to wait for %v", took)
+				}
+			})
+		})
+	}
+}
+
+// The same by the second door alone, from the other one's first call on.
+func TestACopyOfOneBootThatPollsGetsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer n.stop()
+		id := n.enroll("alpha")
+		first, second := machineCopy("i1", "b1", "f1"), machineCopy("i2", "b1", "f1", "i1")
+		n.pollAs(id, first, 0)
+		operate[operator.Command](n, "POST", "/v1/agents/"+id.Agent+"/commands", operator.NewCommand{Script: "true", ExpiresInMS: 3_600_000})
+		for range 10 {
+			for _, c := range []wire.Copy{second, first} {
+				if p := n.pollAs(id, c, 300*time.Millisecond); len(p.Downstream) != 0 {
+					t.Fatalf("%s was handed %v", c.Instance, types(p.Downstream))
+				}
+			}
+		}
+		if a := n.agent(id); a.Presence != "duplicate" {
+			t.Errorf("the operator sees %s", a.Presence)
 		}
 	})
 }

@@ -144,25 +144,18 @@ func frame(kind int, data string) []byte {
 	return append(append(b, 0, 0, 0, 0), data...)
 }
 
-func TestNewerLinkOfSameBootReplacesOlderAtOnce(t *testing.T) {
-	for name, second := range map[string]wire.Presence{
-		"same instance": presence("i1", "b1", "f1"),
-		"same boot":     presence("i2", "b1", "f1"),
-	} {
-		t.Run(name, func(t *testing.T) {
-			n := start(t, false, nil)
-			id := n.enroll("alpha")
-			first := n.link(id, presence("i1", "b1", "f1")).awaitVerified()
-			older := n.agent(id).Links[0].Generation
-			n.link(id, second).awaitVerified()
-			if code, reason := first.closedWith(10 * time.Second); code != websocket.CloseServiceRestart || !strings.Contains(reason, "replaced") {
-				t.Errorf("the older link ended with %d %q", code, reason)
-			}
-			a := n.agent(id)
-			if len(a.Links) != 1 || a.Links[0].Generation <= older || a.Presence != "verified" {
-				t.Errorf("after the replacement: %+v", a)
-			}
-		})
+func TestNewerLinkOfSameInstanceReplacesOlderAtOnce(t *testing.T) {
+	n := start(t, false, nil)
+	id := n.enroll("alpha")
+	first := n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+	older := n.agent(id).Links[0].Generation
+	n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+	if code, reason := first.closedWith(10 * time.Second); code != websocket.CloseServiceRestart || !strings.Contains(reason, "replaced") {
+		t.Errorf("the older link ended with %d %q", code, reason)
+	}
+	a := n.agent(id)
+	if len(a.Links) != 1 || a.Links[0].Generation <= older || a.Presence != "verified" {
+		t.Errorf("after the replacement: %+v", a)
 	}
 }
 
@@ -206,6 +199,15 @@ func TestTwoLivingMachinesGetNothing(t *testing.T) {
 }
 
 func TestDeadOlderMachineIsEvictedAfterTenSeconds(t *testing.T) {
+	for name, who := range map[string]wire.Presence{
+		"of another boot":                      presence("i2", "b2", "f1"),
+		"of the same boot (service restarted)": presence("i2", "b1", "f1"),
+	} {
+		t.Run(name, func(t *testing.T) { deadOlderMachine(t, who) })
+	}
+}
+
+func deadOlderMachine(t *testing.T, who wire.Presence) {
 	synctest.Test(t, func(t *testing.T) {
 		n := start(t, true, nil)
 		defer n.stop()
@@ -215,7 +217,7 @@ func TestDeadOlderMachineIsEvictedAfterTenSeconds(t *testing.T) {
 		older := n.agent(id).Links[0].Generation
 		first.mute.Store(true)
 		began := time.Now()
-		second := n.link(id, presence("i2", "b2", "f1")).awaitVerified()
+		second := n.link(id, who).awaitVerified()
 		defer second.close()
 		a := n.agent(id)
 		if len(a.Links) != 2 || a.Presence == "duplicate" || a.Presence == "verified" {

@@ -49,6 +49,10 @@ type sighting struct {
 	addr        string
 	asked       time.Time // its poll was ended to see whether it comes back; zero: it was not
 	left        bool      // it was asked, and did not answer
+	linked      time.Time // when it first had a link; zero: it had none
+	// beside is the last proof, as a place in the same order, that it lives at once with
+	// another one of its boot; 0: none.
+	beside  uint64
 	ordered     time.Time // to take a new identity; zero: never
 	calls       int       // by its link, to come for that order
 	callAt      time.Time // not before
@@ -178,7 +182,7 @@ func (ep *endpoint) makeRoom() {
 func (l *link) doubt(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.challenged, l.answered = now, false
+	l.challenged, l.answered, l.lives = now, false, false
 }
 
 // challenge asks links in doubt whether they live, and polls to come back at once.
@@ -207,16 +211,27 @@ func (h *Hub) contention(ep *endpoint, agent string, now time.Time) identity {
 	if len(all) < 2 {
 		return identitySole
 	}
-	doubted := map[string]bool{} // instances with a link that has not answered yet
-	for _, l := range ep.links { // an open link that is not in doubt speaks for its copy
+	open, doubted := map[string]bool{}, map[string]bool{} // instances with a link, and with one that has not answered yet
+	for _, l := range ep.links {                          // an open link that is not in doubt speaks for its copy
 		who, authed := l.presence()
+		i := slices.IndexFunc(all, func(c *sighting) bool { return c.who.Instance == who.Instance })
+		if !authed || i < 0 {
+			continue
+		}
 		l.mu.Lock()
-		sure := l.challenged.IsZero() || l.answered
+		sure, lives, asked := l.challenged.IsZero() || l.answered, l.lives, l.challenged
 		l.mu.Unlock()
-		doubted[who.Instance] = doubted[who.Instance] || authed && !sure
-		if i := slices.IndexFunc(all, func(c *sighting) bool { return c.who.Instance == who.Instance }); i >= 0 && authed && sure && !all[i].succeeded(all, now) {
+		c := all[i]
+		open[who.Instance], doubted[who.Instance] = true, doubted[who.Instance] || !sure
+		if sure && !c.succeeded(all, now) {
 			ep.signs++
-			all[i].at, all[i].last = now, ep.signs
+			c.at, c.last = now, ep.signs
+		}
+		for _, o := range all {
+			if lives && o.tookPlace(c) && !o.linked.IsZero() && !asked.Before(o.linked) {
+				ep.signs++
+				c.at, c.last, c.beside, o.beside = now, ep.signs, ep.signs, ep.signs
+			}
 		}
 	}
 	newest := all[len(all)-1] // first heard last
@@ -225,17 +240,22 @@ func (h *Hub) contention(ep *endpoint, agent string, now time.Time) identity {
 		if c == newest {
 			continue
 		}
-		slack := time.Duration(0)
-		if c.who.SameBoot(newest.who) {
+		sameBoot, slack := c.who.SameBoot(newest.who), time.Duration(0)
+		if sameBoot {
 			slack = inFlight
 		}
 		recent := now.Sub(c.at) < window && now.Sub(newest.at) < window
+		returned := c.last > newest.first
 		switch {
-		case recent && c.last > newest.first && c.at.Sub(newest.since) >= slack:
+		case recent && (returned && c.at.Sub(newest.since) >= slack || c.beside > newest.first):
 			return identityDuplicate
 		case now.Sub(ep.alternated) < alternateFor && now.Sub(c.at) < alternateFor && now.Sub(newest.at) < alternateFor:
 			return identityDuplicate
-		case c.left, c.who.SameBoot(newest.who):
+		case sameBoot && (open[c.who.Instance] || recent && (c.beside > 0 || returned && now.Sub(c.at) < challengeFor || ep.polls(c) && now.Sub(c.asked) < inFlight)):
+			// A successor, or the same disk copied: its worker's link ends, or its guardian calls again.
+			// Of two that were proven a third one takes the place of one alone.
+			state = identityContested
+		case c.left, sameBoot:
 			// gone, or the same guardian's place taken by its successor
 		case doubted[c.who.Instance]:
 			state = identityContested // its link ends, or it is heard
@@ -247,12 +267,24 @@ func (h *Hub) contention(ep *endpoint, agent string, now time.Time) identity {
 	return state
 }
 
-// succeeded reports whether a guardian of the same boot took c's place only just now:
-// then a link of c is its worker's, which outlives it for a moment.
+// tookPlace reports whether o may be c's successor on the same boot.
+func (o *sighting) tookPlace(c *sighting) bool {
+	return o.first > c.first && o.who.SameBoot(c.who)
+}
+
+// succeeded reports whether a guardian of the same boot took c's place only just now, and
+// its worker waits for c's: then a link of c is that of a worker which outlives its guardian
+// for a moment. Two workers of one state directory never have a link at once.
 func (c *sighting) succeeded(all []*sighting, now time.Time) bool {
 	return slices.ContainsFunc(all, func(o *sighting) bool {
-		return o.first > c.first && o.who.SameBoot(c.who) && now.Sub(o.since) < succession
+		return o.tookPlace(c) && o.linked.IsZero() && now.Sub(o.since) < succession
 	})
+}
+
+// polls reports whether the last sign of c was a call by the second door, while the agent
+// asks for its commands there. Call with mu held.
+func (ep *endpoint) polls(c *sighting) bool {
+	return c.door == wire.ChannelOOB && !c.left && !ep.deliverAt.IsZero()
 }
 
 // linked reports whether a copy has an open link. Call with mu held.
@@ -337,7 +369,7 @@ func (h *Hub) Split(agent, keep string) (kept wire.Copy, others []wire.Copy, err
 
 // superseded reports whether a later guardian start of the same machine took c's place.
 func (c *sighting) superseded(ep *endpoint, now time.Time) bool {
-	return now.Sub(c.at) > inFlight && slices.ContainsFunc(ep.copies, func(o *sighting) bool {
+	return c.beside == 0 && now.Sub(c.at) > inFlight && slices.ContainsFunc(ep.copies, func(o *sighting) bool {
 		return o != c && o.first > c.first && c.at.Sub(o.since) <= inFlight &&
 			(o.who.SameBoot(c.who) || slices.Contains(o.who.Before, c.who.Instance) && o.who.Fingerprint == c.who.Fingerprint)
 	})
@@ -351,7 +383,7 @@ func (h *Hub) Resolved(agent string, all []store.Resolution) {
 	ep.resolved = all
 	ep.alternated = time.Time{}
 	for _, c := range ep.copies {
-		c.calls, c.callAt = 0, time.Time{}
+		c.calls, c.callAt, c.beside = 0, time.Time{}, 0
 	}
 	j := h.judgeIdentity(agent, ep)
 	var others []*link

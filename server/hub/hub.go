@@ -34,8 +34,8 @@ const (
 
 // Reasons why a link ends, as the closing frame and the log say them.
 var (
-	errReplaced    = errors.New("replaced by a newer link of the same instance or boot")
-	errNoPong      = errors.New("no ledger pong within 10 s while another machine holds the same identity")
+	errReplaced    = errors.New("replaced by a newer link of the same instance")
+	errNoPong      = errors.New("no ledger pong within 10 s while another copy holds the same identity")
 	errDead        = errors.New("no frame came within the dead window")
 	errUnverified  = errors.New("not verified in time")
 	errUnwritten   = errors.New("a queued text was not written within 5 s")

@@ -11,15 +11,18 @@ import (
 )
 
 // identify settles who holds the identity now that l has said which copy it
-// is: of links of one copy only the newest stays; links of other machines are
-// asked whether they live.
+// is: of links of one copy only the newest stays; links of others are asked whether
+// they live, and so is one that comes back after another of its boot was heard.
 func (h *Hub) identify(l *link) {
 	now := time.Now()
 	var replaced []*link
 	h.mu.Lock()
 	ep := h.endpoint(l.agent)
 	mine := l.copy()
-	_, asked := h.hear(ep, l.agent, mine, wire.ChannelLink, l.addr, now)
+	c, asked := h.hear(ep, l.agent, mine, wire.ChannelLink, l.addr, now)
+	if c.linked.IsZero() {
+		c.linked = now
+	}
 	for _, o := range ep.links {
 		who, authed := o.presence()
 		if o == l || !authed {
@@ -29,7 +32,7 @@ func (h *Hub) identify(l *link) {
 		if o.generation > l.generation {
 			newer, older = o, l
 		}
-		if ep.replaces(newer.copy(), older.copy()) {
+		if who.Instance == mine.Instance {
 			replaced = append(replaced, older)
 			asked = slices.DeleteFunc(asked, func(l *link) bool { return l == older })
 			continue
@@ -38,6 +41,10 @@ func (h *Hub) identify(l *link) {
 			if !slices.Contains(asked, older) {
 				older.doubt(now)
 				asked = append(asked, older)
+			}
+			if wire.CopyOf(who).SameBoot(mine) && ep.since(mine).Before(ep.since(wire.CopyOf(who))) && !slices.Contains(asked, l) {
+				l.doubt(now)
+				asked = append(asked, l)
 			}
 			l.log.Warn("another machine holds the same identity", "older_generation", older.generation, "newer_generation", newer.generation)
 		}
@@ -54,22 +61,14 @@ func (h *Hub) identify(l *link) {
 	h.observe(l.agent)
 }
 
-// replaces reports whether a link of newer takes the place of one of older: the same
-// guardian, or its successor on the same boot. The first one coming back after its
-// successor is no return: both live. Call with mu held.
-func (ep *endpoint) replaces(newer, older wire.Copy) bool {
-	if newer.Instance == older.Instance {
-		return true
-	}
-	since := func(instance string) (t time.Time) {
-		for _, c := range ep.copies {
-			if c.who.Instance == instance {
-				t = c.since
-			}
+// since is when who was first heard; zero: never. Call with mu held.
+func (ep *endpoint) since(who wire.Copy) (t time.Time) {
+	for _, c := range ep.copies {
+		if c.who.Instance == who.Instance {
+			t = c.since
 		}
-		return t
 	}
-	return newer.SameBoot(older) && !since(newer.Instance).Before(since(older.Instance))
+	return t
 }
 
 // copy is which copy of the identity the link is of.
@@ -146,7 +145,7 @@ func (h *Hub) judgeIdentity(agent string, ep *endpoint) (j judged) {
 		before := l.identity
 		l.identity = after
 		if after == identitySole {
-			l.challenged, l.answered = time.Time{}, false
+			l.challenged, l.answered, l.lives = time.Time{}, false, false
 		}
 		l.mu.Unlock()
 		if before == after {

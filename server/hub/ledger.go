@@ -41,6 +41,8 @@ func (l *link) changed() {
 	}
 	answered := !l.challenged.IsZero() && !l.answered && newer(v.PongAge, v.PeerAge, now.Sub(l.challenged))
 	l.answered = l.answered || answered
+	lives := !l.challenged.IsZero() && !l.lives && v.RTT != nil && newer(v.PongAge, nil, now.Sub(l.challenged)-*v.RTT)
+	l.lives = l.lives || lives
 	agreed := v.Peer != nil && v.Up == nil && v.Peer.Read > l.aligned
 	if agreed {
 		l.aligned = v.Peer.Read
@@ -60,7 +62,7 @@ func (l *link) changed() {
 		l.noteVerdict(before, after, v)
 		l.hub.observe(l.agent)
 	}
-	if answered {
+	if answered || lives {
 		l.hub.rejudge(l.agent)
 	}
 	if !verified {

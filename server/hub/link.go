@@ -75,6 +75,7 @@ type link struct {
 	identity   identity
 	challenged time.Time // zero: it was not
 	answered   bool
+	lives      bool   // a ping written since then has been answered
 	aligned    uint64 // texts the agent had read when the counts last agreed
 	nextPing   time.Time
 	peerNacks  uint64
