@@ -439,3 +439,34 @@ func TestACopyOfOneBootThatPollsGetsNothing(t *testing.T) {
 		}
 	})
 }
+
+// Once an operator has said which one keeps the identity, that one is called, and told of no
+// other copy: it says at once that it is well.
+func TestTheKeptMachineIsToldOfNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer n.stop()
+		id := n.enroll("alpha")
+		kept, other := machineCopy("i1-kept", "b1", "f1"), machineCopy("i2-other", "b1", "f1", "i1-kept")
+		first := n.link(id, presence(kept.Instance, "b1", "f1")).awaitVerified()
+		defer first.close()
+		second := n.link(id, presence(other.Instance, "b1", "f1")).awaitVerified()
+		defer second.close()
+		await(t, "both are seen as duplicates", func() bool { return n.agent(id).Presence == "duplicate" })
+		for _, m := range []*machine{first, second} {
+			<-m.called
+		}
+		operate[operator.Resolution](n, "POST", "/v1/agents/"+id.Agent+"/resolve", operator.NewResolution{Keep: kept.Instance})
+		select {
+		case <-first.called:
+		case <-time.After(time.Second):
+			t.Error("the kept machine is not called: it says that it is one of several until its next beacon")
+		}
+		if v := n.pollAs(id, kept, 0).View; v.Presence != "verified" || len(v.Links) != 1 || v.Links[0].Instance != kept.Instance {
+			t.Errorf("the kept machine is told %+v", v)
+		}
+		if v := n.pollAs(id, other, 0).View; len(v.Links) != 2 {
+			t.Errorf("the other one is told %+v", v)
+		}
+	})
+}

@@ -56,7 +56,7 @@ func (a *API) beacon(w http.ResponseWriter, r *http.Request, agent store.Agent) 
 	case report.Instance == "":
 		return bad("instance is missing")
 	}
-	view := a.o.Hub.View(agent.ID)
+	view := a.o.Hub.View(agent.ID, caller(r))
 	added, err := a.o.Store.SaveBeacon(r.Context(), operator.Beacon{
 		ReportID: report.ReportID, Agent: agent.ID, AgentName: agent.Name, ReceivedAt: at,
 		Verdict: string(report.Verdict.Code), Sentence: report.Verdict.Sentence,
@@ -182,7 +182,7 @@ func (a *API) poll(w http.ResponseWriter, r *http.Request, agent store.Agent) er
 			req.WaitMS = rivalWait.Milliseconds()
 		}
 		if last || len(envs) > 0 {
-			view := a.o.Hub.View(agent.ID)
+			view := a.o.Hub.View(agent.ID, who)
 			return a.hand(w, append(replies, envs...), done, &view)
 		}
 		done(time.Now(), nil)

@@ -53,9 +53,9 @@ type sighting struct {
 	// beside is the last proof, as a place in the same order, that it lives at once with
 	// another one of its boot; 0: none.
 	beside  uint64
-	ordered     time.Time // to take a new identity; zero: never
-	calls       int       // by its link, to come for that order
-	callAt      time.Time // not before
+	ordered time.Time // to take a new identity; zero: never
+	calls   int       // by its link, to come for that order
+	callAt  time.Time // not before
 }
 
 // Load takes up the operators' words on duplicates and quarantines; call it before the hub is used.

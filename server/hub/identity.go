@@ -152,6 +152,9 @@ func (h *Hub) judgeIdentity(agent string, ep *endpoint) (j judged) {
 			continue
 		}
 		j.cleared = j.cleared || after == identitySole
+		if before == identityDuplicate && after == identitySole { // it still says that it is one of several
+			j.tell = append(j.tell, l)
+		}
 		if after == identityDuplicate {
 			l.log.Warn("two living machines hold one identity: nothing is delivered on this link",
 				"verdict", selfcheck.CodeRouteDuplicate, "hostname", clip(who.Platform.Hostname), "fingerprint", clip(who.Fingerprint))

@@ -418,10 +418,19 @@ func (s sight) ill() bool {
 	return faulty(selfcheck.Code(s.ep.verdict))
 }
 
-// View is what the server sees of the agent, to be held beside the agent's own view.
-func (h *Hub) View(agent string) wire.ServerView {
+// View is what the server sees of the agent, for the copy of it that calls, to be held beside
+// the agent's own view. A machine that is to take another identity is none of the others'
+// business: commands don't wait for it.
+func (h *Hub) View(agent string, who wire.Copy) wire.ServerView {
 	now := time.Now()
 	s := h.sight(agent, now)
+	h.mu.Lock()
+	if ep := h.endpoint(agent); !ep.shuns(who) {
+		s.links = slices.DeleteFunc(s.links, func(l wire.LinkView) bool {
+			return l.Instance != who.Instance && slices.ContainsFunc(ep.copies, func(c *sighting) bool { return c.who.Instance == l.Instance && ep.shuns(c.who) })
+		})
+	}
+	h.mu.Unlock()
 	v := wire.ServerView{Presence: s.presence(now), Links: s.links}
 	if v.Links == nil {
 		v.Links = []wire.LinkView{}
