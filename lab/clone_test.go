@@ -176,6 +176,14 @@ func TestCloneBecomesAnAgentOfItsOwn(t *testing.T) {
 			if found, _ := filepath.Glob(filepath.Join(clone.Dir, "renewal.json*")); len(found) != 0 {
 				t.Errorf("left over: %v", found)
 			}
+			out, _, _, err := s.Operator(t.Context(), "agents", "show", s.agent.ID)
+			if err != nil || strings.Contains(out, "takes a new identity") || strings.Count(out, "has taken a new identity") != 1 {
+				t.Errorf("once it has one, agents show says %v:\n%s", err, out)
+			}
+			out, words, code, err := s.Operator(t.Context(), "agents", "resolve", s.agent.ID, "--keep", kept, "--yes")
+			if err != nil || code == 0 || !strings.Contains(words, "only one machine holds") {
+				t.Errorf("a second resolve: exit %d, %s%s, %v", code, out, words, err)
+			}
 			s.allOnce()
 		})
 	}

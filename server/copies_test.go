@@ -241,6 +241,14 @@ func TestResolve(t *testing.T) {
 				if !left {
 					t.Errorf("it is not shown as gone: %+v", n.agent(id).Copies)
 				}
+				if slices.ContainsFunc(n.agent(id).Copies, func(c operator.Copy) bool { return c.Standing == operator.CopyLeaving }) {
+					t.Errorf("it is shown as one that is to leave: %+v", n.agent(id).Copies)
+				}
+				n.pollAs(id, kept, 0)
+				status, _, raw = n.request("POST", n.Info().URL+"/v1/agents/"+id.Agent+"/resolve", n.Info().OperatorToken, []byte(`{"keep":"i1-kept"}`))
+				if status != http.StatusConflict {
+					t.Errorf("resolved again, with nobody left to tell: %d %s", status, raw)
+				}
 				if p := n.pollAs(id, other, 0); len(p.Downstream) != 0 {
 					t.Errorf("a last call with the old identity was handed %v", types(p.Downstream))
 				}
@@ -467,6 +475,53 @@ func TestTheKeptMachineIsToldOfNoOther(t *testing.T) {
 		}
 		if v := n.pollAs(id, other, 0).View; len(v.Links) != 2 {
 			t.Errorf("the other one is told %+v", v)
+		}
+	})
+}
+
+// A machine that was started again while it was one of two is one machine, and is shown as
+// one that has left, with all its starts, once it has.
+func TestEachStartOfAMachineThatLeftIsShownAsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer n.stop()
+		id := n.enroll("alpha")
+		kept, before := machineCopy("i1-kept", "b1", "f1", "i0"), machineCopy("i2-other", "b1", "f1", "i1-kept", "i0")
+		first := n.link(id, presence(kept.Instance, "b1", "f1")).awaitVerified()
+		defer first.close()
+		n.pollAs(id, kept, 0)
+		n.pollAs(id, before, 0)
+		second := n.link(id, presence(before.Instance, "b1", "f1")).awaitVerified()
+		await(t, "both are seen as duplicates", func() bool { return n.agent(id).Presence == "duplicate" })
+		second.close()
+		<-second.ended
+		other := machineCopy("i3-other", "b1", "f1", "i2-other", "i1-kept", "i0")
+		for range 5 {
+			n.pollAs(id, other, 0)
+			n.pollAs(id, kept, 0)
+			time.Sleep(time.Second)
+		}
+		r := operate[operator.Resolution](n, "POST", "/v1/agents/"+id.Agent+"/resolve", operator.NewResolution{Keep: kept.Instance})
+		if len(r.Others) != 1 || r.Others[0].Instance != other.Instance {
+			t.Errorf("the others are %+v", r.Others)
+		}
+		p := n.pollAs(id, other, 0)
+		if len(p.Downstream) != 1 {
+			t.Fatalf("it was handed %v", types(p.Downstream))
+		}
+		d, err := wire.DecodePayload[wire.Directive](p.Downstream[0])
+		if err != nil || d.Reenroll == nil {
+			t.Fatalf("directive %+v, %v", d, err)
+		}
+		pub, _, _ := ed25519.GenerateKey(rand.Reader)
+		body, _ := json.Marshal(wire.EnrollRequest{Token: d.Reenroll.Token, PublicKey: pub})
+		if status, _, raw := n.request("POST", n.Info().OOBURL+"/v1/enroll", "", body); status != http.StatusOK {
+			t.Fatalf("enroll: %d %s", status, raw)
+		}
+		for _, c := range n.agent(id).Copies {
+			if c.Instance != kept.Instance && c.Standing != operator.CopyLeft {
+				t.Errorf("%s is shown as %s", c.Instance, c.Standing)
+			}
 		}
 	})
 }

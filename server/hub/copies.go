@@ -332,7 +332,7 @@ func (ep *endpoint) shuns(who wire.Copy) bool { return ep.other(who) != nil }
 var ErrNoCopy = errors.New("no machine with this identity is known by that instance")
 
 // ErrSoleCopy: there is nothing to resolve.
-var ErrSoleCopy = errors.New("only one machine has been heard with this identity")
+var ErrSoleCopy = errors.New("there is nothing to resolve: only one machine holds this identity")
 
 // Split tells which copies of agent are not the one that keep names, by its
 // instance or the beginning of it.
@@ -342,6 +342,9 @@ func (h *Hub) Split(agent, keep string) (kept wire.Copy, others []wire.Copy, err
 	ep, now := h.endpoint(agent), time.Now()
 	var fits []*sighting
 	for _, c := range ep.copies {
+		if ep.became(c.who) != nil {
+			continue
+		}
 		if c.who.Instance == keep {
 			fits = []*sighting{c}
 			break
@@ -357,7 +360,7 @@ func (h *Hub) Split(agent, keep string) (kept wire.Copy, others []wire.Copy, err
 	for _, c := range ep.copies {
 		// Ends of the kept machine's own past are not machines.
 		past := slices.Contains(kept.Before, c.who.Instance) && (c.left || now.Sub(c.at) >= h.aloneAfter(agent))
-		if c.who.Instance != kept.Instance && !past && !c.superseded(ep, now) {
+		if c.who.Instance != kept.Instance && !past && !c.superseded(ep, now) && ep.became(c.who) == nil {
 			others = append(others, c.who)
 		}
 	}
@@ -367,12 +370,41 @@ func (h *Hub) Split(agent, keep string) (kept wire.Copy, others []wire.Copy, err
 	return kept, others, nil
 }
 
-// superseded reports whether a later guardian start of the same machine took c's place.
+// superseded reports whether a later guardian start of the same machine took c's place. Of
+// two that lived at once, it was the one that comes first in its past.
 func (c *sighting) superseded(ep *endpoint, now time.Time) bool {
-	return c.beside == 0 && now.Sub(c.at) > inFlight && slices.ContainsFunc(ep.copies, func(o *sighting) bool {
-		return o != c && o.first > c.first && c.at.Sub(o.since) <= inFlight &&
-			(o.who.SameBoot(c.who) || slices.Contains(o.who.Before, c.who.Instance) && o.who.Fingerprint == c.who.Fingerprint)
+	return now.Sub(c.at) > inFlight && slices.ContainsFunc(ep.copies, func(o *sighting) bool {
+		if o == c || o.first <= c.first || c.at.Sub(o.since) > inFlight {
+			return false
+		}
+		past := slices.Contains(o.who.Before, c.who.Instance)
+		if c.beside > 0 {
+			return past && o.who.Before[0] == c.who.Instance
+		}
+		return o.who.SameBoot(c.who) || past && o.who.Fingerprint == c.who.Fingerprint
 	})
+}
+
+// became gives the resolution by which the machine of who has taken another identity, or
+// did so in a later start of it; nil: it has not.
+func (ep *endpoint) became(who wire.Copy) *store.Resolution {
+	if r := ep.other(who); r != nil && r.DoneAt != nil {
+		return r
+	}
+	for _, r := range slices.Backward(ep.resolved) {
+		if r.DoneAt == nil {
+			continue
+		}
+		for _, past := range r.Other.Before { // newest first; from the image on it is both machines'
+			if past == r.Kept.Instance || slices.Contains(r.Kept.Before, past) {
+				break
+			}
+			if past == who.Instance {
+				return &r
+			}
+		}
+	}
+	return nil
 }
 
 // Resolved puts an operator's word on duplicates of agent in force: all of them,
@@ -409,10 +441,11 @@ func (h *Hub) copies(ep *endpoint, agent string, now time.Time) (out []operator.
 			Copy: c.who, Since: c.since.UTC(), LastSeen: c.at.UTC(), Door: c.door, Addr: c.addr,
 			Linked: h.linked(ep, c),
 		}
-		switch r := ep.other(c.who); {
-		case r != nil && r.DoneAt != nil:
-			v.Standing, v.NewAgent = operator.CopyLeft, r.NewAgent
-		case r != nil:
+		became := ep.became(c.who)
+		switch {
+		case became != nil:
+			v.Standing, v.NewAgent = operator.CopyLeft, became.NewAgent
+		case ep.shuns(c.who):
 			v.Standing = operator.CopyLeaving
 		case c.superseded(ep, now), c.left, state == identitySole && now.Sub(c.at) >= h.aloneAfter(agent):
 			v.Standing = operator.CopyGone
@@ -436,7 +469,7 @@ func (h *Hub) copies(ep *endpoint, agent string, now time.Time) (out []operator.
 	}
 	for _, r := range ep.resolved { // machines that have not been heard since
 		heard := slices.ContainsFunc(out, func(c operator.Copy) bool { return c.Which(r.Kept, r.Other) == 2 })
-		if r.DoneAt == nil && !heard {
+		if r.DoneAt == nil && !heard && ep.became(r.Other) == nil {
 			out = append(out, operator.Copy{Copy: r.Other, Standing: operator.CopyLeaving})
 		}
 	}
