@@ -336,15 +336,24 @@ func confirm(cmd *cobra.Command, lines ...string) (bool, error) {
 // confirmResolve shows a person what would happen, and asks.
 func confirmResolve(cmd *cobra.Command, a operator.Agent, keep string) (bool, error) {
 	var lines []string
+	kept := false
 	for _, c := range a.Copies {
 		does := "takes a new identity"
 		switch {
+		case c.Standing == operator.CopyLeft:
+			continue
 		case strings.HasPrefix(c.Instance, keep):
-			does = "keeps " + a.ID
-		case c.Standing == operator.CopyGone, c.Standing == operator.CopyLeft:
+			kept, does = true, "keeps "+a.ID
+		case c.Standing == operator.CopyGone:
 			continue
 		}
 		lines = append(lines, wrap.Behind("  ", machineName(c)+" "+does+"."))
+	}
+	switch { // as the server would say it: nobody is asked about what can't be done
+	case len(a.Copies) == 0, kept && len(lines) < 2:
+		return false, errors.New("there is nothing to resolve: only one machine holds this identity")
+	case !kept:
+		return false, fmt.Errorf("no machine with this identity is known by the instance %s: gururmm agents show %s", oneLine(keep, 40), a.ID)
 	}
 	return confirm(cmd, lines...)
 }
