@@ -10,7 +10,9 @@ import (
 	"syscall"
 	"testing"
 
+	"gururmm/checkup"
 	"gururmm/lab/harness"
+	"gururmm/selfcheck"
 	"gururmm/wire"
 )
 
@@ -35,6 +37,7 @@ func TestQuarantine(t *testing.T) {
 		out, _, _, err := s.agent.StatusCommand(t.Context())
 		return strings.Contains(out, "quarantined"), errFirst(err, fmt.Errorf("it says %s", out))
 	})
+	s.takenForNoFault()
 	s.open(running)
 	s.completed(running.order) // its result came by the second door
 	if out, words, code, err := s.Operator(t.Context(), "direct", s.agent.ID, "restart_worker"); err != nil || code != 0 {
@@ -77,6 +80,38 @@ func TestQuarantine(t *testing.T) {
 	quarantine("--lift")
 	s.verified()
 	s.completed(s.submit(""))
+}
+
+// takenForNoFault holds that an endpoint in quarantine does not blame the network: the verdict
+// is a quarantine's, no step is taken for another one, no bundle made, and the doctor finds the
+// way open.
+func (s *scene) takenForNoFault() {
+	s.t.Helper()
+	s.verdict(selfcheck.CodeLinkQuarantined)
+	st := s.status()
+	if st.Verdict.Severity != selfcheck.SeverityWarning || !strings.Contains(st.Verdict.Sentence, "it looks odd") || !strings.Contains(st.Verdict.Action, "--lift") {
+		s.t.Errorf("verdict %+v", st.Verdict)
+	}
+	s.eventually("the second door to deliver", func() (bool, error) {
+		st := s.status()
+		return st.Snapshot.OOB.Delivering, fmt.Errorf("steps %+v", st.Steps)
+	})
+	for _, step := range s.status().Steps {
+		if step.Verdict == selfcheck.CodeLinkHandshake {
+			s.t.Errorf("step %s for %s: %s", step.Kind, step.Verdict, step.Reason)
+		}
+	}
+	if out, said, _, err := s.agent.Command(s.t.Context(), "events"); err != nil || strings.Contains(out, "network error") || !strings.Contains(out, string(selfcheck.CodeLinkQuarantined)) {
+		s.t.Errorf("the endpoint's events, %v:\n%s%s", err, out, said)
+	}
+	report := s.examine("--only", "upgrade,echo")
+	if r := report.found("", "upgrade"); r.Status != checkup.Warn || !strings.Contains(r.Seen, "quarantined") || report.code != 0 {
+		s.t.Errorf("the doctor's exit code is %d: %+v", report.code, report.Results)
+	}
+	bundles, err := s.Client().Bundles(s.t.Context(), s.agent.ID)
+	if err != nil || len(bundles) != 0 {
+		s.t.Errorf("bundles: %v, %+v", err, bundles)
+	}
 }
 
 // presence waits until the operator is shown that word, and as many links.

@@ -302,6 +302,12 @@ var judgeCases = []judgeCase{
 		s.Link.Failure, s.Link.Attempts = &NetworkError{Type: "http.error", Status: 401, Code: wire.ProblemRemoved}, 1
 		s.OOB.Configured, s.OOB.Failures, s.OOB.Failure = true, 3, &NetworkError{Type: "http.error", Status: 401, Code: wire.ProblemRemoved}
 	}},
+	{name: "quarantined", from: dialing, want: CodeLinkQuarantined, masks: []Code{CodeLinkHandshake, CodeLinkConnecting}, change: func(s *Snapshot) {
+		s.Link.Failure, s.Link.Attempts = &NetworkError{Type: "http.error", Status: 403, Code: wire.ProblemQuarantined}, 1
+	}},
+	{name: "forbidden by who knows whom", from: dialing, want: CodeLinkHandshake, masks: []Code{CodeLinkConnecting}, change: func(s *Snapshot) {
+		s.Link.Failure, s.Link.Attempts = &NetworkError{Type: "http.error", Status: 403}, 1
+	}},
 	{name: "removed, by the second door", from: dialing, want: CodeAgentRemoved, change: func(s *Snapshot) {
 		s.OOB.Configured, s.OOB.Failures, s.OOB.Failure = true, 1, &NetworkError{Type: "http.error", Status: 401, Code: wire.ProblemRemoved}
 	}},
@@ -543,7 +549,7 @@ func TestRulesAreComplete(t *testing.T) {
 		CodeLinkTextDelayed, CodeLinkTextAltered, CodeLinkStuckFragment, CodeLinkTextSilent, CodeLinkUplinkLost,
 		CodeLinkPingForeign, CodeLinkFlapping, CodeRouteStale, CodeRouteDuplicate, CodeRouteUnwritten, CodeAgentDecode,
 		CodeAgentRejected, CodeAgentStalled + ".reader", CodeAgentExecutorFull, CodeAgentHung, CodeAgentCrashloop,
-		CodeOOBUnreachable, CodeOOBRejected, CodeAgentRemoved, FindClockSkew, FindPingsRewritten, FindSuspendResumed, FindRefused, FindQuarantined, FindDiskFull, CodeAgentJournal} {
+		CodeOOBUnreachable, CodeOOBRejected, CodeAgentRemoved, CodeLinkQuarantined, FindClockSkew, FindPingsRewritten, FindSuspendResumed, FindRefused, FindQuarantined, FindDiskFull, CodeAgentJournal} {
 		title, severity, action := Describe(c)
 		if title == "" || severity == SeverityUnknown || action == "" {
 			t.Errorf("Describe(%s) = %q, %q, %q", c, title, severity, action)

@@ -108,6 +108,12 @@ var rules = []rule{
 		action: "Enroll it again (gururmm-agent enroll --force …), or take it off this machine (gururmm-agent uninstall).",
 	},
 	{
+		code: CodeLinkQuarantined, severity: SeverityWarning, remedy: remedyDoor, // which stays open to it
+		title: "An operator has quarantined this endpoint", look: lookIsolated,
+		masks:  []Code{"link"}, // it has none, on purpose
+		action: "Nothing to do here: an operator lifts it with gururmm agents quarantine AGENT --lift",
+	},
+	{
 		code: CodeLinkTextAltered, severity: SeverityError, remedy: remedyLink,
 		title: "Text is changed on the way", look: lookAltered,
 		masks:  []Code{CodeAgentDecode, CodeAgentRejected, CodeLinkTextLost, CodeLinkTextDelayed},

@@ -231,6 +231,18 @@ func lookRemoved(f *facts, r *rule) *hit {
 	return nil
 }
 
+// lookIsolated goes by the server's own word too: it refuses the link, not the second door.
+func lookIsolated(f *facts, r *rule) *hit {
+	said := f.Link.Failure
+	if f.Link.Phase == PhaseVerified || said == nil || said.Code != wire.ProblemQuarantined {
+		return nil
+	}
+	return &hit{
+		sentence: "An operator has quarantined this endpoint: the server gives it no link and no command until they lift it.",
+		evidence: []Evidence{{Fact: "link.failure", Seen: said.String(), Expected: "none"}},
+	}
+}
+
 // doorFails reports whether the second door fails while the link is well; when
 // the link is ill that is the verdict, and the door's failure stands in the facts.
 func doorFails(f *facts) bool {

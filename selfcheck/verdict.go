@@ -25,6 +25,7 @@ const (
 	CodeLinkUplinkLost    Code = "link.uplink.lost"
 	CodeLinkPingForeign   Code = "link.ping.foreign"
 	CodeLinkFlapping      Code = "link.flapping"
+	CodeLinkQuarantined   Code = "link.quarantined" // refused on an operator's word
 
 	CodeRouteStale     Code = "route.stale"
 	CodeRouteDuplicate Code = "route.duplicate"

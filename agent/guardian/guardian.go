@@ -462,14 +462,15 @@ func (g *Guardian) judge(now time.Time) {
 	g.judgeAt, g.ladderAt = after(now, j.Recheck), after(now, recheck)
 }
 
-// sayIsolated has a link that a quarantine keeps down say so: it is no fault of the network.
+// sayIsolated has a link that a quarantine keeps down say so, and why it was ordered: it is no
+// fault of the network.
 func (g *Guardian) sayIsolated(v *selfcheck.Verdict) {
-	if g.cfg.Quarantine == nil || v.Code != selfcheck.CodeLinkHandshake && v.Code != selfcheck.CodeLinkConnecting {
+	if g.cfg.Quarantine == nil || v.Code != selfcheck.CodeLinkQuarantined && v.Code != selfcheck.CodeLinkConnecting {
 		return
 	}
 	if sentence := g.cfg.Quarantine(); sentence != "" {
 		v.Sentence = sentence
-		v.Action = "Nothing to do here: an operator lifts it with gururmm agents quarantine AGENT --lift"
+		_, _, v.Action = selfcheck.Describe(selfcheck.CodeLinkQuarantined)
 	}
 }
 

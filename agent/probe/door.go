@@ -73,7 +73,7 @@ func (r *run) shut(err error, res *checkup.Result) {
 	case errors.Is(err, oob.ErrRejected) && ours:
 		res.Do = adviseRefused
 	case ours && p.Code == wire.ProblemQuarantined:
-		res.Do = "An operator has quarantined this endpoint; only they can lift it."
+		res.Do = adviseQuarantined
 	case e.Status != 0 && !ours:
 		res.Seen = fmt.Sprintf("HTTP status %d %s, and not in our server's words", e.Status, http.StatusText(e.Status))
 		res.Do = adviseFor(neterr.HTTPError)

@@ -17,6 +17,9 @@ import (
 // adviseRemoved says what to do where the server itself says that it removed this agent.
 const adviseRemoved = "An operator has removed this agent from the server. To bring it back: gururmm-agent enroll --force; else: gururmm-agent uninstall."
 
+// adviseQuarantined says what to do where the server itself says that an operator wants it so.
+const adviseQuarantined = "Nothing to do here: an operator lifts it with gururmm agents quarantine AGENT --lift"
+
 // adviseRefused says what to do about a refused identity.
 const adviseRefused = "The server does not know this endpoint's identity: was it deleted there, or is this a copy of an old state? Enroll it anew with --force."
 
@@ -57,7 +60,7 @@ func (r *run) refusal(err error, res *checkup.Result) {
 	case refused.Status == http.StatusUnauthorized:
 		broke(res, err, adviseRefused)
 	case refused.Problem.Code == wire.ProblemQuarantined:
-		broke(res, err, "An operator has quarantined this endpoint; only they can lift it.")
+		warn(res, "403 in our server's own words: the way is open, and an operator has quarantined this endpoint", adviseQuarantined)
 	case refused.Problem.Code == wire.ProblemRateLimited:
 		broke(res, err, "Other doctors are at work, of this endpoint or of many at once: try again in a minute.")
 	case refused.Problem.Code == wire.ProblemDraining:
