@@ -90,7 +90,8 @@ func signCommand(f *operatorFlags) *cobra.Command {
 		Use:   "sign --key FILE --version V FILE…",
 		Short: "Sign programs with a release key; needs no server",
 		Long: "Sign programs with a release key. FILE.minisig is written beside each FILE; it names\n" +
-			"the version, and the platform that the program's own headers tell.",
+			"the version, and the platform that the program's own headers tell. A FILE that ends in\n" +
+			".minisig is passed over, so that `bin/agents/v1.2.3/*` can be signed again.",
 		Example: "  gururmm update sign --key release.key --version v1.2.3 \\\n    gururmm-agent-linux-amd64 gururmm-agent-windows-amd64.exe",
 		Args:    help.Words(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -100,12 +101,16 @@ func signCommand(f *operatorFlags) *cobra.Command {
 			if err := release.CheckVersion(version); err != nil {
 				return fmt.Errorf("--version: %w", err)
 			}
+			programs, err := programsOf(args)
+			if err != nil {
+				return err
+			}
 			key, err := privateKey(cmd, keyFile, passwordFile)
 			if err != nil {
 				return fmt.Errorf("%s: %w", keyFile, err)
 			}
 			var done []wire.Build
-			for _, path := range args {
+			for _, path := range programs {
 				b, err := signFile(key, path, version, platform)
 				if err != nil {
 					return fmt.Errorf("%s: %w", path, err)

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -58,12 +60,16 @@ func publishCommand(f *operatorFlags) *cobra.Command {
 			if signature != "" && len(args) > 1 {
 				return errors.New("--signature is for one FILE; of several, each signature lies beside its FILE as FILE.minisig")
 			}
+			programs, err := programsOf(args)
+			if err != nil {
+				return err
+			}
 			client, err := f.client()
 			if err != nil {
 				return err
 			}
 			var done []wire.Build
-			for _, path := range args {
+			for _, path := range programs {
 				from := signature
 				if from == "" {
 					from = path + signatureSuffix
@@ -84,6 +90,15 @@ func publishCommand(f *operatorFlags) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&signature, "signature", "", "signature of the one FILE (default FILE.minisig)")
 	return cmd
+}
+
+// programsOf leaves out signatures: a pattern that fits programs fits those beside them, too.
+func programsOf(paths []string) ([]string, error) {
+	programs := slices.DeleteFunc(slices.Clone(paths), func(path string) bool { return strings.HasSuffix(path, signatureSuffix) })
+	if len(programs) == 0 {
+		return nil, fmt.Errorf("there is no program among these, only signatures: %s", strings.Join(paths, ", "))
+	}
+	return programs, nil
 }
 
 func publishFile(cmd *cobra.Command, client *operator.Client, path, signature string) (wire.Build, error) {

@@ -51,6 +51,10 @@ func TestAProgramIsSignedWithoutAServer(t *testing.T) {
 		t.Fatalf("sign: exit %d, %s%s, %v", code, out, errs, err)
 	}
 	b := signed.Items[0]
+	// The same pattern fits its signature now.
+	if out, errs, code = typed(t, nil, "update", "sign", "--key", key, "--version", "v1.2.3", program, program+".minisig"); code != 0 || strings.Count(out, "Signed v1.2.3") != 1 {
+		t.Errorf("signed again: exit %d, %s%s", code, out, errs)
+	}
 	sig, err := os.ReadFile(program + ".minisig")
 	if err != nil || string(sig) != b.Signature || b.OS != runtime.GOOS || b.Arch != runtime.GOARCH || b.Version != "v1.2.3" {
 		t.Errorf("%+v, %v", b, err)
@@ -84,6 +88,8 @@ func TestSigningSaysWhatIsWrong(t *testing.T) {
 		"update sign --key " + key + " --version 1 " + script:             "like v1.2.3",
 		"update sign --key " + key + " --version v1.2.3 " + script:        release.ErrExecutable.Error(),
 		"update sign --key " + script + " --version v1.2.3 " + script:     release.ErrKey.Error(),
+		"update sign --key " + key + " --version v1.2.3 a.minisig":        "only signatures",
+		"update publish a.minisig b.minisig":                              "only signatures",
 		"update publish " + script:                                        "update sign",
 		"update publish --signature " + key + " " + script + " " + script: "one FILE",
 		"update publish --signature " + script + " " + script:             release.ErrSignature.Error(),
