@@ -92,7 +92,7 @@ func TestARolloutReachesItsRingsAndStopsAtABadVersion(t *testing.T) {
 	// once an endpoint has taken its order up.
 	rolled := func(version string, meanwhile func()) operator.Rollout {
 		t.Helper()
-		s.says("update", "roll", version, "--ring", "34,100", "--soak", "0", "--grace", "2s")
+		s.says("update", "roll", version, "--ring", "34,100", "--soak", "0", "--grace", "2s", "--yes")
 		list, err := s.Client().Rollouts(t.Context())
 		if err != nil || len(list) == 0 || list[0].Version != version {
 			t.Fatalf("%+v, %v", list, err)

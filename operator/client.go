@@ -263,7 +263,7 @@ func (c *Client) RemoveBuilds(ctx context.Context, version string) ([]Build, err
 
 func rolloutPath(id, rest string) string { return "/v1/rollouts/" + url.PathEscape(id) + rest }
 
-// Roll begins a rollout.
+// Roll begins a rollout, or previews it.
 func (c *Client) Roll(ctx context.Context, n NewRollout) (Rollout, error) {
 	return call[Rollout](c, ctx, http.MethodPost, "/v1/rollouts", nil, n)
 }

@@ -17,6 +17,9 @@ type RolloutPlan struct {
 	Parallel       int   `json:"parallel,omitempty"`
 	AllowDowngrade bool  `json:"allow_downgrade,omitempty"`
 	GraceMS        int64 `json:"grace_ms,omitempty"` // see wire.Build; 0: the endpoint's default
+	// OfAgents and OfSite say what narrowed it, ids and a site; the server's to fill in.
+	OfAgents []string `json:"of_agents,omitempty"`
+	OfSite   string   `json:"of_site,omitempty"`
 }
 
 // NewRollout asks for one (POST /v1/rollouts). Agents or Site narrow it; not both.
@@ -25,6 +28,10 @@ type NewRollout struct {
 	Agents  []string `json:"agents,omitempty"` // names or ids
 	Site    string   `json:"site,omitempty"`
 	RolloutPlan
+	// Expect refuses it if another number of endpoints would be ordered; absent: any.
+	Expect *int `json:"expect,omitempty"`
+	// Preview begins nothing: the answer says how many endpoints each ring would have.
+	Preview bool `json:"preview,omitempty"`
 }
 
 // States of a rollout.
@@ -49,7 +56,7 @@ const (
 
 // Rollout as it stands (GET /v1/rollouts/{id}).
 type Rollout struct {
-	ID      string      `json:"id"`
+	ID      string      `json:"id,omitempty"` // absent: a preview
 	Version string      `json:"version"`
 	Plan    RolloutPlan `json:"plan"`
 	State   string      `json:"state"`
@@ -73,6 +80,14 @@ type Rollout struct {
 	// NoProgram are endpoints left out because the version is not published for their
 	// platform; in the answer to its creation only.
 	NoProgram []string `json:"no_program,omitempty"`
+}
+
+// Wanted is how many endpoints it has that needed something when it began.
+func (r Rollout) Wanted() (n int) {
+	for _, ring := range r.Rings {
+		n += ring.Wanted - ring.Skipped
+	}
+	return n
 }
 
 // RolloutRing counts the endpoints of one ring.

@@ -60,6 +60,21 @@ func TestARolloutEndToEnd(t *testing.T) {
 	if err := n.store.UpdatePresence(t.Context(), other.Agent, wire.Presence{Version: "v1.0.0", Platform: wire.Platform{OS: "plan9", Arch: "mips", Hostname: "delta"}}); err != nil {
 		t.Fatal(err)
 	}
+	// What would be: nothing begins, and who expects another number begins nothing either.
+	seen, err := c.Roll(t.Context(), operator.NewRollout{Version: "v1.2.3", Preview: true})
+	if err != nil || seen.ID != "" || seen.Wanted() != 3 {
+		t.Errorf("a preview: %+v, %v", seen, err)
+	}
+	if _, err := c.Roll(t.Context(), operator.NewRollout{Version: "v1.2.3", Expect: new(2)}); !isProblem(err, wire.ProblemConflict) {
+		t.Errorf("another number than expected: %v", err)
+	}
+	if all, err := c.Rollouts(t.Context()); err != nil || len(all) != 0 {
+		t.Errorf("begun: %+v, %v", all, err)
+	}
+	one, err := c.Roll(t.Context(), operator.NewRollout{Version: "v1.2.3", Agents: []string{"alpha"}, Preview: true})
+	if err != nil || one.Wanted() != 1 || len(one.Plan.OfAgents) != 1 || len(one.Plan.OfAgents[0]) != len(other.Agent) {
+		t.Errorf("a preview of one: %+v, %v", one, err)
+	}
 	roll, err := c.Roll(t.Context(), operator.NewRollout{Version: "v1.2.3", RolloutPlan: operator.RolloutPlan{Rings: []float64{10, 100}, SoakMS: -1, GraceMS: 5000}})
 	if err != nil {
 		t.Fatal(err)

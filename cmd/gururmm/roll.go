@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -16,11 +17,20 @@ import (
 	"gururmm/wire"
 )
 
+// What a rollout does unless told otherwise.
+const (
+	defaultRings       = "1%,10%,100%"
+	defaultMaxFailures = "5%"
+	defaultSoak        = 10 * time.Minute
+	defaultParallel    = 50
+)
+
 func rollCommand(f *operatorFlags) *cobra.Command {
 	var (
 		n           operator.NewRollout
 		rings       string
 		soak, grace time.Duration
+		yes         bool
 	)
 	cmd := &cobra.Command{
 		Use:   "roll VERSION",
@@ -29,7 +39,8 @@ func rollCommand(f *operatorFlags) *cobra.Command {
 			"all of one have told their outcome, at least one runs the version, and --soak is\n" +
 			"over. Too many failures in a ring stop the rollout. Endpoints that are away hold\n" +
 			"up nothing; they are ordered when they come back. Those that enroll later are\n" +
-			"not part of it.",
+			"not part of it.\n\n" +
+			"Of more than one endpoint you are asked first; a script gives --yes.",
 		Example: "  gururmm update roll v1.2.3\n  gururmm update roll v1.2.3 --site berlin --ring 5%,100% --soak 1h\n  gururmm update roll v1.2.3 --agents web-17,web-18 --soak 0",
 		Args:    help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -57,6 +68,11 @@ func rollCommand(f *operatorFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if !yes {
+				if n.Expect, err = askRollout(cmd, client, n); err != nil {
+					return err
+				}
+			}
 			r, err := client.Roll(cmd.Context(), n)
 			if err != nil {
 				return explain(err)
@@ -72,16 +88,55 @@ func rollCommand(f *operatorFlags) *cobra.Command {
 			return printRollout(cmd.OutOrStdout(), r)
 		},
 	}
-	cmd.Flags().StringVar(&rings, "ring", "1%,10%,100%", "shares of the endpoints, each with those before it")
+	cmd.Flags().StringVar(&rings, "ring", defaultRings, "shares of the endpoints, each with those before it")
 	cmd.Flags().StringSliceVar(&n.Agents, "agents", nil, "only these (names or ids)")
 	cmd.Flags().StringVar(&n.Site, "site", "", "only of this site")
-	cmd.Flags().StringVar(&n.MaxFailures, "max-failures", "5%", "a ring may have so many, a share or a number; one more stops it")
-	cmd.Flags().DurationVar(&soak, "soak", 10*time.Minute, "watch a ring so long before the next; 0: not at all")
-	cmd.Flags().IntVar(&n.Parallel, "parallel", 50, "at most so many endpoints at once")
+	cmd.Flags().StringVar(&n.MaxFailures, "max-failures", defaultMaxFailures, "a ring may have so many, a share or a number; one more stops it")
+	cmd.Flags().DurationVar(&soak, "soak", defaultSoak, "watch a ring so long before the next; 0: not at all")
+	cmd.Flags().IntVar(&n.Parallel, "parallel", defaultParallel, "at most so many endpoints at once")
 	cmd.Flags().BoolVar(&n.AllowDowngrade, "allow-downgrade", false, "also endpoints that run a newer version")
 	cmd.Flags().DurationVar(&grace, "grace", 0, "the new program must hold a verified link so long, 1s to 10m (default: 20s)")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	help.Apart(cmd, "agents", "site")
 	return cmd
+}
+
+// askRollout has a person confirm a rollout to more than one endpoint. It gives how many
+// were chosen then.
+func askRollout(cmd *cobra.Command, client *operator.Client, n operator.NewRollout) (*int, error) {
+	n.Preview = true
+	seen, err := client.Roll(cmd.Context(), n)
+	if err != nil {
+		return nil, explain(err)
+	}
+	wanted := seen.Wanted()
+	if wanted <= 1 {
+		return &wanted, nil
+	}
+	ok, err := confirm(cmd, wrap.Behind("", whomRolled(seen)))
+	if err != nil {
+		return nil, fmt.Errorf("%s are chosen: %w", plural(wanted, "endpoint"), err)
+	}
+	if !ok {
+		return nil, errors.New("nothing was begun")
+	}
+	return &wanted, nil
+}
+
+// whomRolled says how many endpoints a rollout would order, and in which steps.
+func whomRolled(r operator.Rollout) string {
+	rings := make([]string, len(r.Rings))
+	for i, ring := range r.Rings {
+		rings[i] = strconv.Itoa(ring.Wanted - ring.Skipped)
+	}
+	said := fmt.Sprintf("This brings %s to %s", oneLine(r.Version, 40), plural(r.Wanted(), "endpoint"))
+	if r.Plan.OfSite != "" {
+		said += " of site " + oneLine(r.Plan.OfSite, 40)
+	}
+	if len(rings) > 1 {
+		said += ", ring by ring: " + strings.Join(rings, ", then ")
+	}
+	return said + "."
 }
 
 // percents reads "1%,10%,100%"; the sign may be left out.
@@ -253,16 +308,64 @@ func nextFor(r operator.Rollout) string {
 		case r.Resumable:
 			out.WriteString(line("To go on as it is", "resume "+r.ID))
 		case vain:
-			out.WriteString(line("To begin afresh, with rings that are drawn anew", "roll "+oneLine(r.Version, 40)))
+			out.WriteString(line("To begin afresh, with rings that are drawn anew", rollAgain(r)))
 		default:
 			out.WriteString(line("To go on with more failures allowed in a ring", "resume "+r.ID+" --max-failures N"))
 		}
 	case operator.RolloutDone:
 		if again {
-			out.WriteString(line("To begin another one, for those that do not run it", "roll "+oneLine(r.Version, 40)))
+			out.WriteString(line("To begin another one, for those that do not run it", rollAgain(r)))
 		}
 	}
 	return out.String()
+}
+
+// rollAgain is the command that begins r once more: the same endpoints and options, those
+// that are the default left out. It is broken where a shell joins it again.
+func rollAgain(r operator.Rollout) string {
+	p := r.Plan
+	words := []string{"roll " + quote(r.Version)}
+	for _, id := range p.OfAgents {
+		words = append(words, "--agents "+quote(id))
+	}
+	if p.OfSite != "" {
+		words = append(words, "--site "+quote(p.OfSite))
+	}
+	rings := make([]string, len(p.Rings))
+	for i, share := range p.Rings {
+		rings[i] = strconv.FormatFloat(share, 'g', -1, 64) + "%"
+	}
+	if said := strings.Join(rings, ","); said != "" && said != defaultRings {
+		words = append(words, "--ring "+said)
+	}
+	if p.MaxFailures != "" && p.MaxFailures != defaultMaxFailures {
+		words = append(words, "--max-failures "+quote(p.MaxFailures))
+	}
+	switch soak := time.Duration(p.SoakMS) * time.Millisecond; {
+	case soak < 0:
+		words = append(words, "--soak 0s")
+	case soak > 0 && soak != defaultSoak:
+		words = append(words, "--soak "+soak.String())
+	}
+	if p.Parallel != 0 && p.Parallel != defaultParallel {
+		words = append(words, "--parallel "+strconv.Itoa(p.Parallel))
+	}
+	if p.GraceMS != 0 {
+		words = append(words, "--grace "+(time.Duration(p.GraceMS)*time.Millisecond).String())
+	}
+	if p.AllowDowngrade {
+		words = append(words, "--allow-downgrade")
+	}
+	const margin = len("  gururmm update ") + len(" \\")
+	line, said := words[0], ""
+	for _, w := range words[1:] {
+		if len(line)+len(" ")+len(w)+margin > wrap.Width {
+			said, line = said+line+" \\\n    ", w
+			continue
+		}
+		line += " " + w
+	}
+	return said + line
 }
 
 func rolloutStopCommand(f *operatorFlags) *cobra.Command {

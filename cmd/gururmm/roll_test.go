@@ -1,12 +1,16 @@
 package main
 
 import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
 	"gururmm/internal/wrap"
 	"gururmm/operator"
+	"gururmm/wire"
 )
 
 // A page says of each endpoint where it stands and why, and what can be done.
@@ -72,8 +76,49 @@ func TestARolloutsPage(t *testing.T) {
 	if p := page(); strings.Contains(p, "--max-failures") || !strings.Contains(p, "gururmm update roll v1.2.3") {
 		t.Errorf("no limit helps a ring of which nobody is left:\n%s", p)
 	}
+	r.Plan = operator.RolloutPlan{Rings: []float64{100}, MaxFailures: "5%", SoakMS: -1, Parallel: 50, GraceMS: 5000, OfAgents: []string{wire.NewID(), wire.NewID()}}
+	says(strings.ReplaceAll(page(), "\\ ", ""), "update roll v1.2.3 --agents "+r.Plan.OfAgents[0]+" --agents "+r.Plan.OfAgents[1]+" --ring 100% --soak 0s --grace 5s")
+	r.Plan = operator.RolloutPlan{Rings: []float64{1, 10, 100}, MaxFailures: "2", SoakMS: 3_600_000, Parallel: 7, AllowDowngrade: true, OfSite: "the lab"}
+	says(strings.ReplaceAll(page(), "\\ ", ""), "update roll v1.2.3 --site 'the lab' --max-failures 2 --soak 1h0m0s --parallel 7 --allow-downgrade")
 	r.State, r.Now, r.Rings, r.Failures, r.Open, r.OpenMore = operator.RolloutDone, "done", []operator.RolloutRing{{Percent: 100, Wanted: 2, Done: 2}}, nil, nil, 0
 	if p := page(); strings.Contains(p, "gururmm update") {
 		t.Errorf("there is nothing to do:\n%s", p)
+	}
+}
+
+// A rollout to more than one endpoint is asked for, and where nobody can be it needs --yes.
+func TestARolloutToManyIsAskedFor(t *testing.T) {
+	var orders []operator.NewRollout
+	wanted := 2
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/rollouts", func(w http.ResponseWriter, r *http.Request) {
+		var n operator.NewRollout
+		if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
+			t.Error(err)
+		}
+		orders = append(orders, n)
+		out := operator.Rollout{Version: n.Version, State: operator.RolloutActive, Rings: []operator.RolloutRing{{Percent: 100, Wanted: wanted + 3, Skipped: 3}}}
+		if !n.Preview {
+			out.ID = wire.NewID()
+		}
+		if err := json.NewEncoder(w).Encode(out); err != nil {
+			t.Error(err)
+		}
+	})
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	env := map[string]string{"GURURMM_URL": server.URL, "GURURMM_TOKEN": "gro_x"}
+	if _, errs, code := typed(t, env, "update", "roll", "v1.2.3"); code != 1 || !strings.Contains(errs, "2 endpoints are chosen") || !strings.Contains(errs, "--yes") {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+	if len(orders) != 1 || !orders[0].Preview {
+		t.Errorf("ordered %+v, though nobody was asked", orders)
+	}
+	if _, errs, code := typed(t, env, "update", "roll", "v1.2.3", "--yes"); code != 0 || len(orders) != 2 || orders[1].Preview || orders[1].Expect != nil {
+		t.Errorf("with --yes: exit %d, %+v: %s", code, orders, errs)
+	}
+	wanted = 1
+	if _, errs, code := typed(t, env, "update", "roll", "v1.2.3"); code != 0 || len(orders) != 4 || orders[3].Preview || orders[3].Expect == nil || *orders[3].Expect != 1 {
+		t.Errorf("of one: exit %d, %+v: %s", code, orders, errs)
 	}
 }

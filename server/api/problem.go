@@ -54,6 +54,7 @@ var problems = []struct {
 
 	{rollout.ErrInvalid, http.StatusBadRequest, wire.ProblemBadRequest, ""},
 	{rollout.ErrOverlap, http.StatusConflict, wire.ProblemConflict, ""},
+	{rollout.ErrOthers, http.StatusConflict, wire.ProblemConflict, ""},
 	{rollout.ErrState, http.StatusConflict, wire.ProblemConflict, ""},
 	{rollout.ErrStopped, http.StatusServiceUnavailable, wire.ProblemDraining, draining},
 

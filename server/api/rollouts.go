@@ -18,6 +18,9 @@ func (a *API) createRollout(w http.ResponseWriter, r *http.Request, by string) e
 	if err != nil {
 		return err
 	}
+	if order.Preview {
+		return a.answer(w, http.StatusOK, out)
+	}
 	w.Header().Set("Location", "/v1/rollouts/"+out.ID)
 	return a.answer(w, http.StatusCreated, out)
 }

@@ -36,6 +36,8 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrOverlap: another rollout that is active has some of the same endpoints.
 	ErrOverlap = errors.New("another rollout is under way")
+	// ErrOthers: another number of endpoints is chosen than was expected.
+	ErrOthers = errors.New("other endpoints than expected")
 	// ErrState: the rollout is not in a state in which that can be done.
 	ErrState = errors.New("not now")
 	// ErrStopped: the service has ended.

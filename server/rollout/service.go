@@ -348,12 +348,26 @@ func (s *Service) withdraw(ctx context.Context, r *roll, agents []string) error 
 	return s.save(ctx, r, r.Rollout, changed)
 }
 
-// Create plans a rollout and begins it. n.Agents are ids. by is the operator token's name.
+// Create plans a rollout and begins it, or previews it. n.Agents are ids. by is the operator token's name.
 func (s *Service) Create(ctx context.Context, n operator.NewRollout, by string) (out operator.Rollout, err error) {
 	err = s.do(ctx, func(ctx context.Context) error {
 		r, missing, err := s.plan(ctx, n, by)
 		if err != nil {
 			return err
+		}
+		if n.Preview {
+			out, err = s.shown(ctx, r)
+			out.ID, out.NoProgram = "", missing
+			return err
+		}
+		if n.Expect != nil {
+			seen, err := s.shown(ctx, r)
+			if err != nil {
+				return err
+			}
+			if seen.Wanted() != *n.Expect {
+				return refuse(ErrOthers, "%d endpoints are chosen now, not %d; nothing was begun", seen.Wanted(), *n.Expect)
+			}
 		}
 		if err := s.o.Store.CreateRollout(ctx, r.Rollout, r.members); err != nil {
 			return err
@@ -382,6 +396,7 @@ func (s *Service) plan(ctx context.Context, n operator.NewRollout, by string) (*
 	if err != nil {
 		return nil, nil, err
 	}
+	complete.OfAgents, complete.OfSite = n.Agents, n.Site
 	builds, err := s.o.Store.Builds(ctx)
 	if err != nil {
 		return nil, nil, err
