@@ -218,7 +218,7 @@ func (f *operatorFlags) directed(w io.Writer, d operator.Directive) error {
 		var sent struct{ Bundle string }
 		if json.Unmarshal(d.Report, &sent) == nil && sent.Bundle != "" && d.State == string(wire.DirectiveDone) {
 			id := oneLine(sent.Bundle, 64)
-			fmt.Fprintf(w, "Bundle %s; fetch it:\n  gururmm bundles %s --download %s\n", id, quote(wrap.Plain(d.AgentName)), quote(id))
+			fmt.Fprintf(w, "Bundle %s; fetch it:\n  gururmm bundles %s --download %s\n", id, quote(wrap.Plain(cmp.Or(d.Agent, d.AgentName))), quote(id)) // a name may fit several
 			return nil
 		}
 	}

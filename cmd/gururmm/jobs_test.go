@@ -169,3 +169,22 @@ func TestAJobIsLeftRunning(t *testing.T) {
 		t.Errorf("drawn where nobody sees it: %q", errs.String())
 	}
 }
+
+// Endpoints of one host name are told apart by their ids, in what they wrote and in what failed.
+func TestEndpointsOfOneNameAreToldApartInAJob(t *testing.T) {
+	part := func(id, state string) jobPart {
+		return jobPart{JobAgent: operator.JobAgent{Agent: id, AgentName: "vm", State: state}, Stdout: []byte("6.1\n")}
+	}
+	var out bytes.Buffer
+	if err := printOutputs(&out, []jobPart{part("01a20b84-1", "completed"), part("01a20b85-2", "completed")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := printJob(&out, operator.Job{}, []jobPart{part("01a20b86-3", "left_out"), part("01a20b87-4", "left_out")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"vm (01a20b84), vm (01a20b85)", "vm (01a20b86)  left out", "vm (01a20b87)  left out"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("it does not say %q:\n%s", want, out.String())
+		}
+	}
+}

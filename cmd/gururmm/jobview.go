@@ -139,7 +139,8 @@ func printOutputs(w io.Writer, parts []jobPart) error {
 	}
 	var groups []*group
 	by := map[string]*group{}
-	for _, p := range parts {
+	names := namesOf(parts)
+	for i, p := range parts {
 		if p.State == operator.JobAgentLeftOut || p.State == operator.JobAgentWaiting {
 			continue
 		}
@@ -148,7 +149,7 @@ func printOutputs(w io.Writer, parts []jobPart) error {
 			by[key] = &group{jobPart: p}
 			groups = append(groups, by[key])
 		}
-		by[key].names = append(by[key].names, oneLine(p.AgentName, 40))
+		by[key].names = append(by[key].names, names[i])
 	}
 	slices.SortStableFunc(groups, func(a, b *group) int { return cmp.Compare(len(b.names), len(a.names)) })
 	for _, g := range groups {
@@ -177,6 +178,15 @@ func printOutputs(w io.Writer, parts []jobPart) error {
 	return nil
 }
 
+// namesOf names each part's endpoint so that it can be told from the others.
+func namesOf(parts []jobPart) []string {
+	names, ids := make([]string, len(parts)), make([]string, len(parts))
+	for i, p := range parts {
+		names[i], ids[i] = oneLine(p.AgentName, 40), p.Agent
+	}
+	return operator.Distinct(names, ids)
+}
+
 // outcomeOf is an endpoint's state, with the exit code if that says more.
 func outcomeOf(a operator.JobAgent) string {
 	state := strings.ReplaceAll(a.State, "_", " ")
@@ -196,12 +206,13 @@ func printJob(w io.Writer, j operator.Job, unwell []jobPart) error {
 	fmt.Fprintln(w, wrap.Behind("", said+": "+standOf(j)+"."))
 	if len(unwell) > 0 {
 		rows := [][]string{{"AGENT", "STATE", "EXIT"}}
-		for _, p := range unwell {
+		names := namesOf(unwell)
+		for i, p := range unwell {
 			exit := "-"
 			if p.ExitCode != nil {
 				exit = fmt.Sprint(*p.ExitCode)
 			}
-			rows = append(rows, []string{oneLine(p.AgentName, 40), strings.ReplaceAll(p.State, "_", " "), exit})
+			rows = append(rows, []string{names[i], strings.ReplaceAll(p.State, "_", " "), exit})
 		}
 		lines := columns(rows)
 		fmt.Fprintln(w, lines[0])

@@ -235,8 +235,14 @@ func printRollout(w io.Writer, r operator.Rollout) error {
 }
 
 func printParts(w io.Writer, active bool, parts []operator.RolloutAgent, more int) {
-	for _, a := range parts[:min(len(parts), shownEndpoints)] {
-		fmt.Fprintln(w, wrap.Behind("  ", fmt.Sprintf("%s (ring %d) %s", oneLine(a.AgentName, 24), a.Ring+1, partOf(a, active))))
+	shown := parts[:min(len(parts), shownEndpoints)]
+	names, ids := make([]string, len(shown)), make([]string, len(shown))
+	for i, a := range shown {
+		names[i], ids[i] = oneLine(a.AgentName, 24), a.Agent
+	}
+	names = operator.Distinct(names, ids)
+	for i, a := range shown {
+		fmt.Fprintln(w, wrap.Behind("  ", fmt.Sprintf("%s (ring %d) %s", names[i], a.Ring+1, partOf(a, active))))
 	}
 	if more += len(parts) - min(len(parts), shownEndpoints); more > 0 {
 		fmt.Fprintf(w, "  and %d more\n", more)

@@ -58,9 +58,11 @@ func (s *Service) Create(ctx context.Context, n operator.NewJob, by string) (ope
 		return operator.Job{}, err
 	case n.Preview:
 		j.ID, j.Endpoints, j.Counts.Waiting = "", len(agents), len(agents)
+		var ids []string
 		for _, a := range agents[:min(len(agents), previewed)] {
-			j.Names = append(j.Names, a.Name)
+			j.Names, ids = append(j.Names, a.Name), append(ids, a.ID)
 		}
+		j.Names = operator.Distinct(j.Names, ids)
 		return j.Job, nil
 	case n.Expect != nil && *n.Expect != len(agents):
 		return operator.Job{}, refuse(ErrOthers, "%d endpoints are chosen now, not %d; nothing was begun", len(agents), *n.Expect)
