@@ -148,11 +148,14 @@ func addresses(ctx context.Context, id state.Identity, config state.Config, d Do
 // linkOf gives the link's URL on a server: https://host:port, or the link's own.
 func linkOf(server string) (string, error) {
 	u, err := neturl.Parse(server)
-	if err != nil {
-		return "", fmt.Errorf("--server: %w", err)
+	if err != nil { // its text speaks of path segments where HOST:PORT was typed, and may have a password
+		return "", errors.New("--server: write https://host:port")
 	}
-	if scheme := map[string]string{"https": "wss", "http": "ws"}[u.Scheme]; scheme != "" {
-		u.Scheme, u.Path = scheme, strings.TrimSuffix(u.Path, "/")+"/v1/link"
+	switch u.Scheme {
+	case "https":
+		u.Scheme, u.Path = "wss", strings.TrimSuffix(u.Path, "/")+"/v1/link"
+	case "http": // as enroll says it: what answers there is no box on the way
+		return "", fmt.Errorf("--server: use https: https://%s", u.Host)
 	}
 	if err := endpoint.Check(u.String(), "wss", "ws"); err != nil {
 		return "", fmt.Errorf("--server %s: write https://host:port", u.Redacted())

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"testing"
+	"time"
 
 	"gururmm/wire"
 )
@@ -62,5 +63,11 @@ func TestAPortalDoesNotEndAnUpload(t *testing.T) {
 		if !errors.Is(final, c.want) {
 			t.Errorf("%s: %v, want %v", name, final, c.want)
 		}
+	}
+}
+
+func TestASlowDoorsTimeIsRounded(t *testing.T) {
+	if got := (&tooSlow{2502990722 * time.Nanosecond}).Error(); got != "no answer within 2.5s" {
+		t.Errorf("%q", got)
 	}
 }

@@ -42,8 +42,8 @@ type DiskFacts struct {
 // WorkerFacts describe the worker process; the guardian fills in what the
 // worker can't know.
 type WorkerFacts struct {
-	PID     int    `json:"pid"`
-	Version string `json:"version"`
+	PID     int    `json:"pid,omitempty"` // 0: no process
+	Version string `json:"version,omitempty"`
 	// Instance is ours among copies of the same identity (guardian).
 	Instance string `json:"instance,omitempty"`
 	// Running is false between an exit and the next start (guardian).

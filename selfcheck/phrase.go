@@ -24,6 +24,14 @@ func span(d time.Duration) string {
 	}
 }
 
+// spanBeyond writes d, which is at least limit, and so that it can be seen to be.
+func spanBeyond(d, limit time.Duration) string {
+	if said := span(d); said != span(limit) {
+		return said
+	}
+	return fmt.Sprintf("%.3f s", d.Seconds())
+}
+
 // count writes n with its noun, which takes an s unless n is 1.
 func count[N ~int | ~uint32 | ~uint64](n N, noun string) string {
 	if n == 1 {

@@ -36,7 +36,7 @@ func lookHung(f *facts, r *rule) *hit {
 	h := &hit{
 		suspected: !f.ripe(silent, r.grace),
 		sentence:  fmt.Sprintf("The worker (process %d) runs and has not reported for %s; it reports every %s.", w.PID, span(silent), span(ReportEvery)),
-		evidence:  []Evidence{{Fact: "worker.silent", Seen: span(silent), Expected: "under " + span(r.grace)}},
+		evidence:  []Evidence{{Fact: "worker.silent", Seen: spanBeyond(silent, r.grace), Expected: "under " + span(r.grace)}},
 	}
 	f.outside(h)
 	return h
@@ -55,7 +55,7 @@ func lookMetrics(f *facts, r *rule) *hit {
 	}
 	return &hit{
 		sentence: fmt.Sprintf("The machine's figures have not come for %s; commands are not affected.", span(pending)),
-		evidence: []Evidence{{Fact: "loops.metrics.pending", Seen: span(pending), Expected: "under " + span(r.grace)}},
+		evidence: []Evidence{{Fact: "loops.metrics.pending", Seen: spanBeyond(pending, r.grace), Expected: "under " + span(r.grace)}},
 	}
 }
 
@@ -79,7 +79,7 @@ func stalled(f *facts, r *rule, stage string, pending time.Duration) *hit {
 	h := &hit{
 		code:     r.code + "." + Code(stage),
 		sentence: fmt.Sprintf("The worker's %s loop has not turned for %s.", stage, span(pending)),
-		evidence: []Evidence{{Fact: "loops." + stage + ".pending", Seen: span(pending), Expected: "under " + span(r.grace)}},
+		evidence: []Evidence{{Fact: "loops." + stage + ".pending", Seen: spanBeyond(pending, r.grace), Expected: "under " + span(r.grace)}},
 	}
 	switch stage {
 	case "reader":
@@ -302,7 +302,7 @@ func lookOK(f *facts, r *rule) *hit {
 	f.within(2*f.heartbeat() - last)
 	return &hit{
 		sentence: fmt.Sprintf("The link is verified, the last text came %s ago; %d written and %d read.", span(last), f.Link.Ledger.Local.Written, f.Link.Ledger.Local.Read),
-		evidence: []Evidence{{Fact: "in.text_age", Seen: span(last), Expected: "under " + span(2*f.heartbeat())}},
+		evidence: []Evidence{{Fact: "in.text_age", Seen: spanBeyond(last, 2*f.heartbeat()), Expected: "under " + span(2*f.heartbeat())}},
 	}
 }
 

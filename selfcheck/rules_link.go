@@ -2,6 +2,7 @@ package selfcheck
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"gururmm/wire"
@@ -134,7 +135,7 @@ func lookStuckFragment(f *facts, r *rule) *hit {
 	}
 	return &hit{
 		sentence: fmt.Sprintf("A message from the server was begun %s ago, and not a byte of it came for %s.", span(open), span(idle)),
-		evidence: append(evidence, Evidence{Fact: "link.in.fragment_idle", Seen: span(idle), Expected: "under " + span(r.grace)}),
+		evidence: append(evidence, Evidence{Fact: "link.in.fragment_idle", Seen: spanBeyond(idle, r.grace), Expected: "under " + span(r.grace)}),
 	}
 }
 
@@ -251,10 +252,10 @@ func lookTextSilent(f *facts, r *rule) *hit {
 	switch {
 	case asked && f.ripe(pending, wait):
 		h.sentence = fmt.Sprintf("A heartbeat has not been answered for %s.", span(pending))
-		h.evidence = []Evidence{{Fact: "link.heartbeat_pending", Seen: span(pending), Expected: "under " + span(wait)}}
+		h.evidence = []Evidence{{Fact: "link.heartbeat_pending", Seen: spanBeyond(pending, wait), Expected: "under " + span(wait)}}
 	case mute && texted && f.ripe(last, turn):
 		h.sentence = fmt.Sprintf("Pings come without the server's account, and no text has come for %s.", span(last))
-		h.evidence = []Evidence{{Fact: "link.in.text_age", Seen: span(last), Expected: "under " + span(turn)}}
+		h.evidence = []Evidence{{Fact: "link.in.text_age", Seen: spanBeyond(last, turn), Expected: "under " + span(turn)}}
 	case mute && f.viewProvesLoss(nil):
 		h.sentence = "Pings come without the server's account."
 	default:
@@ -329,7 +330,7 @@ func lookSilent(f *facts, r *rule) *hit {
 	}
 	h := &hit{
 		sentence: fmt.Sprintf("No frame of any kind has come for %s; pings are due every %s.", span(silent), span(ms(f.p.PingMS))),
-		evidence: []Evidence{{Fact: "link.in.any_age", Seen: span(silent), Expected: "under " + span(f.dead())}},
+		evidence: []Evidence{{Fact: "link.in.any_age", Seen: spanBeyond(silent, f.dead()), Expected: "under " + span(f.dead())}},
 	}
 	f.kernelRepeats(h)
 	return h
@@ -364,14 +365,14 @@ func lookHandshake(f *facts, r *rule) *hit {
 	}
 	return &hit{
 		sentence: fmt.Sprintf("The link has been %s for %s; it must be verified within %s.", l.Phase, span(age), span(ms(f.p.VerifyMS))),
-		evidence: []Evidence{phase, {Fact: "link.phase_age", Seen: span(age), Expected: "under " + span(ms(f.p.VerifyMS))}},
+		evidence: []Evidence{phase, {Fact: "link.phase_age", Seen: spanBeyond(age, ms(f.p.VerifyMS)), Expected: "under " + span(ms(f.p.VerifyMS))}},
 	}
 }
 
 func lookConnecting(f *facts, r *rule) *hit {
 	if !f.Worker.Running {
 		return &hit{
-			sentence: fmt.Sprintf("The worker has exited (%s); the next one is about to start.", orNone(f.Worker.LastExit)),
+			sentence: fmt.Sprintf("The worker has exited; the next one is about to start. Its end: %s.", strings.TrimRight(orNone(f.Worker.LastExit), ".")),
 			evidence: []Evidence{{Fact: "worker.running", Seen: "false", Expected: "true"}},
 		}
 	}
@@ -478,7 +479,7 @@ func lookStale(f *facts, r *rule) *hit {
 	}
 	h := &hit{
 		sentence: fmt.Sprintf("The server owes %s for %s, has written all it counts on this link (%d), and sends nothing.", count(l.Owed, "command"), span(owed), l.Local.Read),
-		evidence: append([]Evidence{{Fact: "link.ledger.owed", Seen: number(l.Owed), Expected: "0"}, {Fact: "link.ledger.owed_age", Seen: span(owed), Expected: "under " + span(grace)}}, f.counts()...),
+		evidence: append([]Evidence{{Fact: "link.ledger.owed", Seen: number(l.Owed), Expected: "0"}, {Fact: "link.ledger.owed_age", Seen: spanBeyond(owed, grace), Expected: "under " + span(grace)}}, f.counts()...),
 	}
 	// The peer must have said so at the end of that time, not only at its begin:
 	// an acknowledgement sent meanwhile shows only in its next ledger.
@@ -503,6 +504,6 @@ func (f *facts) viewOwes(grace time.Duration, h *hit) bool {
 	if oldest == nil || ms(*oldest) < grace || up-taken < grace {
 		return false
 	}
-	h.evidence = append(h.evidence, Evidence{Fact: "oob.view.oldest_owed", Seen: span(ms(*oldest)), Expected: "under " + span(grace)})
+	h.evidence = append(h.evidence, Evidence{Fact: "oob.view.oldest_owed", Seen: spanBeyond(ms(*oldest), grace), Expected: "under " + span(grace)})
 	return true
 }

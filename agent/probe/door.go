@@ -105,7 +105,7 @@ func (r *run) proxy(res *checkup.Result) {
 		res.Figures[a.URL] = text
 	}
 	if len(ways) == 0 {
-		res.Status, res.Seen = checkup.Skip, "no endpoint is known"
+		res.Status, res.Seen = checkup.Skip, "no server is known"
 		return
 	}
 	var parts []string

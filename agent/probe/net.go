@@ -177,7 +177,9 @@ func (r *run) tcp(ctx context.Context, p Probe, res *checkup.Result) {
 			bad = append(bad, fmt.Sprintf("%s: %v", addr, reason(errs[i])))
 		}
 	}
-	res.Figures = map[string]any{"connect_ms": figures}
+	if len(figures) > 0 {
+		res.Figures = map[string]any{"connect_ms": figures}
+	}
 	err := neterr.During(neterr.StepDial, errors.Join(errs...))
 	switch {
 	case len(good) == 0:

@@ -87,8 +87,11 @@ const (
 	KindDoor Kind = "second door"
 )
 
-// machine is the group of what is no endpoint.
-const machine = "this machine"
+// machine is the group of what is no endpoint, noServer of what would need one.
+const (
+	machine  = "this machine"
+	noServer = "the server"
+)
 
 // Endpoint is one address of the server, as far as a plan needs it.
 type Endpoint struct {
@@ -153,6 +156,9 @@ func Plan(in Input) ([]Probe, error) {
 	for i, e := range in.Endpoints {
 		all = append(all, in.endpoint(i, e)...)
 	}
+	if len(in.Endpoints) == 0 {
+		all = append(all, in.unreachable()...)
+	}
 	all = append(all, in.machine(all)...)
 	for i := range all {
 		p := &all[i]
@@ -199,6 +205,17 @@ func (in Input) endpoint(i int, e Endpoint) []Probe {
 	return steps
 }
 
+// unreachable are the probes asked for that need a server, where none is known.
+func (in Input) unreachable() (out []Probe) {
+	for _, n := range Names {
+		if slices.Contains(in.Only, n.Name) && slices.Contains([]string{DNS, TCP, TLS, Upgrade, Ping, Echo, MTU, Door}, n.Name) {
+			out = append(out, Probe{ID: n.Name, Name: n.Name, Group: noServer, Target: noServer, Endpoint: -1,
+				Skip: "needs a server, and none is known: give one by --server https://host:port"})
+		}
+	}
+	return out
+}
+
 // machine plans what concerns no single endpoint; path is what was planned before.
 func (in Input) machine(path []Probe) []Probe {
 	var out []Probe
@@ -212,7 +229,7 @@ func (in Input) machine(path []Probe) []Probe {
 		}
 	}
 	if len(clock.After) == 0 {
-		clock.Skip = "needs a server to compare with: no endpoint is known"
+		clock.Skip = "needs a server to compare with: no server is known, give one by --server"
 	}
 	return out
 }

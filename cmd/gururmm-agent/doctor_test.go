@@ -38,6 +38,8 @@ func TestDoctorOnTheCommandLine(t *testing.T) {
 		{name: "a probe that does not exist", args: "doctor --only teleport", code: 2, errout: `there is no probe "teleport"; see --list`},
 		{name: "nothing to be tried", args: "doctor --only clock --state-dir " + dir, code: 2, out: "1 skip in "},
 		{name: "nobody there", args: "doctor --only upgrade --server https://127.0.0.1:1 --state-dir " + dir, code: 1, out: "error: tcp.refused"},
+		{name: "address and port", args: "doctor --server 127.0.0.1:8443 --state-dir " + dir, code: 2, errout: "write https://host:port"},
+		{name: "without TLS", args: "doctor --server http://127.0.0.1:1 --state-dir " + dir, code: 2, errout: "use https: https://127.0.0.1:1"},
 		{name: "no URL", args: "doctor --server rmm.example:8443 --state-dir " + dir, code: 2, errout: "write https://host:port"},
 		{name: "no pin", args: "doctor --server https://127.0.0.1:1 --pin x --state-dir " + dir, code: 2, errout: `pin "x"`},
 		{name: "a pin for nothing", args: "doctor --pin x --state-dir " + dir, code: 2, errout: "are for --server"},
@@ -83,6 +85,16 @@ func TestServerFromTheEnvironmentIsForEnrolling(t *testing.T) {
 		got = call(t, env, "doctor", "--only", "tcp,disk", "--state-dir", dir, "--server", "https://127.0.0.1:2")
 		if !strings.Contains(got.out, "link wss://127.0.0.1:2") {
 			t.Errorf("by flag, enrolled %v:\n%s%s", enrolled, got.out, got.errout)
+		}
+	}
+}
+
+// What was asked for and needs a server says so where none is known.
+func TestProbesOfNoServerAreSkippedWithTheReason(t *testing.T) {
+	got := call(t, nil, "doctor", "--only", "echo,mtu", "--state-dir", t.TempDir())
+	for _, want := range []string{"SKIP", "echo", "mtu", "none is known: give one by --server"} {
+		if said := strings.Join(strings.Fields(got.out), " "); !strings.Contains(said, want) {
+			t.Errorf("it does not say %q:\n%s%s", want, got.out, got.errout)
 		}
 	}
 }

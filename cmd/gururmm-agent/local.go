@@ -183,7 +183,11 @@ func watchUntil(ctx context.Context, c *local.Client, w io.Writer, done func(loc
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not within %v; the last seen: %s (gururmm-agent status says more)", actWait, said)
+			seen := ""
+			if said != "" {
+				seen = "; the last seen: " + said
+			}
+			return fmt.Errorf("not within %v%s (gururmm-agent status says more)", actWait, seen)
 		case <-tick.C:
 		}
 	}
@@ -290,10 +294,11 @@ func guardiansBeacon(ctx context.Context, c *local.Client, w io.Writer) agent.Gu
 	}
 	b := agent.GuardianBeacon{Running: true}
 	if err == nil {
+		fmt.Fprintln(w, wrap.Behind("  ", fmt.Sprintf("waiting for the guardian's beacon, %v at the longest", actWait)))
 		err = watchUntil(ctx, c, w, func(s local.Status) (string, bool, error) {
 			last := s.LastBeacon
 			if last == nil || before.LastBeacon != nil && last.ReportID == before.LastBeacon.ReportID {
-				return fmt.Sprintf("waiting for the guardian's beacon, %v at the longest", actWait), false, nil
+				return "", false, nil
 			}
 			if !last.OK {
 				return "", true, errors.New(last.Error)
