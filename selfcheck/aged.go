@@ -48,7 +48,7 @@ func (s Snapshot) withAges(change func(time.Duration) time.Duration) Snapshot {
 	l := &link.Ledger
 	changed(&s.UndecodedAge, &s.RejectedAge,
 		&link.PhaseAge, &link.VerifiedAge, &link.TextTripAge, &link.HeartbeatPending,
-		&l.PeerAge, &l.AlteredAge, &l.ClosedAge, &l.OwedAge, &l.UnansweredAge, &l.PongAge)
+		&l.PeerAge, &l.AlteredAge, &l.ClosedAge, &l.OwedAge, &l.UnansweredAge, &l.PongAge, &l.PingPending)
 	for _, t := range []*TapView{&link.In, &link.Out} {
 		changed(&t.AnyAge, &t.TextAge, &t.PingAge, &t.PongAge, &t.OpenFragment, &t.FragmentIdle, &t.PartialFrame)
 	}

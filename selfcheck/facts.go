@@ -213,6 +213,9 @@ type LedgerView struct {
 	Stripped      uint64         `json:"stripped,omitempty"`
 	UnansweredAge *time.Duration `json:"unanswered_age_ns,omitempty"` // since the oldest pong so
 	PongAge       *time.Duration `json:"pong_age_ns,omitempty"`
+	// PingPending is since when the oldest ping awaits its pong, on a link that has
+	// answered one before.
+	PingPending *time.Duration `json:"ping_pending_ns,omitempty"`
 }
 
 // Gap is a difference between the two ends' counts.

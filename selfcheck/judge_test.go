@@ -218,6 +218,28 @@ var judgeCases = []judgeCase{
 		lose(s, 1, 6)
 	}, masks: []Code{CodeLinkTextSilent}},
 
+	// link.silent: a question, and nothing whatever since
+	{name: "a ping unanswered", want: CodeLinkSilent, change: func(s *Snapshot) {
+		s.Link.Ledger.PingPending, s.Link.In.AnyAge = sec(6), sec(25)
+	}},
+	{name: "a heartbeat unanswered, and nothing comes", want: CodeLinkSilent, masks: []Code{CodeLinkTextSilent}, change: func(s *Snapshot) {
+		s.Link.HeartbeatPending, s.Link.HeartbeatSeq, s.Link.In.AnyAge = sec(6), 9, sec(25)
+	}},
+	{name: "a heartbeat unanswered, and pings come", want: CodeLinkTextSilent, suspected: true, change: func(s *Snapshot) {
+		s.Link.HeartbeatPending, s.Link.HeartbeatSeq = sec(6), 9
+	}},
+	{name: "a ping unanswered, and something came since", want: CodeOK, change: func(s *Snapshot) {
+		s.Link.Ledger.PingPending, s.Link.In.AnyAge = sec(6), sec(5.5)
+	}},
+	{name: "a ping unanswered, and bytes come", want: CodeOK, change: func(s *Snapshot) {
+		s.Link.Ledger.PingPending, s.Link.In.AnyAge, s.Link.TCP = sec(6), sec(25), &TCPFacts{ReceivedAge: sec(1)}
+	}},
+	{name: "a ping unanswered that may not have left", want: CodeOK, change: func(s *Snapshot) {
+		s.Link.Ledger.PingPending, s.Link.In.AnyAge, s.Link.TCP = sec(6), sec(25), &TCPFacts{Unsent: new(uint64(5000))}
+	}},
+	{name: "a ping unanswered on a slow path", want: CodeOK, change: func(s *Snapshot) {
+		s.Link.Ledger.PingPending, s.Link.In.AnyAge, s.Link.Ledger.RTT = sec(6), sec(25), sec(2)
+	}},
 	// link.silent
 	{name: "silence", want: CodeLinkSilent, change: func(s *Snapshot) {
 		s.Link.In.AnyAge, s.Link.In.TextAge = sec(91), sec(120)
@@ -613,5 +635,20 @@ func BenchmarkJudgeWell(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		Judge(s, t0, p)
+	}
+}
+
+// A ping whose answer is late is asked again before the path is judged, and not for ever after.
+func TestALateAnswerIsAskedForAgain(t *testing.T) {
+	for late, asks := range map[float64]bool{1.9: false, 2.1: true, 4.9: true, 5.1: false, 60: false} {
+		s := healthy()
+		s.Link.Ledger.PingPending, s.Link.In.AnyAge = sec(late), sec(late+20)
+		j := Judge(s, t0, wire.DefaultPolicy())
+		if j.Ping != asks {
+			t.Errorf("after %v s: ping %v", late, j.Ping)
+		}
+		if (j.Verdict.Code == CodeLinkSilent) != (late >= 5) {
+			t.Errorf("after %v s: %s", late, j.Verdict.Code)
+		}
 	}
 }

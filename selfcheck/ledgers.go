@@ -40,6 +40,9 @@ type Ledgers struct {
 	pongAt   time.Time
 	sent     [outstandingPings]sentPing
 	nextSent int
+	// pending is when the oldest ping was written that awaits a pong, none of a later one
+	// having come either; zero: none does.
+	pending time.Time
 	// lastClock is of the last ping, whether or not its pong is still awaited.
 	lastClock int64
 	// confirmed is how many of our texts preceded the last frame of ours that
@@ -128,6 +131,9 @@ func (l *Ledgers) Outgoing(now time.Time, owed uint32, answer bool, via string) 
 		l.lastClock = out.ClockMicros
 		l.sent[l.nextSent] = sentPing{clock: out.ClockMicros, written: out.Written, at: now, answer: answer}
 		l.nextSent = (l.nextSent + 1) % outstandingPings
+		if l.pending.IsZero() {
+			l.pending = now
+		}
 	}
 	return out
 }
@@ -228,14 +234,21 @@ func (l *Ledgers) Pong(data []byte, now time.Time) {
 		if s.answer && l.unanswered.IsZero() {
 			l.unanswered = now
 		}
+		answered := s.at
 		*s = sentPing{}
+		l.pending = time.Time{}
+		for _, o := range l.sent { // a pong may stand for all pings before (RFC 6455 section 5.5.3)
+			if o.at.After(answered) && (l.pending.IsZero() || o.at.Before(l.pending)) {
+				l.pending = o.at
+			}
+		}
 		return
 	}
 	for i := range l.sent {
 		if l.sent[i].clock != 0 { // a ping of ours came back changed
 			l.stripped++
 			l.pongAt = now
-			l.sent = [outstandingPings]sentPing{}
+			l.sent, l.pending = [outstandingPings]sentPing{}, time.Time{}
 			return
 		}
 	}
@@ -265,6 +278,9 @@ func (l *Ledgers) View(now time.Time) LedgerView {
 		p := l.peer
 		v.Peer, v.PeerAge, v.PeerVia = &p, Age(l.peerAt, now), l.peerVia
 		v.Owed = p.Owed
+	}
+	if !l.pongAt.IsZero() { // on a path on which pongs never come, a ping tells nothing
+		v.PingPending = Age(l.pending, now)
 	}
 	if l.haveRTT {
 		rtt := l.rtt

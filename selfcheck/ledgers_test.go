@@ -331,3 +331,33 @@ func TestRepeatedTextIsSeenByItsWriter(t *testing.T) {
 		t.Errorf("writer: altered %q, want up; peer %+v", v.Altered, v.Peer)
 	}
 }
+
+// A ping awaits its pong until that, or one of a later ping, has come; where none ever came
+// it tells nothing.
+func TestHowLongAPingAwaitsItsPong(t *testing.T) {
+	p := newPair(t)
+	pending := func(want *time.Duration) {
+		t.Helper()
+		got := p.a.View(p.now).PingPending
+		if (got == nil) != (want == nil) || got != nil && *got != *want {
+			t.Errorf("pending %v, want %v", got, want)
+		}
+	}
+	p.ping(p.a, p.b, false) // lost
+	p.pass(time.Second)
+	pending(nil)
+	second := p.ping(p.a, p.b, false)
+	p.pass(time.Second)
+	third := p.ping(p.a, p.b, false)
+	second()
+	pending(sec(0))
+	p.pass(3 * time.Second)
+	pending(sec(3))
+	third()
+	pending(nil)
+	p.ping(p.a, p.b, false)
+	p.pass(time.Second)
+	pending(sec(1))
+	p.a.Pong(nil, p.now) // a box emptied it: it came all the same
+	pending(nil)
+}

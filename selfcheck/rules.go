@@ -47,6 +47,7 @@ const (
 	fragmentGrace = 5 * time.Second // without a byte: no path pauses so long inside a message
 	silentGrace   = 5 * time.Second // the least wait for a heartbeat's answer
 	silentTrips   = 8
+	askAgain      = 2 * time.Second // so that the second question is answered within that too
 	staleGrace    = 8 * time.Second // longer than the server's claim (5 s) and its re-offer
 	staleTrips    = 10
 	viewGrace     = time.Second      // what was written when the server answered has come by now

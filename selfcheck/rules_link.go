@@ -325,15 +325,53 @@ func lookSilent(f *facts, r *rule) *hit {
 			known = false // something came, the tap does not say when
 		}
 	}
-	if !known || !f.ripe(silent, f.dead()) {
+	if !known {
 		return nil
 	}
 	h := &hit{
 		sentence: fmt.Sprintf("No frame of any kind has come for %s; pings are due every %s.", span(silent), span(ms(f.p.PingMS))),
 		evidence: []Evidence{{Fact: "link.in.any_age", Seen: spanBeyond(silent, f.dead()), Expected: "under " + span(f.dead())}},
 	}
+	if asked, what := f.unheard(silent); asked > 0 && f.ripe(asked, f.grace(silentGrace, silentTrips)) {
+		h.sentence = fmt.Sprintf("A %s has not been answered for %s, and no frame of any kind has come since.", what.name, span(asked))
+		h.evidence = append(h.evidence, Evidence{Fact: what.fact, Seen: span(asked), Expected: "under " + span(f.grace(silentGrace, silentTrips))})
+	} else if !f.ripe(silent, f.dead()) {
+		return nil
+	}
 	f.kernelRepeats(h)
 	return h
+}
+
+// question is what the other end owes an answer to.
+type question struct{ name, fact string }
+
+// unheard is how long the oldest question has waited since which nothing at all came; 0: none
+// has. It is asked again before that is taken for silence: a single pong may be lost on its
+// own on a path that is odd about control frames, and an answer to a heartbeat is a text.
+func (f *facts) unheard(silent time.Duration) (asked time.Duration, what question) {
+	if t := f.Link.TCP; t != nil && some(t.Unsent) || f.Link.In.PartialFrame != nil {
+		return 0, what // it may not have left yet; or bytes come, if no frame
+	}
+	for _, q := range []struct {
+		question
+		age *time.Duration
+	}{
+		{question{"ping", "link.ledger.ping_pending"}, f.Link.Ledger.PingPending},
+		{question{"heartbeat", "link.heartbeat_pending"}, f.Link.HeartbeatPending},
+	} {
+		if d, known := f.lasted(q.age); known && d <= silent && d > asked {
+			asked, what = d, q.question
+		}
+	}
+	if t := f.Link.TCP; t != nil {
+		if came, known := f.lasted(t.ReceivedAge); known && came < asked {
+			return 0, what
+		}
+	}
+	if asked > 0 && f.ripe(asked, f.grace(askAgain, gapRoundTrips)) && asked < f.grace(silentGrace, silentTrips) {
+		f.ping = true
+	}
+	return asked, what
 }
 
 func lookHandshake(f *facts, r *rule) *hit {

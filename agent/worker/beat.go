@@ -79,6 +79,13 @@ func (b *beats) answered(s *link.Session, number uint64) (at time.Time, ok bool)
 	return at, ok
 }
 
+// awaits reports whether a heartbeat of s was written that is not answered.
+func (b *beats) awaits(s *link.Session) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return s == b.session && len(b.sent) > 0
+}
+
 // fill tells in f of the oldest heartbeat of s that was not answered, and of the last one that was.
 func (b *beats) fill(f *selfcheck.LinkFacts, s *link.Session, now time.Time) {
 	b.mu.Lock()

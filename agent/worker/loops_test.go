@@ -393,3 +393,33 @@ func TestIdle(t *testing.T) {
 		}
 	})
 }
+
+// A ping that is not answered in time is asked about by a heartbeat too, once: where a box
+// eats pings and lets texts through, nothing is wrong.
+func TestAnOverduePingIsAskedAboutByAText(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		r := startRig(t, srv, nil)
+		p := r.verified(1)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		before := len(p.of(wire.TypeHeartbeat))
+		ask := func() {
+			r.order(pipe.Order{Ping: true})
+			time.Sleep(1500 * time.Millisecond)
+			synctest.Wait()
+		}
+		ask()
+		if n := len(p.of(wire.TypeHeartbeat)); n != before {
+			t.Errorf("%d heartbeats more, of a ping that was answered", n-before)
+		}
+		srv.set(func() { srv.mute = true })
+		srv.gone.Store(true)
+		for range 4 {
+			ask()
+		}
+		if n := len(p.of(wire.TypeHeartbeat)); n != before+1 {
+			t.Errorf("%d heartbeats more, want one", n-before)
+		}
+	})
+}

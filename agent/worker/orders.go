@@ -54,6 +54,9 @@ func (w *worker) obey(o pipe.Order) {
 		w.errand(func() { w.ordered(*o.Policy) })
 	case o.Ping:
 		if s := w.link.session(); s != nil {
+			if p := s.Conn().Facts(time.Now()).Ledger.PingPending; p != nil && *p >= answerGrace && s.Phase() == selfcheck.PhaseVerified && !w.beats.awaits(s) {
+				w.heartbeat(s) // an answer to a ping is overdue: a text may go where no ping does
+			}
 			s.Conn().Ping(true)
 		}
 	case o.Report:
