@@ -345,6 +345,41 @@ func (p program) canRun() error {
 // spawner starts a worker.
 type spawner = func(context.Context) (guardian.Child, error)
 
+// VersionReport is what `version --json` prints.
+type VersionReport struct {
+	Version string `json:"version"` // of this program
+	// Guards is the version of an update that guards here, absent: the installed program,
+	// or not known, see Error. Step is fetch, trial or handover, of Next.
+	Guards string `json:"guards,omitempty"`
+	Step   string `json:"step,omitempty"`
+	Next   string `json:"next,omitempty"`
+	Error  string `json:"error,omitempty"`
+}
+
+// ReportVersion is [WriteVersion] for programs.
+func ReportVersion(o Options) VersionReport {
+	r := VersionReport{Version: version.Version}
+	path, _, err := stateDir(o.StateDir)
+	if err != nil {
+		return r // no state, no update
+	}
+	st, err := versions.New(filepath.Join(path, versionsDir)).Look()
+	if err != nil {
+		r.Error = fileerr.Why(err).Error()
+		return r
+	}
+	if st.Current != nil {
+		r.Guards = st.Current.Version()
+	}
+	if st.Phase != versions.PhaseNone {
+		r.Step = string(st.Phase)
+	}
+	if st.Next != nil {
+		r.Next = st.Next.Version()
+	}
+	return r
+}
+
 // WriteVersion tells people this program's version and, as far as this account may
 // know it, which program guards here.
 func WriteVersion(w io.Writer, o Options) error {

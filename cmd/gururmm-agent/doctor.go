@@ -53,12 +53,12 @@ func doctorCommand(o *agent.Options) *cobra.Command {
 				return errors.New("--ca and --pin are for --server: give it, too")
 			}
 			if list {
-				return listProbes(cmd.OutOrStdout())
+				return listProbes(cmd.OutOrStdout(), asJSON)
 			}
 			if d.Timeout < 0 || d.Within < 0 {
 				return fmt.Errorf("--timeout %v, --within %v: want more than 0", d.Timeout, d.Within)
 			}
-			live := &liveLine{w: os.Stderr, on: tty.Is(os.Stderr) && !asJSON, verbose: verbose && !asJSON}
+			live := &liveLine{w: os.Stderr, on: tty.Is(os.Stderr) && os.Getenv("TERM") != "dumb" && !asJSON, verbose: verbose && !asJSON}
 			d.Told = live.told
 			report, err := agent.Doctor(cmd.Context(), *o, d)
 			live.clear()
@@ -97,7 +97,18 @@ func show(w io.Writer, r checkup.Report, asJSON, verbose bool) error {
 	return checkup.Write(w, r, checkup.Style{Color: tty.Colorful(os.Stdout), Verbose: verbose})
 }
 
-func listProbes(w io.Writer) error {
+func listProbes(w io.Writer, asJSON bool) error {
+	if asJSON {
+		type item struct {
+			Name string `json:"name"`
+			What string `json:"what"`
+		}
+		items := make([]item, len(probe.Names))
+		for i, n := range probe.Names {
+			items[i] = item{n.Name, n.What}
+		}
+		return indented(w, map[string][]item{"items": items})
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, n := range probe.Names {
 		fmt.Fprintf(t, "%s\t%s\n", n.Name, n.What)

@@ -127,6 +127,9 @@ func complete(cmd *cobra.Command, flag string, f cobra.CompletionFunc) {
 
 // keptCodes are those in the history, for completion.
 func keptCodes(o agent.Options) (codes []string) {
+	if o.StateDir == "" { // a shell that completes runs no command, which would look there
+		o.StateDir = os.Getenv(envPrefix + "STATE_DIR")
+	}
 	dir, err := agent.StatePath(o)
 	if err != nil {
 		return nil

@@ -115,7 +115,7 @@ func lastWords(format string, args ...any) {
 	s := logsink.New(os.Stderr)
 	for line := range strings.SplitSeq(fmt.Sprintf(format, args...), "\n") {
 		// Folded for a reader at a terminal; a script's log keeps an error on its line.
-		if len([]rune(line)) > wrap.Width && tty.Is(os.Stderr) {
+		if len([]rune(line)) > wrap.Width && tty.Is(os.Stderr) && !strings.HasPrefix(line, "{") { // JSON is one line
 			line = wrap.Behind("", line)
 		}
 		fmt.Fprintln(s, line)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -54,6 +55,15 @@ func run(args []string) int {
 	cmd.SetArgs(args)
 	called, err := cmd.ExecuteContextC(ctx)
 	code, ok := errors.AsType[exitCode](err)
+	if err != nil && !ok && help.WantsJSON(args) && tellJSON(err) {
+		if called.Name() == doctorName {
+			return checkup.ExitNotRun
+		}
+		if errors.Is(err, state.ErrNotEnrolled) {
+			return exitNotEnrolled
+		}
+		return exitFailed
+	}
 	switch {
 	case err == nil:
 		return 0
@@ -76,6 +86,36 @@ func run(args []string) int {
 		return checkup.ExitNotRun
 	}
 	return exitFailed
+}
+
+// Codes of errors in JSON: stable, to branch on.
+const (
+	codeFailed      = "failed" // of the command line, its files or the way to the agent
+	codeNotEnrolled = "not_enrolled"
+	codeNotRunning  = "not_running"
+)
+
+// tellJSON says err on one line of standard error, as --json has it; false: it is a
+// service's end, whose words are for a log.
+func tellJSON(err error) bool {
+	code := codeFailed
+	switch {
+	case errors.Is(err, guardian.ErrHandover), errors.Is(err, guardian.ErrRestartService):
+		return false
+	case errors.Is(err, state.ErrNotEnrolled):
+		code = codeNotEnrolled
+	case errors.Is(err, local.ErrNotRunning):
+		code = codeNotRunning
+	}
+	line, failed := json.Marshal(struct {
+		Error string `json:"error"`
+		Code  string `json:"code"`
+	}{err.Error(), code})
+	if failed != nil {
+		return false
+	}
+	lastWords("%s", line)
+	return true
 }
 
 func root(o *agent.Options) *cobra.Command {
@@ -311,8 +351,16 @@ func definitionCommand(o *agent.Options) *cobra.Command {
 }
 
 func versionCommand(o *agent.Options) *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	cmd := &cobra.Command{
 		Use: "version", Short: "Print the version, and which one guards here", Args: help.Words(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error { return agent.WriteVersion(cmd.OutOrStdout(), *o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if asJSON {
+				return indented(cmd.OutOrStdout(), agent.ReportVersion(*o))
+			}
+			return agent.WriteVersion(cmd.OutOrStdout(), *o)
+		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
 }

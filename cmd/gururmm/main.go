@@ -47,22 +47,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			defer sink.Close()
 			stderr = sink
 		}
-		tell(stderr, err, wantsJSON(args))
+		tell(stderr, err, help.WantsJSON(args))
 	}
 	return code
-}
-
-// wantsJSON looks for --json before the words of a command: the flags may be what is wrong.
-func wantsJSON(args []string) bool {
-	for _, a := range args {
-		switch a {
-		case "--":
-			return false
-		case "--json", "--json=true":
-			return true
-		}
-	}
-	return false
 }
 
 // rootCommand has all commands below it; typed is the command line, for hints.
@@ -80,11 +67,24 @@ func rootCommand(typed []string) *cobra.Command {
 		SilenceErrors: true, SilenceUsage: true,
 	}
 	addServe(root)
-	root.AddCommand(&cobra.Command{
-		Use: "version", Short: "Print the version", Args: help.Words(0, 0),
-		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version.Version) },
-	})
+	root.AddCommand(versionCommand())
 	addOperator(root, typed)
 	help.Fit(root)
 	return root
+}
+
+func versionCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "version", Short: "Print the version", Args: help.Words(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), map[string]string{"version": version.Version})
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), version.Version)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
 }

@@ -150,6 +150,9 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
+	if out, _, code := typed(t, nil, "version", "--json"); code != 0 || !json.Valid([]byte(out)) || !strings.Contains(out, `"version": "`+version.Version) {
+		t.Errorf("in JSON: %d %q", code, out)
+	}
 	for _, args := range []string{"version", "--version"} {
 		if out, _, code := typed(t, nil, args); code != 0 || !strings.Contains(out, version.Version) {
 			t.Errorf("%s: %d %q", args, code, out)

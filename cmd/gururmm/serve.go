@@ -20,6 +20,7 @@ import (
 	"gururmm/internal/logsink"
 	"gururmm/internal/moment"
 	"gururmm/internal/tty"
+	"gururmm/operator"
 	"gururmm/server"
 )
 
@@ -73,6 +74,13 @@ func addServe(root *cobra.Command) {
 	root.AddCommand(cmd, operatorTokenCommand())
 }
 
+// tokenSeen is an operator token in JSON.
+type tokenSeen struct {
+	Name      string     `json:"name"`
+	CreatedAt time.Time  `json:"created_at"`
+	LastUsed  *time.Time `json:"last_used,omitempty"`
+}
+
 // operatorTokenCommand works on the server's own machine: whoever may read the
 // state directory holds the server anyway.
 func operatorTokenCommand() *cobra.Command {
@@ -106,6 +114,7 @@ func operatorTokenCommand() *cobra.Command {
 			return nil
 		}),
 	}
+	var asJSON bool
 	list := &cobra.Command{
 		Use:     "list",
 		Short:   "List the operator tokens by name",
@@ -115,6 +124,13 @@ func operatorTokenCommand() *cobra.Command {
 			all, err := server.OperatorTokens(cmd.Context(), cfg, log)
 			if err != nil {
 				return err
+			}
+			if asJSON {
+				items := make([]tokenSeen, len(all))
+				for i, t := range all {
+					items[i] = tokenSeen{Name: t.Name, CreatedAt: t.CreatedAt, LastUsed: t.LastUsed}
+				}
+				return printJSON(cmd.OutOrStdout(), operator.List[tokenSeen]{Items: items})
 			}
 			rows := [][]string{{"NAME", "MADE", "LAST USED"}}
 			for _, t := range all {
@@ -126,6 +142,7 @@ func operatorTokenCommand() *cobra.Command {
 			return nil
 		}),
 	}
+	list.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	revoke := &cobra.Command{
 		Use:     "revoke NAME",
 		Short:   "Make an operator token useless, at once",
