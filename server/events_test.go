@@ -82,6 +82,34 @@ func TestChangesOfAnAgentAreToldWithTheirReasons(t *testing.T) {
 	})
 }
 
+// One that starts has no verdict, which is no event, and seeks a link: once that is verified
+// its word of before is over, and is not the last one told until the next heartbeat.
+func TestTheVerdictOfAnAgentThatStartsFollowsItsLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer func() { n.stop() }()
+		id := n.enroll("alpha")
+		for _, code := range []selfcheck.Code{"", selfcheck.CodeLinkConnecting} {
+			time.Sleep(time.Second)
+			r := report(id, false)
+			r.Verdict = selfcheck.Verdict{Code: code}
+			if status, raw := n.post(id, "/v1/oob/beacon", r); status != http.StatusOK {
+				t.Fatalf("%d %s", status, raw)
+			}
+		}
+		m := n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+		defer m.close()
+		await(t, "it is verified", func() bool { return n.agent(id).Presence == "verified" })
+		m.send(wire.TypeHeartbeat, wire.Heartbeat{Verdict: "ok"}, true)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		said, _ := n.told(id, operator.EventVerdict)
+		if want := []string{"verdict >link.connecting", "verdict link.connecting>ok"}; !slices.Equal(said, want) {
+			t.Errorf("told %q, want %q", said, want)
+		}
+	})
+}
+
 // What stands beside an agent's verdict is an event when it comes and when it ends, over a
 // restart of the server too; an agent that has never had any has no event of it.
 func TestFindingsAreToldWhenTheyComeAndEnd(t *testing.T) {

@@ -61,6 +61,7 @@ func (h *Hub) observe(agent string) {
 	}
 	ep.told = is
 	ended := ep.linkEnded
+	connected := is.presence == Verified && was.presence != Verified && ep.verdict == string(selfcheck.CodeLinkConnecting)
 	h.mu.Unlock()
 
 	if is.version != was.version {
@@ -71,6 +72,9 @@ func (h *Hub) observe(agent string) {
 	}
 	if is.presence != was.presence {
 		h.note(agent, operator.AgentEvent{Kind: operator.EventPresence, To: is.presence, Reason: s.because(is.presence, ended, h.started, now)})
+	}
+	if connected { // its own word of it comes with the next heartbeat, and is no change then
+		h.note(agent, operator.AgentEvent{Kind: operator.EventVerdict, To: string(selfcheck.CodeOK), Reason: "the link that it was seeking is verified"})
 	}
 }
 

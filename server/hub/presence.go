@@ -101,7 +101,7 @@ func (h *Hub) Behind(agent string) *time.Duration {
 
 // judged takes the agent's word on itself, and tells of it if it is another. Call with mu held.
 func (h *Hub) judged(agent string, ep *endpoint, verdict, sentence string, at time.Time) (changed bool) {
-	if changed = verdict != ep.verdict; changed {
+	if changed = verdict != ep.verdict; changed && verdict != "" { // one that has just started knows none yet
 		h.note(agent, operator.AgentEvent{Kind: operator.EventVerdict, To: verdict, Reason: sentence})
 	}
 	if verdict != ep.verdict || sentence != "" {
