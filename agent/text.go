@@ -378,7 +378,7 @@ const lastSteps = 5
 func (p *page) steps(s local.Status) {
 	steps := s.Steps[max(0, len(s.Steps)-lastSteps):]
 	for _, step := range steps {
-		text := fmt.Sprintf("%s ago %s for %s", short(s.At.Sub(step.At)), step.Kind, step.Verdict)
+		text := fmt.Sprintf("%s ago %s%s", short(s.At.Sub(step.At)), step.Kind, calledFor(step.Verdict))
 		if step.Outcome != "" {
 			text += ": " + step.Outcome
 		}

@@ -41,13 +41,7 @@ func WriteEvents(w io.Writer, list history.List, st Style) error {
 func WriteEvent(w io.Writer, e history.Event, st Style) error {
 	p := &page{}
 	head := fmt.Sprintf("%s  %s %s", moment.Local(e.At), e.Kind, e.Code)
-	switch e.Verdict {
-	case "":
-	case selfcheck.CodeOK, selfcheck.CodeOKIdle: // nothing called for it: somebody ordered it
-		head += " while " + string(e.Verdict)
-	default:
-		head += " for " + string(e.Verdict)
-	}
+	head += calledFor(e.Verdict)
 	if e.Count > 1 {
 		head += fmt.Sprintf("  (%d times, last %s)", e.Count, moment.Local(e.Last))
 	}
@@ -83,6 +77,17 @@ func WriteEvent(w io.Writer, e history.Event, st Style) error {
 	}
 	_, err := io.WriteString(w, text)
 	return err
+}
+
+// calledFor says which verdict a step was taken for.
+func calledFor(code selfcheck.Code) string {
+	switch code {
+	case "":
+		return ""
+	case selfcheck.CodeOK, selfcheck.CodeOKIdle: // nothing called for it: somebody ordered it
+		return " while " + string(code)
+	}
+	return " for " + string(code)
 }
 
 // tcp shows what the kernel says of the connection below the link.

@@ -7,6 +7,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"gururmm/agent/history"
 	"gururmm/agent/local"
 	"gururmm/selfcheck"
 	"gururmm/wire"
@@ -55,6 +56,24 @@ func sample() local.Status {
 		NextBeacon: new(29 * time.Second),
 		Guardian:   local.ProcessStatus{PID: 4200, Since: at.Add(-50 * time.Hour)},
 		Worker:     local.ProcessStatus{PID: 4242, Since: at.Add(-time.Hour), Generation: 3},
+	}
+}
+
+// What somebody ordered while all was well reads alike in the status and in the events.
+func TestAStepThatWasOrderedReadsAlikeEverywhere(t *testing.T) {
+	s := sample()
+	s.Steps = []selfcheck.StepRecord{{At: s.At.Add(-time.Minute), Kind: selfcheck.StepRestartWorker, Verdict: selfcheck.CodeOK}}
+	var status, events bytes.Buffer
+	if err := WriteStatus(&status, s, Style{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteEvent(&events, history.Event{At: s.At, Kind: history.KindStep, Code: "restart_worker", Verdict: selfcheck.CodeOK}, Style{}); err != nil {
+		t.Fatal(err)
+	}
+	for what, text := range map[string]string{"status": status.String(), "events": events.String()} {
+		if !strings.Contains(text, "restart_worker while ok") {
+			t.Errorf("%s: %s", what, text)
+		}
 	}
 }
 

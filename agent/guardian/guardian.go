@@ -183,6 +183,11 @@ func (g *Guardian) Run(ctx context.Context) error {
 	g.recall()
 	g.keeper = serial.New(maxJobs, g.work)
 	g.noteSteps(true)
+	g.memory.dirty, g.memory.urgent = true, true // so that the next run knows that this one ran
+	if last := g.memory.cutOff; last != "" {
+		g.note(history.Event{Kind: history.KindGuardian, Code: "cut_off",
+			Sentence: "The run before this one ended without a word: it was killed, or the machine went down under it.", Detail: "instance " + last})
+	}
 	g.note(history.Event{Kind: history.KindGuardian, Code: "started",
 		Sentence: fmt.Sprintf("The agent starts, version %s.", cmp.Or(g.cfg.Presence.Version, "unknown")), Detail: "instance " + g.cfg.Presence.Instance})
 	g.serveStatus()
@@ -408,6 +413,7 @@ func (g *Guardian) lastWrites(over time.Time) {
 		defer close(written)
 		g.keeper.Close()
 		g.keeper.Wait()
+		g.memory.ended = true
 		if err := g.rememberNow(); err != nil {
 			g.log.Error("state can't be written", "error", err)
 		}

@@ -28,6 +28,9 @@ type memoryState struct {
 	receipts map[string]receipt            // of untold, where more than the kind is known
 	policy   *wire.Policy                  // of a directive; nil: the last config_update holds
 
+	cutOff string // the instance of the last run, if it never said that it ended
+	ended  bool   // all is over but the writing
+
 	dirty  bool // something changed
 	urgent bool // ... that must not wait
 	saved  time.Time
@@ -46,6 +49,7 @@ type memoryFile struct {
 	Policy     *wire.Policy                  `json:"policy,omitempty"`
 	ForcedOOB  bool                          `json:"forced_oob,omitempty"`
 	Bundles    []bundleMade                  `json:"bundles,omitempty"`
+	Running    string                        `json:"running,omitempty"` // the instance that wrote it and had not ended
 }
 
 // crashes are the worker's ends that nobody ordered, dated as the ladder's budgets are.
@@ -149,6 +153,7 @@ func (g *Guardian) load() error {
 	if f.Crashes != nil {
 		g.worker.recall(*f.Crashes, time.Now(), g.uptime())
 	}
+	g.memory.cutOff = f.Running
 	g.door.forced = f.ForcedOOB
 	g.bundle.made = f.Bundles
 	if f.Policy != nil {
@@ -178,8 +183,13 @@ func (g *Guardian) encode() ([]byte, error) {
 		return nil, err
 	}
 	g.forgetExpired()
+	running := g.cfg.Presence.Instance
+	if g.memory.ended {
+		running = ""
+	}
 	return json.Marshal(memoryFile{
-		Ladder: ladder, Crashes: g.worker.crashes(now, up), Directives: g.memory.done, Untold: g.memory.untold, Receipts: g.memory.receipts,
+		Running: running,
+		Ladder:  ladder, Crashes: g.worker.crashes(now, up), Directives: g.memory.done, Untold: g.memory.untold, Receipts: g.memory.receipts,
 		Policy: g.memory.policy, ForcedOOB: g.door.forced, Bundles: g.bundle.made,
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"gururmm/agent/history"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
@@ -156,4 +157,42 @@ func TestACrashLoopIsKnownAfterARestart(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A run that was killed is told of by the next one, one that ended in order is not.
+func TestARunThatWasCutOffIsToldOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		events := b.remember()
+		b.run()
+		pass(5 * time.Second)
+		killed, err := os.ReadFile(b.cfg.StateFile) // as a kill would leave it
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := b.cfg.Presence.Instance
+		b.end()
+		again := func(state []byte) int {
+			if state != nil {
+				if err := os.WriteFile(b.cfg.StateFile, state, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.cfg.Presence.Instance = wire.NewID()
+			events = b.remember()
+			b.run()
+			pass(5 * time.Second)
+			b.end()
+			return count(events(), history.KindGuardian, "cut_off")
+		}
+		if n := again(nil); n != 0 {
+			t.Errorf("after an orderly end: told %d times", n)
+		}
+		if n := again(killed); n != 1 {
+			t.Fatalf("after a kill: told %d times", n)
+		}
+		if e := find(t, events(), history.KindGuardian, "cut_off"); !strings.Contains(e.Detail, first) {
+			t.Errorf("kept as %+v", e)
+		}
+	})
 }
