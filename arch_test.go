@@ -87,6 +87,7 @@ var foreign = map[string]struct {
 	"github.com/Microsoft/go-winio":       {[]string{"agent/local"}, "named pipes are the status door on Windows"},
 	"golang.org/x/sys":                    {[]string{"internal", "agent", "agent/state", "agent/task", "agent/task/tree", "agent/local", "agent/probe"}, "platform seams only"},
 	"github.com/prometheus/client_golang": {[]string{"server", "server/metrics"}, "counted in one place, shown in one"},
+	"github.com/pires/go-proxyproto":      {[]string{"server"}, "who a client is, is settled where connections come in"},
 	"github.com/coreos/go-systemd/v22":    {[]string{"internal"}, "internal/sdnotify alone speaks to systemd"},
 }
 

@@ -124,7 +124,7 @@ func (s *Server) openAdmin(mainCert *tls.Certificate) error {
 	if own {
 		cert, scheme = nil, "http://"
 	}
-	if s.adminLn, err = s.listen("admin_listen", s.cfg.AdminAddr, cert); err != nil {
+	if s.adminLn, err = s.listen("admin_listen", s.cfg.AdminAddr, cert, false); err != nil {
 		return err
 	}
 	bound, ok := s.adminLn.Addr().(*net.TCPAddr)
@@ -242,7 +242,13 @@ func (a *admin) storeWritable(ctx context.Context) error {
 func (a *admin) doorServes(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	transport := &http.Transport{DisableKeepAlives: true}
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err == nil {
+			err = a.s.cfg.nameless(conn)
+		}
+		return conn, err
+	}}
 	url := "http://" + a.s.mainLn.Addr().String()
 	if a.cert != nil {
 		url = "https://" + a.s.mainLn.Addr().String()

@@ -57,7 +57,7 @@ func (n *node) watch(path, bearer, host string) (int, string) {
 
 func TestAdminListenerIsClosedToOthers(t *testing.T) {
 	plain := func(c *Config) {
-		c.TrustedProxies, c.PublicURL, c.OOBURL = loopback, "https://rmm.example", "https://door.example"
+		c.TrustedProxies, c.PublicURL, c.OOBURLs = loopback, "https://rmm.example", []string{"https://door.example"}
 	}
 	good := tokenFile(t, adminToken, 0o600)
 	for name, c := range map[string]struct {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"time"
 
 	"gururmm/internal/endpoint"
@@ -20,18 +19,28 @@ import (
 type Config struct {
 	ListenAddr string // main listener: link, enrollment, operators; default ":8443"
 	OOBAddr    string // the second door; default ":8444"
-	// PublicURL and OOBURL are what endpoints are told; default: as listened on.
-	PublicURL, OOBURL string
-	StateDir          string // needed
+	// PublicURL is what endpoints are told of the main listener, OOBURLs of the second
+	// door, in order of preference; default: as listened on. Behind "=" may stand what
+	// they shall know it by where that is not this server's own key, since a proxy of
+	// yours ends TLS there: "ca" (their roots decide) or a pin ("sha256/…").
+	PublicURL string
+	OOBURLs   []string
+	StateDir  string // needed
 	// DatabaseURL names a PostgreSQL, as store.OpenPostgres takes it; empty: SQLite, in
 	// StateDir. It may hold a password: it is never logged nor shown.
 	DatabaseURL string
 	// CertFile and KeyFile of the main listener (PEM); default: self-signed, kept in StateDir.
 	CertFile, KeyFile string
-	// TrustedProxies may name the client in X-Forwarded-For. With no certificate
-	// given, they also mean that a proxy ends TLS: the main listener then speaks
-	// plain HTTP, on loopback only, and PublicURL is needed (OOBURL too, if OOBAddr is loopback).
+	// TrustedProxies may name the client. At a listener of ProxyProtocol they do so by that
+	// and must. Else by X-Forwarded-For: at the main listener, and at the second door if one
+	// of OOBURLs says that a proxy ends TLS there; who passes TLS through writes no headers,
+	// so what it brings is the client's own word. With no certificate given, and the main
+	// listener not in ProxyProtocol, a proxy ends TLS: the main listener then speaks
+	// plain HTTP, on loopback only, and PublicURL is needed (OOBURLs too, if OOBAddr is loopback).
 	TrustedProxies []netip.Prefix
+	// ProxyProtocol names the listeners ("main", "oob") to which trusted proxies pass TLS
+	// through, each connection begun with the PROXY protocol's header.
+	ProxyProtocol []string
 	// AdminAddr serves health, metrics and profiles; empty: nowhere. On loopback it is
 	// plain HTTP. Elsewhere it is TLS with the main listener's certificate, and needs a token.
 	AdminAddr string
@@ -56,7 +65,9 @@ const (
 )
 
 // plain tells whether the main listener speaks plain HTTP.
-func (c Config) plain() bool { return len(c.TrustedProxies) > 0 && c.CertFile == "" }
+func (c Config) plain() bool {
+	return len(c.TrustedProxies) > 0 && c.CertFile == "" && !c.proxied(mainListener)
+}
 
 // complete fills in defaults and refuses what can't work, naming the setting.
 func (c Config) complete() (Config, error) {
@@ -101,10 +112,8 @@ func (c Config) complete() (Config, error) {
 			return c, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	for name, u := range map[string]string{"public_url": c.PublicURL, "oob_url": c.OOBURL} {
-		if err := checkURL(u); err != nil {
-			return c, fmt.Errorf("%s: %w", name, err)
-		}
+	if err := c.checkPlaces(); err != nil {
+		return c, err
 	}
 	if err := c.checkAdmin(); err != nil {
 		return c, err
@@ -117,25 +126,9 @@ func (c Config) complete() (Config, error) {
 		if c.PublicURL == "" {
 			return c, errors.New("public_url is needed with trusted_proxy and no cert: endpoints can't reach loopback")
 		}
-		if oob, _, _ := net.SplitHostPort(c.OOBAddr); c.OOBURL == "" && endpoint.Loopback(oob) {
+		if oob, _, _ := net.SplitHostPort(c.OOBAddr); len(c.OOBURLs) == 0 && endpoint.Loopback(oob) {
 			return c, fmt.Errorf("oob_url is needed with trusted_proxy and oob_listen on loopback (%s): endpoints would be told an address they can't reach", c.OOBAddr)
 		}
 	}
 	return c, nil
-}
-
-func checkURL(s string) error {
-	if s == "" {
-		return nil
-	}
-	u, err := url.Parse(s)
-	switch {
-	case err != nil:
-		return err
-	case u.Scheme != "https":
-		return fmt.Errorf("%q must begin with https://", s)
-	case u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || (u.Path != "" && u.Path != "/"):
-		return fmt.Errorf("%q: want https://host[:port] and nothing more", s)
-	}
-	return nil
 }

@@ -24,10 +24,14 @@ func TestConfigThatCannotWorkIsRefusedByName(t *testing.T) {
 		"cert that is not":     {func(c *Config) { c.CertFile, c.KeyFile = "x.pem", "y.pem" }, "cert"},
 		"address without port": {func(c *Config) { c.ListenAddr = "localhost" }, "listen"},
 		"public URL by http":   {func(c *Config) { c.PublicURL = "http://rmm.example" }, "public_url"},
-		"URL with a path":      {func(c *Config) { c.OOBURL = "https://rmm.example/x" }, "oob_url"},
+		"URL with a path":      {func(c *Config) { c.OOBURLs = []string{"https://rmm.example/x"} }, "oob_url"},
 		"second door within": {func(c *Config) {
 			c.TrustedProxies, c.PublicURL = loopback, "https://rmm.example"
 		}, "oob_url"},
+		"a door twice":          {func(c *Config) { c.OOBURLs = []string{"https://a.example", "https://a.example/=ca"} }, "oob_url"},
+		"a key that is none":    {func(c *Config) { c.PublicURL = "https://a.example=sha256/x" }, "public_url"},
+		"anybody's word":        {func(c *Config) { c.ProxyProtocol = []string{"oob"} }, "trusted_proxy"},
+		"no such listener":      {func(c *Config) { c.TrustedProxies, c.ProxyProtocol = loopback, []string{"admin"} }, "proxy_protocol"},
 		"plain, not loopback":   {func(c *Config) { c.TrustedProxies, c.ListenAddr = loopback, ":8080" }, "loopback"},
 		"plain, no public URL":  {func(c *Config) { c.TrustedProxies, c.ListenAddr = loopback, "127.0.0.1:0" }, "public_url"},
 		"policy that cuts off":  {func(c *Config) { c.Policy = wire.Policy{PingMS: 90_000, DeadMS: 30_000} }, "dead_ms"},
@@ -238,7 +242,7 @@ func TestLostOperatorTokenIsReplacedOnTheServersMachine(t *testing.T) {
 
 func TestPlainHTTPBehindAProxy(t *testing.T) {
 	n := start(t, false, func(c *Config) {
-		c.TrustedProxies, c.PublicURL, c.OOBURL = loopback, "https://rmm.example", "https://rmm.example:8444"
+		c.TrustedProxies, c.PublicURL, c.OOBURLs = loopback, "https://rmm.example", []string{"https://rmm.example:8444"}
 	})
 	url := "http://" + n.Info().Listen
 	if status, _, _ := n.request("GET", url+"/readyz", "", nil); status != 200 {

@@ -14,7 +14,6 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -55,10 +54,12 @@ var errGoingDown = errors.New("the server is going down; come back, spread")
 // Info is what an operator and scripts need to know of a started server.
 type Info struct {
 	URL    string `json:"url"`
-	OOBURL string `json:"oob_url"`
-	Pin    string `json:"pin,omitempty"` // of the main listener's key
-	OOBPin string `json:"oob_pin"`
-	CAFile string `json:"ca_file,omitempty"`
+	OOBURL string `json:"oob_url"` // the first of them
+	// OOBURLs are all, if there are several.
+	OOBURLs []string `json:"oob_urls,omitempty"`
+	Pin     string   `json:"pin,omitempty"` // of the key that is shown at URL, if one is pinned
+	OOBPin  string   `json:"oob_pin"`       // of the second door's own key
+	CAFile  string   `json:"ca_file,omitempty"`
 	// Listen and OOBListen are the addresses bound, whatever endpoints are told.
 	Listen    string `json:"listen"`
 	OOBListen string `json:"oob_listen"`
@@ -142,10 +143,10 @@ func (s *Server) open() error {
 	if err := s.openBundles(); err != nil {
 		return err
 	}
-	if s.mainLn, err = s.listen("listen", s.cfg.ListenAddr, mainCert); err != nil {
+	if s.mainLn, err = s.listen("listen", s.cfg.ListenAddr, mainCert, s.cfg.proxied(mainListener)); err != nil {
 		return err
 	}
-	if s.oobLn, err = s.listen("oob_listen", s.cfg.OOBAddr, oobCert); err != nil {
+	if s.oobLn, err = s.listen("oob_listen", s.cfg.OOBAddr, oobCert, s.cfg.proxied(oobListener)); err != nil {
 		return err
 	}
 	if err := s.openAdmin(mainCert); err != nil {
@@ -201,7 +202,7 @@ func (s *Server) certificates(now time.Time) (main, oob *tls.Certificate, err er
 	return &first, &second, err
 }
 
-func (s *Server) listen(setting, addr string, cert *tls.Certificate) (net.Listener, error) {
+func (s *Server) listen(setting, addr string, cert *tls.Certificate, proxied bool) (net.Listener, error) {
 	ln, err := s.cfg.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("%s: can't listen at %s: %w%s", setting, addr, cmp.Or(errors.Unwrap(err), err), listenAdvice(err))
@@ -212,6 +213,9 @@ func (s *Server) listen(setting, addr string, cert *tls.Certificate) (net.Listen
 		}
 		return nil
 	})
+	if proxied {
+		ln = s.named(ln)
+	}
 	if cert == nil {
 		return ln, nil
 	}
@@ -236,22 +240,31 @@ func listenAdvice(err error) string {
 
 // doors tells at which addresses endpoints reach this server.
 func (s *Server) doors(mainCert, oobCert *tls.Certificate) (api.Doors, error) {
-	s.info.URL, s.info.OOBURL = strings.TrimSuffix(s.cfg.PublicURL, "/"), strings.TrimSuffix(s.cfg.OOBURL, "/")
-	var err error
-	if s.info.URL == "" {
-		if s.info.URL, err = urlOf(s.mainLn.Addr()); err != nil {
-			return api.Doors{}, err
-		}
+	var given []string
+	if s.cfg.PublicURL != "" {
+		given = []string{s.cfg.PublicURL}
 	}
-	if s.info.OOBURL == "" {
-		if s.info.OOBURL, err = urlOf(s.oobLn.Addr()); err != nil {
-			return api.Doors{}, err
-		}
+	at, err := places(given, s.mainLn)
+	if err != nil {
+		return api.Doors{}, fmt.Errorf("public_url: %w", err)
+	}
+	second, err := places(s.cfg.OOBURLs, s.oobLn)
+	if err != nil {
+		return api.Doors{}, fmt.Errorf("oob_url: %w", err)
 	}
 	s.info.Listen, s.info.OOBListen = s.mainLn.Addr().String(), s.oobLn.Addr().String()
-	s.info.OOBPin = pin.Of(oobCert.Leaf)
+	s.info.URL, s.info.OOBURL, s.info.OOBPin = at[0].url, second[0].url, pin.Of(oobCert.Leaf)
+	own := ""
 	if mainCert != nil {
-		s.info.Pin = pin.Of(mainCert.Leaf)
+		own = pin.Of(mainCert.Leaf)
+	}
+	s.info.Pin = at[0].pinned(own)
+	var doors []wire.OOBDoor
+	for _, p := range second {
+		doors = append(doors, wire.OOBDoor{URL: p.url, Pin: p.pinned(s.info.OOBPin)})
+		if len(second) > 1 {
+			s.info.OOBURLs = append(s.info.OOBURLs, p.url)
+		}
 	}
 	u, err := url.Parse(s.info.URL)
 	if err != nil {
@@ -259,8 +272,7 @@ func (s *Server) doors(mainCert, oobCert *tls.Certificate) (api.Doors, error) {
 	}
 	return api.Doors{
 		URL: s.info.URL, Pin: s.info.Pin,
-		LinkURLs: []string{"wss://" + u.Host + "/v1/link"},
-		OOB:      []wire.OOBDoor{{URL: s.info.OOBURL, Pin: s.info.OOBPin}},
+		LinkURLs: []string{"wss://" + u.Host + "/v1/link"}, OOB: doors,
 	}, nil
 }
 
@@ -322,7 +334,8 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 	s.api = api.New(api.Options{
 		Store: s.store, Delivery: s.delivery, Hub: s.hub, Builds: s.builds, Bundles: s.bundles, Rollouts: s.rollouts, Jobs: s.jobs, Sign: sign, Policy: policy,
 		ServerID: id, CommandKeys: [][]byte{key.Public().(ed25519.PublicKey)},
-		Doors: doors, TrustedProxies: s.cfg.TrustedProxies, Log: s.log.With("part", "api"),
+		Doors: doors, TrustedProxies: s.cfg.TrustedProxies,
+		ForwardedMain: s.cfg.forwarded(mainListener), ForwardedOOB: s.cfg.forwarded(oobListener), Log: s.log.With("part", "api"),
 	})
 	s.metrics.Watch(s.hub, s.delivery, s.store, s.log.With("part", "metrics"))
 	s.main, s.oob = s.serve(s.api.Main()), s.serve(s.api.OOB())

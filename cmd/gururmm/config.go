@@ -43,7 +43,7 @@ type setting struct {
 
 // lists are the settings that take several values: comma-separated, a list in the
 // file, the flag repeated.
-var lists = []string{"trusted_proxy", "release_key"}
+var lists = []string{"oob_url", "trusted_proxy", "proxy_protocol", "release_key"}
 
 func (s setting) flag() string { return strings.ReplaceAll(s.key, "_", "-") }
 func (s setting) env() string  { return "GURURMM_" + strings.ToUpper(s.key) }
@@ -56,17 +56,31 @@ func to(field func(*serveConfig) *string) func(*serveConfig, string) error {
 	}
 }
 
+// toList makes a setting's set of a list.
+func toList(field func(*serveConfig) *[]string) func(*serveConfig, string) error {
+	return func(c *serveConfig, v string) error {
+		*field(c) = nil
+		for part := range strings.SplitSeq(v, ",") {
+			if part = strings.TrimSpace(part); part != "" {
+				*field(c) = append(*field(c), part)
+			}
+		}
+		return nil
+	}
+}
+
 var settings = []setting{
 	{"listen", server.DefaultListen, "address of the main listener: links, enrollment, operators", to(func(c *serveConfig) *string { return &c.server.ListenAddr })},
 	{"oob_listen", server.DefaultOOB, "address of the second door's listener", to(func(c *serveConfig) *string { return &c.server.OOBAddr })},
-	{"public_url", "", "https:// URL of the main listener as endpoints reach it (default: as listened on)", to(func(c *serveConfig) *string { return &c.server.PublicURL })},
-	{"oob_url", "", "https:// URL of the second door as endpoints reach it (default: as listened on)", to(func(c *serveConfig) *string { return &c.server.OOBURL })},
+	{"public_url", "", "https:// URL of the main listener as endpoints reach it (default: as listened on); where a proxy ends TLS, add =ca or =sha256/… of its key", to(func(c *serveConfig) *string { return &c.server.PublicURL })},
+	{"oob_url", "", "https:// URL of the second door as endpoints reach it (default: as listened on); where a proxy ends TLS, add =ca or =sha256/…; may be repeated, the first is preferred", toList(func(c *serveConfig) *[]string { return &c.server.OOBURLs })},
 	{"state_dir", defaultStateDir(), "directory of keys and database, private to this account", to(func(c *serveConfig) *string { return &c.server.StateDir })},
 	{"database_url", "", "PostgreSQL to keep the database in, as postgres://user@host/name; one with a password: by the variable or the file (default: SQLite in state-dir)", to(func(c *serveConfig) *string { return &c.server.DatabaseURL })},
 	{"database_url_file", "", "private file with such a URL, with its password", to(func(c *serveConfig) *string { return &c.databaseURLFile })},
 	{"cert", "", "certificate chain of the main listener, PEM (default: self-signed)", to(func(c *serveConfig) *string { return &c.server.CertFile })},
 	{"key", "", "its key, PEM", to(func(c *serveConfig) *string { return &c.server.KeyFile })},
-	{"trusted_proxy", "", "addresses (CIDR, comma-separated) whose X-Forwarded-For is believed; without cert: plain HTTP on loopback", setProxies},
+	{"trusted_proxy", "", "addresses (CIDR, comma-separated) that name the client, in X-Forwarded-For or as proxy-protocol says; without cert and that: plain HTTP on loopback", setProxies},
+	{"proxy_protocol", "", "listeners (main, oob) to which trusted proxies pass TLS through with the PROXY protocol; may be repeated", toList(func(c *serveConfig) *[]string { return &c.server.ProxyProtocol })},
 	{"admin_listen", "", "address for health, metrics and profiles, as 127.0.0.1:9464 (default: none); not loopback: TLS, and admin-token-file", to(func(c *serveConfig) *string { return &c.server.AdminAddr })},
 	{"admin_token_file", "", "file with the token that metrics and profiles ask for", to(func(c *serveConfig) *string { return &c.server.AdminTokenFile })},
 	{"policy", "", "file with the policy of endpoints, YAML or JSON (in the configuration file also inline)", setPolicyFile},

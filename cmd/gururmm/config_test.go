@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -45,6 +46,12 @@ func TestFlagBeforeVariableBeforeFileBeforeDefault(t *testing.T) {
 	}
 	if len(s.TrustedProxies) != 2 || s.TrustedProxies[1].String() != "192.0.2.1/32" || s.Policy.HeartbeatMS != 5000 {
 		t.Errorf("file: %+v", s)
+	}
+	c, err = load(t, "proxy_protocol: [main, oob]\n", map[string]string{"GURURMM_OOB_URL": "https://env.example"},
+		"--oob-url", "https://a.example:8444", "--oob-url", "https://b.example=ca")
+	if err != nil || !slices.Equal(c.server.OOBURLs, []string{"https://a.example:8444", "https://b.example=ca"}) ||
+		!slices.Equal(c.server.ProxyProtocol, []string{"main", "oob"}) {
+		t.Errorf("lists: %+v %v", c.server, err)
 	}
 	if c, err := load(t, "", nil); err != nil || c.server.ListenAddr != server.DefaultListen {
 		t.Errorf("defaults: %+v %v", c, err)
@@ -156,7 +163,7 @@ func TestFirstStartSaysHowToBegin(t *testing.T) {
 	}
 	raw, err := os.ReadFile(path)
 	var back server.Info
-	if err != nil || json.Unmarshal(raw, &back) != nil || back != info {
+	if err != nil || json.Unmarshal(raw, &back) != nil || !reflect.DeepEqual(back, info) {
 		t.Errorf("ready file: %v %s", err, raw)
 	}
 	if stat, err := os.Stat(path); err != nil || stat.Mode().Perm() != 0o600 {

@@ -188,6 +188,9 @@ func screen(w io.Writer) io.Writer {
 func greet(w io.Writer, info server.Info) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "server:      %s\nsecond door: %s\n", info.URL, info.OOBURL)
+	for _, url := range info.OOBURLs[min(1, len(info.OOBURLs)):] {
+		fmt.Fprintf(&b, "             %s\n", url)
+	}
 	if info.AdminURL != "" {
 		fmt.Fprintf(&b, "admin:       %s\n", info.AdminURL)
 	}

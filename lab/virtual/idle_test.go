@@ -155,7 +155,7 @@ func run(t *testing.T, day func(w *world)) {
 	const main, second, box, boxOOB = "127.0.0.1:8443", "127.0.0.1:8444", "127.0.0.1:9443", "127.0.0.1:9444"
 
 	srv := must[*server.Server](t)(server.New(server.Config{
-		ListenAddr: main, OOBAddr: second, PublicURL: "https://" + box, OOBURL: "https://" + boxOOB,
+		ListenAddr: main, OOBAddr: second, PublicURL: "https://" + box, OOBURLs: []string{"https://" + boxOOB},
 		StateDir: filepath.Join(dir, "server"), Listen: w.net.listen,
 	}, slog.New(slog.DiscardHandler)))
 	w.info = srv.Info()

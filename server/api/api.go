@@ -44,7 +44,7 @@ type Doors struct {
 	Pin      string // of the main listener's key, "sha256/…"; empty: system roots decide
 }
 
-// Options of an API. All are needed but TrustedProxies.
+// Options of an API. All are needed but TrustedProxies and what goes with them.
 type Options struct {
 	Store       store.Store
 	Delivery    *delivery.Service
@@ -58,9 +58,10 @@ type Options struct {
 	ServerID    string
 	CommandKeys [][]byte // Ed25519 public keys
 	Doors       Doors
-	// TrustedProxies may name the client in X-Forwarded-For.
-	TrustedProxies []netip.Prefix
-	Log            *slog.Logger
+	// TrustedProxies may name the client in X-Forwarded-For, at the listeners where they write it.
+	TrustedProxies              []netip.Prefix
+	ForwardedMain, ForwardedOOB bool
+	Log                         *slog.Logger
 }
 
 // API serves both listeners.
@@ -147,7 +148,7 @@ func (a *API) Main() http.Handler {
 	a.operator(mux, "GET /v1/enroll-tokens", a.listEnrollTokens)
 	a.operator(mux, "POST /v1/enroll-tokens", a.createEnrollToken)
 	a.operator(mux, "DELETE /v1/enroll-tokens/{id}", a.deleteEnrollToken)
-	return a.front(mux)
+	return a.front(mux, a.o.ForwardedMain)
 }
 
 // OOB is the handler of the second door.
@@ -159,7 +160,7 @@ func (a *API) OOB() http.Handler {
 	a.agent(mux, "GET /v1/oob/builds/{sha256}", a.program)
 	a.agent(mux, "PUT /v1/oob/bundle/{id}", a.takeBundle)
 	a.handle(mux, "POST /v1/enroll", a.enroll) // for a copy whose way to the main listener is deaf
-	return a.front(mux)
+	return a.front(mux, a.o.ForwardedOOB)
 }
 
 func (a *API) health(mux *http.ServeMux) {
@@ -191,10 +192,14 @@ func (a *API) handle(mux *http.ServeMux, pattern string, h handler) {
 }
 
 // front stands before every route: deadlines, the time header, unknown routes
-// as problems, and the request log.
-func (a *API) front(mux *http.ServeMux) http.Handler {
+// as problems, and the request log. Unless forwarded, nobody there but the client writes
+// X-Forwarded-For, so it is dropped.
+func (a *API) front(mux *http.ServeMux, forwarded bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
+		if !forwarded {
+			r.Header.Del("X-Forwarded-For")
+		}
 		w.Header().Set(wire.HeaderTime, started.UTC().Format(time.RFC3339Nano))
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
