@@ -75,8 +75,8 @@ quick: ## all tests but those with whole systems
 days: ## an idle day, one with stripped pings, one with a suspend
 	$(GO) test -timeout 5m ./lab/virtual
 
-e2e: ## real server, proxy and agents; each fault, each kill
-	@sh scripts/need.sh go git gcc bash python3 ps initdb
+e2e: ## real server, proxies and agents; each fault, each kill
+	@sh scripts/need.sh go git gcc bash python3 ps initdb nginx nginx-stream haproxy
 	$(GOTEST) -timeout 20m ./lab
 
 # Without root on a Debian this says that it did not run; with CI set it fails. A Wine

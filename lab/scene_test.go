@@ -104,27 +104,40 @@ func room(t *testing.T) (bin harness.Binaries, dir string) {
 func newScene(t *testing.T, adapt ...func(*harness.Options)) *scene {
 	t.Helper()
 	bin, dir := room(t)
+	s := newStage(t, bin, dir, adapt...)
+	s.arrive()
+	return s
+}
+
+// newStage gives the test a stack without an agent, in its room.
+func newStage(t *testing.T, bin harness.Binaries, dir string, adapt ...func(*harness.Options)) *scene {
+	t.Helper()
 	o := harness.Options{Bin: bin, Dir: dir, Policy: testPolicy()}
 	for _, f := range adapt {
 		if f != nil {
 			f(&o)
 		}
 	}
-	ctx := t.Context()
-	stack, err := harness.Start(ctx, o)
+	stack, err := harness.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &scene{Stack: stack, t: t, began: time.Now()}
 	t.Cleanup(s.close)
-	if s.agent, err = s.Enroll(ctx, "agent"); err != nil {
-		t.Fatal(err)
+	return s
+}
+
+// arrive enrolls the scene's agent, starts it and waits until it is verified.
+func (s *scene) arrive() {
+	s.t.Helper()
+	var err error
+	if s.agent, err = s.Enroll(s.t.Context(), "agent"); err != nil {
+		s.t.Fatal(err)
 	}
 	if err := s.agent.Start(); err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	s.verified()
-	return s
 }
 
 // close ends the stack and keeps what tells why a test failed.

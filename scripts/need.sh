@@ -15,16 +15,19 @@ package_of() { # command -> Debian package
 	systemd-nspawn) echo systemd-container ;;
 	nsenter | unshare) echo util-linux ;;
 	initdb) echo postgresql ;;
+	nginx-stream) echo libnginx-mod-stream ;;
 	*) echo "$1" ;;
 	esac
 }
 
-here() { # command; Debian has PostgreSQL's in a folder for each version
+# here tells whether a command is; Debian has PostgreSQL's in a folder for each version, and
+# nginx's stream is no command but a module.
+here() {
 	command -v "$1" >/dev/null 2>&1 && return
 	for file in /usr/lib/postgresql/*/bin/"$1"; do
 		[ -x "$file" ] && return
 	done
-	return 1
+	[ "$1" = nginx-stream ] && [ -e /usr/lib/nginx/modules/ngx_stream_module.so ]
 }
 
 missing=""
@@ -50,6 +53,13 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 	mkdir -p /run/lock
 	exec 9>/run/lock/gururmm-need
 	flock -w 300 9 || echo "need: someone else has been installing for 300 s; trying all the same" >&2
+	# A server that only tests need must not begin to serve on this machine, now or at its next boot.
+	if [ ! -e /usr/sbin/policy-rc.d ]; then
+		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+		trap 'exit 1' HUP INT TERM
+		printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+		chmod 755 /usr/sbin/policy-rc.d
+	fi
 	for try in 1 2 3; do # a mirror that fails or hangs for a moment is not the end
 		[ $try = 1 ] || sleep $((try * 3))
 		# Word splitting is meant: several packages. A service that one of them starts must
@@ -62,6 +72,9 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 		echo "need: try $try of installing$packages failed" >&2
 	done
 	for command in $missing; do
+		case "$command" in
+		nginx | haproxy) systemctl disable --quiet "$command" 2>/dev/null || true ;;
+		esac
 		if ! here "$command"; then
 			echo "need: $command is still missing after installing$packages" >&2
 			exit 1

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"gururmm/agent/local"
@@ -36,8 +37,10 @@ func (s *Stack) Enroll(ctx context.Context, name string) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	front := s.front()
+	at, _, _ := strings.Cut(front.Main, "=")
 	out, said, err := a.run(ctx, []string{"GURURMM_ENROLL_TOKEN=" + token.Token},
-		"enroll", "--state-dir", a.Dir, "--server", "https://"+s.Proxy.Addr(), "--token", token.Token, "--ca", s.cert.certFile)
+		"enroll", "--state-dir", a.Dir, "--server", at, "--token", token.Token, "--ca", front.CA)
 	if err != nil {
 		return nil, fmt.Errorf("enroll: %w\n%s%s", err, out, said)
 	}

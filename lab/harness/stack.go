@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -34,8 +35,23 @@ type Options struct {
 	AgentArgs []string
 	// Stderr is where the server and the agents log, in place of the files of [Stack.Logs].
 	Stderr *os.File
+	// Front is what endpoints reach in place of the stack's own proxy; nil: that one.
+	Front *Front
 	// OnProxy is told what the proxy does; it must not block.
 	OnProxy func(proxy.Event)
+}
+
+// Front is a proxy of somebody else's making before the server.
+type Front struct {
+	// Main and OOB are told to endpoints, as --public-url and --oob-url have them.
+	Main string
+	OOB  []string
+	// CA is what endpoints enroll by, a PEM file; empty: the server's own certificate.
+	CA string
+	// Operator is where operators ask, "host:port"; empty: the server itself.
+	Operator string
+	// Args are more arguments of the server.
+	Args []string
 }
 
 // startWait bounds how long a program may take to answer: a build with the race
@@ -55,7 +71,8 @@ type Stack struct {
 	mu     sync.Mutex
 	server *Process
 	client *operator.Client
-	listen string // address of its main listener
+	listen string // address of its main listener, as operators reach it
+	bound  ready
 	agents []*Agent
 }
 
@@ -123,13 +140,16 @@ func (s *Stack) StartServer(ctx context.Context) error {
 	if err := os.Remove(readyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	p, err := start("server", filepath.Join(s.logs(), "server.log"), s.opts.Stderr,
-		append([]string{"GURURMM_FAULTS=" + s.Faults()}, s.opts.ServerEnv...), s.opts.Bin.Server,
+	front := s.front()
+	args := append([]string{
 		"serve", "--state-dir", filepath.Join(s.Dir, "server"),
 		"--listen", "127.0.0.1:0", "--oob-listen", "127.0.0.1:0",
 		"--cert", s.cert.certFile, "--key", s.cert.keyFile,
-		"--public-url", "https://"+s.Proxy.Addr(), "--oob-url", "https://"+s.Proxy.OOBAddr(),
-		"--policy", s.policyFile(), "--ready-file", readyFile)
+		"--policy", s.policyFile(), "--ready-file", readyFile,
+		"--public-url", front.Main, "--oob-url", strings.Join(front.OOB, ","),
+	}, front.Args...)
+	p, err := start("server", filepath.Join(s.logs(), "server.log"), s.opts.Stderr,
+		append([]string{"GURURMM_FAULTS=" + s.Faults()}, s.opts.ServerEnv...), s.opts.Bin.Server, args...)
 	if err != nil {
 		return err
 	}
@@ -148,15 +168,42 @@ func (s *Stack) StartServer(ctx context.Context) error {
 			return fmt.Errorf("server's ready file: %w", err)
 		}
 	}
-	client, err := operator.New("https://"+r.Main, s.token, &tls.Config{RootCAs: s.cert.roots})
+	asked := cmp.Or(front.Operator, r.Main)
+	client, err := operator.New("https://"+asked, s.token, &tls.Config{RootCAs: s.cert.roots})
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.client, s.listen = client, r.Main
+	s.client, s.listen, s.bound = client, asked, r
 	s.mu.Unlock()
 	s.Proxy.SetUpstream(r.Main, r.OOB)
 	return nil
+}
+
+// front is how endpoints reach the server.
+func (s *Stack) front() Front {
+	if s.opts.Front == nil {
+		return Front{Main: "https://" + s.Proxy.Addr(), OOB: []string{"https://" + s.Proxy.OOBAddr()}, CA: s.cert.certFile}
+	}
+	f := *s.opts.Front
+	f.CA = cmp.Or(f.CA, s.cert.certFile)
+	return f
+}
+
+// Bound are the addresses of the server's listeners.
+func (s *Stack) Bound() (main, oob string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bound.Main, s.bound.OOB
+}
+
+// CertFile is the certificate of the server's main listener, PEM.
+func (s *Stack) CertFile() string { return s.cert.certFile }
+
+// Run starts a program that the stack needs beside its own, logging into the file
+// NAME.log of [Stack.Logs]. Who starts it ends it.
+func (s *Stack) Run(name, program string, args ...string) (*Process, error) {
+	return start(name, filepath.Join(s.logs(), name+".log"), nil, nil, program, args...)
 }
 
 func awaitReady(ctx context.Context, p *Process, file string) (ready, error) {
