@@ -34,6 +34,9 @@ func (s *Server) keep(st store.Store) {
 }
 
 func (s *Server) openPostgres() error {
+	if err := nothingBeside(s.cfg.StateDir); err != nil {
+		return err
+	}
 	st, err := store.OpenPostgres(s.cfg.DatabaseURL, store.PostgresOptions{Log: s.log, Told: s.metrics.Committed})
 	if err != nil {
 		return err
@@ -50,6 +53,17 @@ func (s *Server) openPostgres() error {
 		return err
 	}
 	return wholeBeside(s.cfg.StateDir, agents+len(tokens) > 0)
+}
+
+// nothingBeside refuses a PostgreSQL where a SQLite is that was not moved: one of both is not
+// what the fleet is in. It is looked at before anything is written to the PostgreSQL, from
+// which a move that was cut off sees that no server has worked on it.
+func nothingBeside(dir string) error {
+	path := filepath.Join(dir, fileDatabase)
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 || errors.Is(movedAway(dir), errMoved) {
+		return nil
+	}
+	return fmt.Errorf("%s is in use, and database_url names a PostgreSQL: `gururmm migrate` moves what the one holds to the other, if it is empty, or finishes a move that was cut off; to leave behind what %[1]s holds, move it away", path)
 }
 
 // wholeBeside checks as wholeState does, for a database elsewhere that a server has worked

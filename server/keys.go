@@ -34,7 +34,8 @@ const (
 	fileLock       = "server.lock"
 	dirBuilds      = "builds"
 	dirBundles     = "bundles"
-	fileStarted    = "started" // when the first start was complete: from then on a database belongs here
+	fileMoved      = "gururmm.db.moved" // where fileDatabase was moved to: it is not to be used any more
+	fileStarted    = "started"          // when the first start was complete: from then on a database belongs here
 )
 
 var errInUse = errors.New("another server is running on this state directory")
@@ -95,6 +96,9 @@ func ownState(dir string) (release func() error, err error) {
 // it know this server by, and that one which has had a database still has it. Made anew
 // either would lock out all of them, without a word.
 func wholeState(dir string) error {
+	if err := movedAway(dir); err != nil {
+		return err
+	}
 	info, err := os.Stat(filepath.Join(dir, fileDatabase))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
 		if _, err := os.Stat(filepath.Join(dir, fileStarted)); err == nil {

@@ -69,3 +69,67 @@ func TestAServerOnPostgres(t *testing.T) {
 		t.Error("the key was made anew")
 	}
 }
+
+// A server that is moved to PostgreSQL starts with it, and with its SQLite no more, until the
+// mark is removed.
+func TestAServerIsMovedToPostgres(t *testing.T) {
+	db := pgtest.Shared(t)
+	url := db.Database(t)
+	log := slog.New(slog.DiscardHandler)
+	n := start(t, false, nil)
+	first := n.Info()
+	cfg := Config{StateDir: n.cfg.StateDir}
+	refused := func(what, url, says string) {
+		t.Helper()
+		s, err := New(Config{ListenAddr: "127.0.0.1:0", OOBAddr: "127.0.0.1:0", StateDir: cfg.StateDir, DatabaseURL: url}, log)
+		if err == nil {
+			s.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := Migrate(t.Context(), cfg, url, log, nil); !errors.Is(err, errInUse) {
+		t.Errorf("beside a running server: %v", err)
+	}
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Migrate(t.Context(), Config{StateDir: t.TempDir()}, url, log, nil); err == nil || !strings.Contains(err.Error(), "nothing to move") {
+		t.Errorf("of nothing: %v", err)
+	}
+	refused("a PostgreSQL beside a SQLite in use", url, "gururmm migrate")
+	tables := 0
+	all, err := Migrate(t.Context(), cfg, url, log, func(Moved) { tables++ })
+	if err != nil || len(all) != tables || tables == 0 {
+		t.Fatalf("%d tables told of, %d moved: %v", tables, len(all), err)
+	}
+	mark := filepath.Join(cfg.StateDir, fileMoved)
+	refused("the SQLite", "", "remove "+mark+" to go back")
+	if _, err := NewOperatorToken(t.Context(), cfg, "late", log); !errors.Is(err, errMoved) {
+		t.Errorf("a token into the SQLite: %v", err)
+	}
+	if _, err := Migrate(t.Context(), cfg, url, log, nil); !errors.Is(err, errMoved) {
+		t.Errorf("once more: %v", err)
+	}
+	n = start(t, false, func(c *Config) { c.StateDir, c.DatabaseURL = cfg.StateDir, url })
+	if n.Info().OperatorToken != "" || n.Info().Pin != first.Pin {
+		t.Errorf("it began anew: %+v", n.Info())
+	}
+	if status, _, raw := n.request("GET", n.Info().URL+"/v1/agents", first.OperatorToken, nil); status != 200 {
+		t.Errorf("the first token: %d %s", status, raw)
+	}
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(mark, []byte("no JSON"), 0o600); err != nil { // it still stands for what it is
+		t.Fatal(err)
+	}
+	refused("the SQLite with a damaged mark", "", "remove "+mark)
+	if err := os.Remove(mark); err != nil {
+		t.Fatal(err)
+	}
+	if err := start(t, false, func(c *Config) { c.StateDir = cfg.StateDir }).stop(); err != nil {
+		t.Errorf("back with SQLite: %v", err)
+	}
+}

@@ -59,7 +59,10 @@ func withStore(cfg Config, log *slog.Logger, do func(store.Store) error) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	return do(st)
+	if err := do(st); err != nil || cfg.DatabaseURL != "" {
+		return err
+	}
+	return movedAway(cfg.StateDir) // meanwhile: a move reads all before, and nothing after
 }
 
 func openBeside(cfg Config, log *slog.Logger) (store.Store, error) {
@@ -74,7 +77,7 @@ func openBeside(cfg Config, log *slog.Logger) (store.Store, error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: no server has been started here yet, or one with a PostgreSQL: give its --database-url", cfg.StateDir)
 	}
-	if err := knowsItself(cfg.StateDir); err != nil {
+	if err := errors.Join(movedAway(cfg.StateDir), knowsItself(cfg.StateDir)); err != nil {
 		return nil, err
 	}
 	return store.Open(path, log)

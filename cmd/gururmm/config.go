@@ -373,7 +373,7 @@ func loadConfig(fs *pflag.FlagSet, getenv func(string) (string, bool)) (serveCon
 				return c, err
 			}
 			if s.key == "database_url" && hasPassword(v) {
-				return c, errors.New("--database-url: a password in it can be read by everybody on this machine (ps); put the URL into a private file and name that by --database-url-file, or use $GURURMM_DATABASE_URL or PostgreSQL's own PGPASSFILE")
+				return c, passwordTyped("--database-url", "--database-url-file")
 			}
 			if err := s.set(&c, v); err != nil {
 				return c, fmt.Errorf("--%s: %w", s.flag(), err)
@@ -389,6 +389,11 @@ func loadConfig(fs *pflag.FlagSet, getenv func(string) (string, bool)) (serveCon
 		}
 	}
 	return c, nil
+}
+
+// passwordTyped refuses a URL with a password as a flag's value.
+func passwordTyped(flag, file string) error {
+	return fmt.Errorf("%s: a password in it can be read by everybody on this machine (ps); put the URL into a private file and name that by %s, or use $GURURMM_DATABASE_URL or PostgreSQL's own PGPASSFILE", flag, file)
 }
 
 // hasPassword reports whether a database's URL holds a secret, or may: one that can't be
@@ -411,17 +416,27 @@ func (c *serveConfig) readDatabaseURL() error {
 	if c.server.DatabaseURL != "" {
 		return errors.New("database_url and database_url_file are both given: one of them is too many")
 	}
-	if err := private(path); err != nil {
+	var err error
+	if c.server.DatabaseURL, err = urlIn(path); err != nil {
 		return fmt.Errorf("database_url_file: %w", err)
+	}
+	return nil
+}
+
+// urlIn reads the URL of a database from a private file.
+func urlIn(path string) (string, error) {
+	if err := private(path); err != nil {
+		return "", err
 	}
 	raw, err := readBounded(path)
 	if err != nil {
-		return fmt.Errorf("database_url_file: %w", err)
+		return "", err
 	}
-	if c.server.DatabaseURL = strings.TrimSpace(string(raw)); c.server.DatabaseURL == "" {
-		return fmt.Errorf("database_url_file: %s is empty", path)
+	url := strings.TrimSpace(string(raw))
+	if url == "" {
+		return "", fmt.Errorf("%s is empty", path)
 	}
-	return nil
+	return url, nil
 }
 
 // private refuses a file that others may read or write.

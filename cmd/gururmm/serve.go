@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -65,13 +66,41 @@ func addServe(root *cobra.Command) {
 					return err
 				}
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			ctx, stop := interruptible(cmd)
 			defer stop()
 			return srv.Run(ctx)
 		},
 	}
 	addFlags(cmd.Flags())
-	root.AddCommand(cmd, operatorTokenCommand())
+	root.AddCommand(cmd, operatorTokenCommand(), migrateCommand())
+}
+
+// interruptible is the command's context, ended in order by Ctrl-C and SIGTERM.
+func interruptible(cmd *cobra.Command) (ctx context.Context, stop context.CancelFunc) {
+	return signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+}
+
+// local gives the server's settings and a log to what works on its state directory.
+func local(do func(cmd *cobra.Command, args []string, cfg serveConfig, log *slog.Logger) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		cfg, err := loadConfig(cmd.Flags(), os.LookupEnv)
+		if err != nil {
+			return err
+		}
+		log, err := newLogger(cmd.ErrOrStderr(), cfg.logLevel)
+		if err != nil {
+			return err
+		}
+		return do(cmd, args, cfg, log)
+	}
+}
+
+// addLocalFlags declares each setting of the server, and shows those that keys name.
+func addLocalFlags(cmd *cobra.Command, keys ...string) {
+	addFlags(cmd.Flags())
+	for _, s := range settings {
+		cmd.Flags().Lookup(s.flag()).Hidden = !slices.Contains(keys, s.key)
+	}
 }
 
 // tokenSeen is an operator token in JSON.
@@ -84,20 +113,6 @@ type tokenSeen struct {
 // operatorTokenCommand works on the server's own machine: whoever may read the
 // state directory holds the server anyway.
 func operatorTokenCommand() *cobra.Command {
-	// local gives the server's settings and a log to what works on its state directory.
-	local := func(do func(cmd *cobra.Command, args []string, cfg server.Config, log *slog.Logger) error) func(*cobra.Command, []string) error {
-		return func(cmd *cobra.Command, args []string) error {
-			cfg, err := loadConfig(cmd.Flags(), os.LookupEnv)
-			if err != nil {
-				return err
-			}
-			log, err := newLogger(cmd.ErrOrStderr(), cfg.logLevel)
-			if err != nil {
-				return err
-			}
-			return do(cmd, args, cfg.server, log)
-		}
-	}
 	cmd := &cobra.Command{
 		Use:   "operator-token NAME",
 		Short: "Make, list or revoke operator tokens, on the server's machine",
@@ -105,8 +120,8 @@ func operatorTokenCommand() *cobra.Command {
 			"or because the first one was lost. It is printed once; the server may be running.",
 		Example: "  gururmm operator-token alice\n  gururmm operator-token list\n  gururmm operator-token revoke alice",
 		Args:    help.Words(1, 1),
-		RunE: local(func(cmd *cobra.Command, args []string, cfg server.Config, log *slog.Logger) error {
-			token, err := server.NewOperatorToken(cmd.Context(), cfg, args[0], log)
+		RunE: local(func(cmd *cobra.Command, args []string, cfg serveConfig, log *slog.Logger) error {
+			token, err := server.NewOperatorToken(cmd.Context(), cfg.server, args[0], log)
 			if err != nil {
 				return err
 			}
@@ -120,8 +135,8 @@ func operatorTokenCommand() *cobra.Command {
 		Short:   "List the operator tokens by name",
 		Example: "  gururmm operator-token list",
 		Args:    help.Words(0, 0),
-		RunE: local(func(cmd *cobra.Command, _ []string, cfg server.Config, log *slog.Logger) error {
-			all, err := server.OperatorTokens(cmd.Context(), cfg, log)
+		RunE: local(func(cmd *cobra.Command, _ []string, cfg serveConfig, log *slog.Logger) error {
+			all, err := server.OperatorTokens(cmd.Context(), cfg.server, log)
 			if err != nil {
 				return err
 			}
@@ -148,8 +163,8 @@ func operatorTokenCommand() *cobra.Command {
 		Short:   "Make an operator token useless, at once",
 		Example: "  gururmm operator-token revoke alice",
 		Args:    help.Words(1, 1),
-		RunE: local(func(cmd *cobra.Command, args []string, cfg server.Config, log *slog.Logger) error {
-			if err := server.RevokeOperatorToken(cmd.Context(), cfg, args[0], log); err != nil {
+		RunE: local(func(cmd *cobra.Command, args []string, cfg serveConfig, log *slog.Logger) error {
+			if err := server.RevokeOperatorToken(cmd.Context(), cfg.server, args[0], log); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "The operator token %q is revoked.\n", args[0])
@@ -157,10 +172,7 @@ func operatorTokenCommand() *cobra.Command {
 		}),
 	}
 	for _, c := range []*cobra.Command{cmd, list, revoke} {
-		addFlags(c.Flags())
-		for _, s := range settings {
-			c.Flags().Lookup(s.flag()).Hidden = !slices.Contains([]string{"state_dir", "database_url", "database_url_file"}, s.key)
-		}
+		addLocalFlags(c, "state_dir", "database_url", "database_url_file")
 	}
 	cmd.AddCommand(list, revoke)
 	return cmd

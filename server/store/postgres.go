@@ -70,12 +70,24 @@ type PostgresOptions struct {
 // and brings its schema up to date. What url leaves out comes from the usual variables and
 // files (PGPASSFILE, PGSSLROOTCERT, …). The error is ErrInUse if another server works on it.
 func OpenPostgres(url string, o PostgresOptions) (Store, error) {
+	p, readers, err := newPostgres(url, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.open(readers); err != nil {
+		return nil, p.named(errors.Join(err, p.close()))
+	}
+	return newDatabase(p, p.log, o.Told), nil
+}
+
+// newPostgres reads url; nothing is connected yet.
+func newPostgres(url string, o PostgresOptions) (*postgres, *pgxpool.Config, error) {
 	if !strings.HasPrefix(url, "postgres://") && !strings.HasPrefix(url, "postgresql://") {
-		return nil, errors.New("database URL: want postgres://user@host:port/database")
+		return nil, nil, errors.New("database URL: want postgres://user@host:port/database")
 	}
 	pool, err := pgxpool.ParseConfig(url)
 	if err != nil { // it says what, without a password
-		return nil, fmt.Errorf("database URL: %w", err)
+		return nil, nil, fmt.Errorf("database URL: %w", err)
 	}
 	p := &postgres{
 		cfg: pool.ConnConfig.Copy(), beside: o.Beside, owner: rand.Text(), log: quiet(o.Log),
@@ -90,10 +102,7 @@ func OpenPostgres(url string, o PostgresOptions) (Store, error) {
 	p.cfg.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 	pool.ConnConfig.RuntimeParams["default_transaction_read_only"] = "on"
 	pool.MaxConns = maxReaders
-	if err := p.open(pool); err != nil {
-		return nil, p.named(errors.Join(err, p.close()))
-	}
-	return newDatabase(p, p.log, o.Told), nil
+	return p, pool, nil
 }
 
 // postgres is a PostgreSQL database: one connection that writes, and readers apart.
