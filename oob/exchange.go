@@ -23,7 +23,9 @@ type limitKey struct{}
 // tooSlow says that a door was given up for its slowness.
 type tooSlow struct{ after time.Duration }
 
-func (e *tooSlow) Error() string { return fmt.Sprintf("no answer within %v", e.after.Round(100*time.Millisecond)) }
+func (e *tooSlow) Error() string {
+	return fmt.Sprintf("no answer within %v", e.after.Round(100*time.Millisecond))
+}
 func (e *tooSlow) Timeout() bool { return true }
 
 // progress watches over one exchange: it knows the step under way, and ends
