@@ -408,10 +408,19 @@ func copyRows(c operator.Copy) [][]string {
 // well, what is wrong.
 func listAgents(w io.Writer, agents []operator.Agent) error {
 	rows := [][]string{{"NAME", "PRESENCE", "TEXT VERIFIED", "LAST SEEN", "OWED"}}
+	// Of one that was removed nothing is owed, and when text was verified is not kept.
+	removed := !slices.ContainsFunc(agents, func(a operator.Agent) bool { return a.RemovedAt == nil })
+	if removed {
+		rows = [][]string{{"NAME", "PRESENCE", "LAST SEEN"}}
+	}
 	for _, a := range agents {
 		seen := ago(a.LastSeen)
 		if a.LastVia != "" {
 			seen += " by " + a.LastVia
+		}
+		if removed {
+			rows = append(rows, []string{oneLine(a.Name, 24), a.Presence, seen})
+			continue
 		}
 		rows = append(rows, []string{oneLine(a.Name, 24), a.Presence, ago(a.VerifiedAt), seen, fmt.Sprint(a.Owed)})
 	}

@@ -70,7 +70,7 @@ func directCommand(f *operatorFlags) *cobra.Command {
 		Long: "Order something of an endpoint's guardian by the second door: it is signed, and\n" +
 			"handed over with the answer to the endpoint's next beacon or poll. One with a\n" +
 			"verified link is called for it at once; another comes with its next beacon, within\n" +
-			"seconds to 15 min.\n\n" +
+			"seconds to 17 min.\n\n" +
 			"Exit codes: 0 done, 1 failed or refused, 2 not known yet after --wait.\n\nDirectives:" + lines,
 		Example:   "  gururmm direct web-17 restart_worker --reason 'hangs since noon'\n  gururmm direct web-17 run_probes --only tcp,tls\n  gururmm direct web-17 quarantine --lift",
 		Args:      help.Words(2, 2),

@@ -138,3 +138,15 @@ func TestWhatAnEndpointSaysOfItselfIsPlain(t *testing.T) {
 		}
 	}
 }
+
+// When text was verified is not kept of an endpoint that was removed: nothing is said of it.
+func TestARemovedEndpointIsNotSaidToHaveNeverBeenVerified(t *testing.T) {
+	now := time.Now()
+	var out bytes.Buffer
+	if err := listAgents(&out, []operator.Agent{{ID: wire.NewID(), Name: "old", Presence: "removed", RemovedAt: &now, LastSeen: &now, LastVia: "text"}}); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), "never") || strings.Contains(out.String(), "VERIFIED") || !strings.Contains(out.String(), "by text") {
+		t.Errorf("%s", out.String())
+	}
+}
