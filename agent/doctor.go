@@ -56,6 +56,9 @@ func subject(ctx context.Context, o Options, d DoctorOptions) (probe.Subject, er
 		Version: version.Version, StateDir: path, LockFile: filepath.Join(path, lockFile), Service: serviceFact, Versions: versionsFact(path),
 		ProxyFrom: map[probe.Kind]string{probe.KindLink: "from the environment", probe.KindDoor: "by default"},
 	}
+	if none := NoServiceManager(); none != nil {
+		s.Start = "Start it: gururmm-agent run. As a service, " + none.Error() + "."
+	}
 	var config state.Config
 	var id state.Identity
 	dir, _, err := state.Look(path)

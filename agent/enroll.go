@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"runtime"
 	"strings"
 	"time"
 
@@ -36,6 +38,8 @@ type Enrolled struct {
 	Server string
 	Links  []string
 	Doors  int
+	// ReadBy is how the token's file may be read by others here (0644); 0: it may not, or not known.
+	ReadBy fs.FileMode
 	// Offset is the server's clock minus ours, as seen in passing.
 	Offset time.Duration
 }
@@ -59,7 +63,7 @@ func Enroll(ctx context.Context, s *Setup, o EnrollOptions) (Enrolled, error) {
 	if err != nil {
 		return Enrolled{}, err
 	}
-	e := Enrolled{Agent: id.Agent, Server: id.Server, Links: id.LinkURLs, Doors: len(id.OOB)}
+	e := Enrolled{Agent: id.Agent, Server: id.Server, Links: id.LinkURLs, Doors: len(id.OOB), ReadBy: readByOthers(o.TokenFile)}
 	if !serverTime.IsZero() {
 		e.Offset = time.Until(serverTime)
 	}
@@ -79,6 +83,19 @@ func (o EnrollOptions) token() (string, error) {
 		return "", fmt.Errorf("--token-file: %w", err)
 	}
 	return strings.TrimSpace(string(raw)), nil
+}
+
+// readByOthers gives the mode of a file that others than its owner and group may read; 0:
+// they may not, or the platform does not say so by a mode.
+func readByOthers(path string) fs.FileMode {
+	if path == "" || path == "-" || runtime.GOOS == "windows" {
+		return 0
+	}
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o004 == 0 {
+		return 0
+	}
+	return info.Mode().Perm()
 }
 
 // readBounded reads a file ("-": standard input) of at most limit bytes.

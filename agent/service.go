@@ -226,3 +226,10 @@ func firstExisting(files []string) string {
 	}
 	return ""
 }
+
+// NoServiceManager says why there is none here that this program can ask, and what to do;
+// nil: there is one.
+func NoServiceManager() error {
+	_, err := newManager()
+	return err
+}

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -144,7 +145,7 @@ func (r *run) instance(ctx context.Context, res *checkup.Result) {
 	case r.subject.NotEnrolled != "":
 		res.Status, res.Seen = checkup.Skip, "no guardian runs: "+r.subject.NotEnrolled
 	default:
-		warn(res, "no guardian runs with this state directory", adviseStart)
+		warn(res, "no guardian runs with this state directory", cmp.Or(r.subject.Start, adviseStart))
 	}
 }
 

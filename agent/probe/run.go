@@ -62,6 +62,8 @@ type Subject struct {
 
 	StateDir string
 	LockFile string
+	// Start says how the agent is started here; "": by the service manager.
+	Start string
 	// Service, Versions and Guardian are the facts of other houses.
 	Service, Versions func(context.Context) Fact
 	Guardian          func(context.Context) (Running, error)

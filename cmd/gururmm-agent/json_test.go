@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +35,16 @@ func TestWhoAsksForJSONGetsIt(t *testing.T) {
 		if got := call(t, nil, strings.Fields(args)...); got.code != 0 || !json.Valid([]byte(got.out)) || !strings.Contains(got.out, want) {
 			t.Errorf("%s: exit %d, %q", args, got.code, got.out+got.errout)
 		}
+	}
+}
+
+// Where no service manager runs, nobody is sent to ask it.
+func TestNobodyIsSentToAServiceManagerThatIsNotThere(t *testing.T) {
+	if got := startWith("gururmm-agent run", errors.New("systemd does not run here: let your init do it")); strings.Contains(got, "agent start") || !strings.Contains(got, "your init") {
+		t.Errorf("%q", got)
+	}
+	if got := startWith("gururmm-agent run", nil); !strings.Contains(got, "gururmm-agent start") {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -232,6 +232,9 @@ func tellEnrolled(out io.Writer, got agent.Enrolled, dir, where string) {
 	if got.Doors == 0 {
 		fmt.Fprintln(out, "Note: the server offers no second door; nothing can be rescued out of band.")
 	}
+	if got.ReadBy != 0 {
+		fmt.Fprintln(out, wrap.Behind("", fmt.Sprintf("Note: whoever works on this machine could read the token's file (mode %04o). If the token is good for more endpoints, make a new one and revoke this: gururmm enroll-token list.", got.ReadBy)))
+	}
 	if got.Offset.Abs() > agent.ClockNote {
 		fmt.Fprintf(out, "Note: this machine's clock is %v off the server's; it is corrected for.\n", got.Offset.Round(agent.ClockNote))
 	}

@@ -260,7 +260,7 @@ func TestExamplesAreTaken(t *testing.T) {
 
 // What follows an enrollment fits the terminal, and each command can be copied by its line.
 func TestWordsAfterEnrolling(t *testing.T) {
-	got := agent.Enrolled{Agent: wire.NewID(), Server: wire.NewID(), Offset: 90 * time.Hour}
+	got := agent.Enrolled{Agent: wire.NewID(), Server: wire.NewID(), Offset: 90 * time.Hour, ReadBy: 0o644}
 	dir := "/srv/" + strings.Repeat("x", 36)
 	for _, where := range []string{"", " --state-dir " + dir} {
 		var b bytes.Buffer
@@ -269,6 +269,9 @@ func TestWordsAfterEnrolling(t *testing.T) {
 			if n := len([]rune(strings.TrimSuffix(line, "\n"))); n > 80 {
 				t.Errorf("%d columns: %s", n, line)
 			}
+		}
+		if !strings.Contains(b.String(), "(mode 0644)") {
+			t.Errorf("no word of a token that all could read:\n%s", b.String())
 		}
 		for _, command := range []string{"run" + where, "install" + where, "start"} {
 			if !strings.Contains(b.String(), "\n  gururmm-agent "+command+"\n") {

@@ -85,10 +85,20 @@ func adviseStart(o agent.Options) string {
 		return wrap.Behind("", "It would not start: "+bad.Error()) +
 			"\nRestore the file from a backup, or enroll anew, which keeps the old file:\n  " + agent.HintEnroll + " --force"
 	}
+	run := "gururmm-agent run"
 	if o.StateDir != "" {
-		return "Start it with: gururmm-agent start, or: gururmm-agent run --state-dir " + o.StateDir
+		run += " --state-dir " + o.StateDir
 	}
-	return "Start it with: gururmm-agent start, or: gururmm-agent run"
+	return startWith(run, agent.NoServiceManager())
+}
+
+// startWith says how to start the agent by hand, by run, and by the service manager unless
+// there is none.
+func startWith(run string, none error) string {
+	if none != nil {
+		return wrap.Behind("", "Start it with: "+run+"; as a service, "+none.Error()+".")
+	}
+	return "Start it with: gururmm-agent start, or: " + run
 }
 
 // absent stands for the status of an agent that gave none.
