@@ -48,7 +48,7 @@ func (s *scene) released(version, signed string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.says("update", "sign", "--key", filepath.Join(s.Dir, "release.key"), "--version", signed, bin.Agent)
+	s.says("update", "sign", "--key", filepath.Join(s.Dir, "release.key"), "--version", signed, "--any-version", bin.Agent)
 	s.says("update", "publish", bin.Agent)
 }
 

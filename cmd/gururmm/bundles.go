@@ -121,12 +121,16 @@ func listBundles(w io.Writer, items []operator.Bundle) error {
 	return nil
 }
 
-// sizeOf tells a size as people do: most bundles are small.
+// sizeOf tells a size in bytes, in the units in which bounds are given and the endpoint's
+// status counts.
 func sizeOf(n int64) string {
-	if n < 1e6 {
-		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	switch {
+	case n < 10_000:
+		return fmt.Sprintf("%d B", n)
+	case n < 1<<20:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
 	}
-	return megabytes(n)
+	return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
 }
 
 // pickBundle gives the one that ref names, by id or an id's unique beginning.

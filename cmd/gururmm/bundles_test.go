@@ -99,3 +99,11 @@ func TestBundlesAreListedRemovedAndNamedByTheirOrder(t *testing.T) {
 		}
 	}
 }
+
+func TestSizesHaveOneUnit(t *testing.T) {
+	for n, want := range map[int64]string{700: "700 B", 20 << 10: "20.0 KiB", 1 << 20: "1.0 MiB", wire.MaxBuild: "128.0 MiB"} {
+		if got := sizeOf(n); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
+}

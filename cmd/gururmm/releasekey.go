@@ -86,6 +86,7 @@ func keygenCommand(f *operatorFlags) *cobra.Command {
 
 func signCommand(f *operatorFlags) *cobra.Command {
 	var keyFile, passwordFile, version, platform string
+	var anyVersion bool
 	cmd := &cobra.Command{
 		Use:   "sign --key FILE --version V FILE…",
 		Short: "Sign programs with a release key; needs no server",
@@ -111,7 +112,7 @@ func signCommand(f *operatorFlags) *cobra.Command {
 			}
 			var done []wire.Build
 			for _, path := range programs {
-				b, err := signFile(key, path, version, platform)
+				b, err := signFile(key, path, version, platform, anyVersion)
 				if err != nil {
 					return fmt.Errorf("%s: %w", path, err)
 				}
@@ -129,10 +130,11 @@ func signCommand(f *operatorFlags) *cobra.Command {
 	cmd.Flags().StringVar(&passwordFile, "password-file", "", "file with its password (default: asked for)")
 	cmd.Flags().StringVar(&version, "version", "", "version of the programs: v1.2.3")
 	cmd.Flags().StringVar(&platform, "platform", "", "OS/ARCH, where a program's headers fit several")
+	cmd.Flags().BoolVar(&anyVersion, "any-version", false, "sign also a program in which that version is not to be found")
 	return cmd
 }
 
-func signFile(key release.PrivateKey, path, version, platform string) (wire.Build, error) {
+func signFile(key release.PrivateKey, path, version, platform string, anyVersion bool) (wire.Build, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return wire.Build{}, fileerr.Why(err)
@@ -151,6 +153,15 @@ func signFile(key release.PrivateKey, path, version, platform string) (wire.Buil
 			return wire.Build{}, fmt.Errorf("it is a program for %s: say which by --platform", strings.Join(names, " and "))
 		}
 		platform = names[0]
+	}
+	if !anyVersion {
+		held, err := release.HoldsVersion(file, version)
+		if err != nil {
+			return wire.Build{}, err
+		}
+		if !held { // each endpoint would try it, find that it says another, and go back
+			return wire.Build{}, fmt.Errorf("it was not built as %s: make agents VERSION=%s (--any-version signs it all the same)", version, version)
+		}
 	}
 	os, arch, _ := strings.Cut(platform, "/")
 	b, err := release.Sign(key, file, version, os, arch)

@@ -79,7 +79,7 @@ func publishCommand(f *operatorFlags) *cobra.Command {
 					return fmt.Errorf("%s: %w", path, explain(err))
 				}
 				if done = append(done, b); !f.json {
-					fmt.Fprintln(cmd.OutOrStdout(), wrap.Behind("", fmt.Sprintf("Published %s for %s/%s (%s).", b.Version, b.OS, b.Arch, megabytes(b.Size))))
+					fmt.Fprintln(cmd.OutOrStdout(), wrap.Behind("", fmt.Sprintf("Published %s for %s/%s (%s).", b.Version, b.OS, b.Arch, sizeOf(b.Size))))
 				}
 			}
 			if f.json {
@@ -123,7 +123,7 @@ func publishFile(cmd *cobra.Command, client *operator.Client, path, signature st
 		return b, err
 	}
 	if b.Size > wire.MaxBuild {
-		return b, fmt.Errorf("larger than %s", megabytes(wire.MaxBuild))
+		return b, fmt.Errorf("larger than %s", sizeOf(wire.MaxBuild))
 	}
 	b.SHA256 = hex.EncodeToString(h.Sum(nil))
 	if err := release.CheckPlatform(file, b); err != nil {
@@ -134,9 +134,6 @@ func publishFile(cmd *cobra.Command, client *operator.Client, path, signature st
 	}
 	return b, client.Publish(cmd.Context(), b, file)
 }
-
-// megabytes tells a size as people do.
-func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
 
 func buildsCommand(f *operatorFlags) *cobra.Command {
 	return &cobra.Command{
@@ -165,7 +162,7 @@ func buildsCommand(f *operatorFlags) *cobra.Command {
 func listBuilds(w io.Writer, items []operator.Build) error {
 	rows := [][]string{{"VERSION", "PLATFORM", "SIZE", "BY", "PUBLISHED"}}
 	for _, b := range items {
-		rows = append(rows, []string{oneLine(b.Version, 20), b.OS + "/" + b.Arch, megabytes(b.Size), oneLine(b.PublishedBy, 12), moment.Local(b.PublishedAt)})
+		rows = append(rows, []string{oneLine(b.Version, 20), b.OS + "/" + b.Arch, sizeOf(b.Size), oneLine(b.PublishedBy, 11), moment.Local(b.PublishedAt)})
 	}
 	for _, line := range columns(rows) {
 		fmt.Fprintln(w, line)

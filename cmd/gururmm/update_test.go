@@ -45,6 +45,16 @@ func TestAProgramIsSignedWithoutAServer(t *testing.T) {
 	if err := os.WriteFile(program, raw, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	// A program of another version is not signed by mistake.
+	if _, errs, code := typed(t, nil, "update", "sign", "--key", key, "--version", "v77.1.0", program); code != 1 || !strings.Contains(errs, "not built as v77.1.0") {
+		t.Errorf("another version: exit %d, %s", code, errs)
+	}
+	if _, errs, code := typed(t, nil, "update", "sign", "--key", key, "--version", "v77.1.0", "--any-version", program); code != 0 {
+		t.Errorf("another version, on purpose: exit %d, %s", code, errs)
+	}
+	if err := os.WriteFile(program, append(raw, "v1.2.3\x00"...), 0o700); err != nil { // as the linker puts it there
+		t.Fatal(err)
+	}
 	out, errs, code = typed(t, nil, "update", "sign", "--key", key, "--version", "v1.2.3", "--json", program)
 	var signed operator.List[wire.Build]
 	if err := json.Unmarshal([]byte(out), &signed); code != 0 || err != nil || len(signed.Items) != 1 {
