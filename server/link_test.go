@@ -411,6 +411,52 @@ func TestUnacknowledgedCommandShowsALinkAsDegraded(t *testing.T) {
 	})
 }
 
+// A command is not acknowledged: the link is pinged at once, and where not even that is
+// answered it is silent, not merely slow. It is trusted again as soon as it speaks.
+func TestALinkOnWhichNothingComesIsSilentAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer n.stop()
+		id := n.enroll("alpha")
+		m := n.link(id, presence("i1", "b1", "f1")).awaitVerified()
+		defer m.close()
+		synctest.Wait()
+		var frozen atomic.Bool
+		pong := m.ws.PingHandler()
+		m.ws.SetPingHandler(func(data string) error {
+			if frozen.Load() {
+				return nil
+			}
+			return pong(data)
+		})
+		frozen.Store(true)
+		time.Sleep(100 * time.Millisecond)
+		began := time.Now()
+		cmd := operate[operator.Command](n, "POST", "/v1/agents/"+id.Agent+"/commands", operator.NewCommand{Script: "true", ExpiresInMS: 3_600_000})
+		<-m.commands // it is read, but nothing comes back
+		await(t, "the link is silent", func() bool { return n.agent(id).Presence == "silent" })
+		if took := time.Since(began); took < 5*time.Second || took > 6*time.Second {
+			t.Errorf("silent after %v", took)
+		}
+		if a := n.agent(id); len(a.Links) != 1 || a.Links[0].Verdict != string(selfcheck.CodeLinkSilent) {
+			t.Errorf("links %+v", a.Links)
+		}
+		await(t, "the trace says so", func() bool {
+			trace := operate[operator.Trace](n, "GET", "/v1/commands/"+cmd.ID+"/trace", nil)
+			return strings.Contains(fmt.Sprint(trace.Entries), "nothing at all has come on the link")
+		})
+		frozen.Store(false)
+		if got := <-m.commands; got.ID != cmd.ID { // with the next ping
+			t.Errorf("got %+v", got)
+		}
+		if took := time.Since(began); took > time.Minute {
+			t.Errorf("trusted again after %v", took)
+		}
+		m.send(wire.TypeCommandAck, wire.CommandAck{ID: cmd.ID}, true)
+		await(t, "verified again", func() bool { return n.agent(id).Presence == "verified" })
+	})
+}
+
 func TestLostTextIsProvenFromTheServersSide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := start(t, true, nil)

@@ -130,6 +130,9 @@ type Link interface {
 	// shows no gap. why is a clause for people: "its link is not verified yet".
 	Deliverable() (ok bool, why string)
 	RTT() time.Duration
+	// Ask tells it that a claim was not acknowledged in time: it pings at once. silent is how
+	// long an earlier ping has waited without any frame since; 0: none has. It must not block.
+	Ask() (silent time.Duration)
 	// Calls tells whether the agent on it understands call.
 	Calls() bool
 	// Send queues env with a flush ping behind it. written is called once, with the

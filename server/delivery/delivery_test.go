@@ -210,6 +210,25 @@ func TestLeaseEndsAndTheCommandIsOfferedWithTheNextSignOfLife(t *testing.T) {
 	})
 }
 
+// A link whose attempt is not acknowledged is asked whether it lives, once for each; that
+// nothing comes at all is said.
+func TestALinkIsAskedWhenALeaseEnds(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		l := r.up()
+		l.askedFor(4900 * time.Millisecond)
+		id := r.submit()
+		sleep(4900 * time.Millisecond)
+		if asked := l.askedFor(4900 * time.Millisecond); asked != 0 {
+			t.Errorf("asked %d times within the lease", asked)
+		}
+		sleep(200 * time.Millisecond)
+		r.stopped(id, "the ping behind it is not answered either, and nothing at all has come on the link for 4.9s")
+		if asked := l.askedFor(0); asked != 1 {
+			t.Errorf("asked %d times", asked)
+		}
+	})
+}
+
 func TestLeaseFollowsTheRoundTrip(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		l := r.up()

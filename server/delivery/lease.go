@@ -48,8 +48,9 @@ func (r *route) overdue(j *job) {
 	if c.channel != wire.ChannelLink {
 		l = nil
 	}
+	var silent time.Duration
 	if l != nil {
-		l.suspect = true
+		l.suspect, silent = true, l.Ask()
 	}
 	if c.written.IsZero() {
 		note := fmt.Sprintf("route.unwritten: taken by the link %v ago and not written", unwrittenAfter)
@@ -61,6 +62,8 @@ func (r *route) overdue(j *job) {
 	}
 	note := fmt.Sprintf("not acknowledged in %v", c.lease)
 	switch {
+	case silent > 0:
+		note += fmt.Sprintf("; the ping behind it is not answered either, and nothing at all has come on the link for %v", silent.Round(100*time.Millisecond))
 	case c.read:
 		note += "; the agent's ledger had passed it: it was read, so the loss is inside the agent or on the way back"
 	case l != nil && l.peerRead > 0 && c.number > 0:

@@ -248,11 +248,13 @@ type fakeLink struct {
 	agent string
 	gen   uint64
 	id    wire.LinkID
-	mu    sync.Mutex // of why and full: a turn may be under way when a test sets them
+	mu    sync.Mutex // of why, full, asked and quiet: a turn may be under way when a test sets them
 	why   string     // not deliverable
 	rtt   time.Duration
 	auto  bool // the writer writes at once
 	calls bool // understands call
+	asked int
+	quiet time.Duration // no pong, nothing, for so long
 	full  error
 	n     uint64
 	sent  []sent
@@ -270,6 +272,21 @@ func (l *fakeLink) ID() wire.LinkID    { return l.id }
 func (l *fakeLink) Generation() uint64 { return l.gen }
 func (l *fakeLink) RTT() time.Duration { return l.rtt }
 func (l *fakeLink) Calls() bool        { return l.calls }
+
+func (l *fakeLink) Ask() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asked++
+	return l.quiet
+}
+
+// askedFor tells how often it was asked; from now on nothing came for quiet.
+func (l *fakeLink) askedFor(quiet time.Duration) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.quiet = quiet
+	return l.asked
+}
 
 func (l *fakeLink) Deliverable() (bool, string) {
 	l.mu.Lock()

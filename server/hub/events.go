@@ -172,7 +172,7 @@ func (s sight) because(presence, ended string, hearing, now time.Time) string {
 // noteVerdict tells of a changed verdict of the server on a link.
 func (l *link) noteVerdict(before, after selfcheck.Code, v selfcheck.LedgerView) {
 	if after == "" {
-		l.note(Degraded, "recovered", string(before)+": text was delayed, not lost")
+		l.note(Degraded, "recovered", string(before)+": "+recovered(before))
 		return
 	}
 	l.note("", Degraded, quote(after, v))

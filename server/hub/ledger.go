@@ -5,6 +5,14 @@ import (
 	"time"
 
 	"gururmm/selfcheck"
+	"gururmm/session"
+)
+
+const (
+	// silentAfter and silentTrips: a ping that waits for so long, while nothing at all
+	// comes, on a link that leaves a command unacknowledged, is evidence that nothing passes.
+	silentAfter = 5 * time.Second
+	silentTrips = 8
 )
 
 // grace is how long a gap is only suspected: a text may merely have been
@@ -49,8 +57,10 @@ func (l *link) changed() {
 	}
 	before := l.verdict
 	switch {
-	case code != "" && before == "":
+	case code != "" && (before == "" || before == selfcheck.CodeLinkSilent):
 		l.verdict, l.reported = code, false
+	case before == selfcheck.CodeLinkSilent:
+		l.verdict = "" // it speaks again
 	case code == "" && before != "" && !l.reported && v.Up == nil && v.Down == nil && v.Altered == "":
 		l.verdict = "" // it was only delayed
 	}
@@ -95,10 +105,72 @@ func (l *link) logVerdict(before, after selfcheck.Code, v selfcheck.LedgerView) 
 		attrs = append(attrs, "agent_read", v.Peer.Read, "agent_written", v.Peer.Written)
 	}
 	if after == "" {
-		l.log.Info("link recovered: text was delayed, not lost", append(attrs, "was", before)...)
+		l.log.Info("link recovered: "+recovered(before), append(attrs, "was", before)...)
 		return
 	}
 	l.log.Warn("link degraded", append(attrs, "verdict", after)...)
+}
+
+// recovered says what became of a link that was under verdict.
+func recovered(verdict selfcheck.Code) string {
+	if verdict == selfcheck.CodeLinkSilent {
+		return "it speaks again"
+	}
+	return "text was delayed, not lost"
+}
+
+// silence is how long a ping has awaited its pong without any frame since; 0: none has.
+func silence(f session.Facts, now time.Time) time.Duration {
+	p := f.Ledger.PingPending
+	if p == nil || now.Sub(f.Inbound) < *p {
+		return 0
+	}
+	return *p
+}
+
+// Ask has the link tell whether it lives, as a command on it is not acknowledged.
+func (l *link) Ask() (silent time.Duration) {
+	now := time.Now()
+	silent = silence(l.conn.Facts(now), now)
+	l.mu.Lock()
+	l.asked = now
+	l.mu.Unlock()
+	l.conn.Ping(true)
+	l.hub.wheel.atLatest(l, now.Add(max(0, silentAfter-silent)))
+	return silent
+}
+
+// silentAt is when a link that was asked whether it lives is silent, if nothing comes until
+// then; zero: it has answered, or was not asked.
+func (l *link) silentAt(f session.Facts, now time.Time) time.Time {
+	limit := max(silentAfter, min(silentTrips*rtt(f.Ledger), ms(l.policy.DeadMS)))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.asked.IsZero() || l.gone || l.verdict != "" || l.verifiedAt.IsZero() {
+		return time.Time{}
+	}
+	if d := silence(f, now); d > 0 {
+		return now.Add(limit - d)
+	}
+	if now.Before(l.asked.Add(silentAfter)) { // the ping may not be written yet
+		return l.asked.Add(silentAfter)
+	}
+	l.asked = time.Time{}
+	return time.Time{}
+}
+
+// fallSilent takes it that nothing comes on the link.
+func (l *link) fallSilent(f session.Facts, now time.Time) {
+	d := silence(f, now)
+	if d == 0 {
+		return // not a ping is written: that is the writer's matter
+	}
+	l.mu.Lock()
+	l.verdict, l.reported, l.asked = selfcheck.CodeLinkSilent, false, time.Time{}
+	l.mu.Unlock()
+	l.logVerdict("", selfcheck.CodeLinkSilent, f.Ledger)
+	l.note(Verified, Degraded, fmt.Sprintf("%s: a ping has not been answered for %v, and nothing has come since", selfcheck.CodeLinkSilent, d.Round(100*time.Millisecond)))
+	l.hub.observe(l.agent)
 }
 
 // newer reports whether a pong or a ledger came no more than limit ago.

@@ -78,6 +78,7 @@ type link struct {
 	lives      bool   // a ping written since then has been answered
 	aligned    uint64 // texts the agent had read when the counts last agreed
 	nextPing   time.Time
+	asked      time.Time // whether it lives, a command being unacknowledged; zero: it was not, or has answered
 	peerNacks  uint64
 }
 
@@ -263,6 +264,8 @@ func (l *link) visit(now time.Time) time.Time {
 	facts := l.conn.Facts(now)
 	queuedSince := l.oldestPending()
 
+	silentAt := l.silentAt(facts, now)
+
 	l.mu.Lock()
 	verified := !l.verifiedAt.IsZero()
 	challenged := l.challenged
@@ -282,6 +285,9 @@ func (l *link) visit(now time.Time) time.Time {
 			next = deadline
 		}
 		return !now.Before(deadline)
+	}
+	if !silentAt.IsZero() && passed(silentAt) {
+		l.fallSilent(facts, now)
 	}
 	switch {
 	case passed(facts.Inbound.Add(ms(l.policy.DeadMS))):
