@@ -61,6 +61,7 @@ func subject(ctx context.Context, o Options, d DoctorOptions) (probe.Subject, er
 	}
 	var config state.Config
 	var id state.Identity
+	var doors []wire.OOBDoor
 	dir, _, err := state.Look(path)
 	if err == nil {
 		if config, err = dir.Config(); err != nil {
@@ -71,6 +72,7 @@ func subject(ctx context.Context, o Options, d DoctorOptions) (probe.Subject, er
 	switch {
 	case err == nil:
 		s.Agent, s.Token = id.Agent, id.Token
+		doors = id.Doors(dir.StoredPolicy())
 	case errors.Is(err, state.ErrNotEnrolled), errors.Is(err, fs.ErrNotExist):
 		s.NotEnrolled = "this endpoint is not enrolled"
 	default:
@@ -87,7 +89,7 @@ func subject(ctx context.Context, o Options, d DoctorOptions) (probe.Subject, er
 	}
 	socket := cmp.Or(o.StatusSocket, config.StatusSocket, local.SocketPath(path, isDefault))
 	s.Guardian = func(ctx context.Context) (probe.Running, error) { return askGuardian(ctx, o, socket) }
-	if s.Addresses, err = addresses(ctx, id, config, d, local.NewClient(socket)); err != nil {
+	if s.Addresses, err = addresses(ctx, id, config, config.Doors(doors), d, local.NewClient(socket)); err != nil {
 		return s, err
 	}
 	return s, nil
@@ -95,7 +97,7 @@ func subject(ctx context.Context, o Options, d DoctorOptions) (probe.Subject, er
 
 // addresses lists the server's, as the agent uses them: agent.yaml before the
 // policy in force before what was enrolled with.
-func addresses(ctx context.Context, id state.Identity, config state.Config, d DoctorOptions, running *local.Client) ([]probe.Address, error) {
+func addresses(ctx context.Context, id state.Identity, config state.Config, doors []wire.OOBDoor, d DoctorOptions, running *local.Client) ([]probe.Address, error) {
 	linkProxy, err := config.LinkProxy()
 	if err != nil {
 		return nil, err
@@ -138,7 +140,7 @@ func addresses(ctx context.Context, id state.Identity, config state.Config, d Do
 		trust.URL = u
 		out = append(out, trust)
 	}
-	for _, door := range config.Doors(id.OOB) {
+	for _, door := range doors {
 		a := probe.Address{Kind: probe.KindDoor, URL: door.URL, Pin: door.Pin, Proxy: doorProxy}
 		if door.Pin == "" {
 			a.CA = id.LinkCA

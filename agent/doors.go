@@ -81,7 +81,7 @@ func TestDoors(ctx context.Context, o Options) (DoorTest, error) {
 	}
 	way.Probe = true
 	var t DoorTest
-	for _, d := range config.Doors(id.OOB) {
+	for _, d := range config.Doors(id.Doors(dir.StoredPolicy())) {
 		way.Doors = []wire.OOBDoor{d}
 		client, err := oob.NewClient(way)
 		if err != nil {
@@ -92,6 +92,13 @@ func TestDoors(ctx context.Context, o Options) (DoorTest, error) {
 		client.Close()
 	}
 	return t, nil
+}
+
+func doorURLs(doors []wire.OOBDoor) (urls []string) {
+	for _, d := range doors {
+		urls = append(urls, d.URL)
+	}
+	return urls
 }
 
 // doorOptions are how a second door is reached as id, whichever it is.

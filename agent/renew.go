@@ -72,7 +72,7 @@ func (s *Setup) renewDoors(id state.Identity) ([]state.RenewDoor, error) {
 		proxy = none
 	}
 	var all []state.RenewDoor
-	for _, d := range s.Config.Doors(id.OOB) {
+	for _, d := range s.Config.Doors(id.Doors(s.Dir.StoredPolicy())) {
 		door := state.RenewDoor{URL: d.URL, Pin: d.Pin, Proxy: proxy}
 		if d.Pin == "" {
 			door.CAPEM = []byte(id.LinkCA)

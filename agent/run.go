@@ -272,7 +272,7 @@ func (s *Setup) guardianConfig(id state.Identity, p program, log *slog.Logger) (
 
 // addDoor opens the second door and its spool.
 func (s *Setup) addDoor(c *guardian.Config, id state.Identity, log *slog.Logger) error {
-	doors := s.Config.Doors(id.OOB)
+	doors := s.Config.Doors(id.Doors(c.Policy))
 	if len(doors) == 0 {
 		log.Warn("no second door is configured: nothing can be rescued out of band")
 		return nil
@@ -292,5 +292,14 @@ func (s *Setup) addDoor(c *guardian.Config, id state.Identity, log *slog.Logger)
 		c.Findings = append(c.Findings, selfcheck.Finding{Code: selfcheck.FindJournal, Sentence: "Spool of reports: " + err.Error() + "."})
 	}
 	c.Door, c.Spool = client, spool
+	save := c.SavePolicy
+	c.SavePolicy = func(env wire.Envelope) error {
+		if p, err := state.OpenPolicy(id, env); err == nil { // else save says why
+			if err := client.SetDoors(s.Config.Doors(id.Doors(p))); err != nil {
+				log.Warn("second doors of the policy are not used", "error", err)
+			}
+		}
+		return save(env)
+	}
 	return nil
 }

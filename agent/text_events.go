@@ -153,6 +153,7 @@ func ReportPolicy(p wire.Policy, source string) PolicyReport {
 	count("restarts_per_hour", p.RestartsPerHour, d.RestartsPerHour, "restarts of the worker")
 	count("max_jobs", p.MaxJobs, d.MaxJobs, "commands that run at once")
 	r.Values = append(r.Values,
+		PolicyValue{"oob", cmp.Or(strings.Join(doorURLs(p.OOB), " "), "as enrolled"), len(p.OOB) == 0, "second doors before those of the enrollment"},
 		PolicyValue{"link_urls", cmp.Or(strings.Join(p.LinkURLs, " "), "as enrolled"), len(p.LinkURLs) == 0, "where the link is dialed"},
 		PolicyValue{"hold_recovery", fmt.Sprint(p.HoldRecovery), !p.HoldRecovery, "no forced reconnects and restarts"},
 		PolicyValue{"no_bundles", fmt.Sprint(p.NoBundles), !p.NoBundles, "no support bundles by itself"})

@@ -434,6 +434,41 @@ func TestNginxPassesThrough(t *testing.T) {
 	s.allOnce()
 }
 
+// TestASecondNameForThoseEnrolled: a server that is given another second door tells the
+// endpoints that it has, and they use it when theirs fails, restarted or not.
+func TestASecondNameForThoseEnrolled(t *testing.T) {
+	s := newScene(t, eager)
+	other := newRelay(t, endpointAddr, "")
+	s.SetFront(&harness.Front{Main: "https://" + s.Proxy.Addr(), OOB: []string{"https://" + s.Proxy.OOBAddr(), other.url()}})
+	if err := s.Server().Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.StartServer(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, oob := s.Bound()
+	other.aim(oob)
+	s.eventually("a policy with the other door", func() (bool, error) {
+		p := s.status().Policy
+		return len(p.OOB) == 2, fmt.Errorf("doors %+v", p.OOB)
+	})
+	s.verified()
+	s.order("oob refuse")
+	used := func() (bool, error) {
+		b := s.status().LastBeacon
+		return b != nil && b.OK && b.Door == other.url(), fmt.Errorf("the last beacon: %+v", b)
+	}
+	s.eventually("the other door to be used", used)
+	if err := s.agent.Guardian().Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.verified()
+	s.eventually("the other door to be used after a restart", used)
+}
+
 // TestHAProxyPassesThrough: the main path.
 func TestHAProxyPassesThrough(t *testing.T) {
 	bin, dir := room(t)

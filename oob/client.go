@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -78,18 +79,20 @@ type Client struct {
 	probe bool
 	log   *slog.Logger
 	clock func() time.Time
-	doors []*door
+	opts  ClientOptions
 
 	mu         sync.Mutex // never held across I/O
-	seq        uint64     // of requests begun
-	good       int        // index of the door that worked last
-	goodSeq    uint64     // request that found it
-	firstTried time.Time  // when door 0 was last tried
+	doors      []*door
+	seq        uint64    // of requests begun
+	good       *door     // that worked last; nil, or not among doors: the first
+	goodSeq    uint64    // request that found it
+	firstTried time.Time // when door 0 was last tried
 	offset     time.Duration
 	compared   bool // offset is known
 }
 
 type door struct {
+	wire.OOBDoor
 	url    string // without a trailing slash
 	http   *http.Client
 	resume time.Time // not to be asked before (guarded by Client.mu)
@@ -122,21 +125,50 @@ func NewClient(o ClientOptions) (*Client, error) {
 	if err := CheckDoors(o.Doors); err != nil {
 		return nil, fmt.Errorf("oob: %w", err)
 	}
-	c := &Client{token: o.Token, probe: o.Probe, log: o.Log, clock: o.Clock}
+	c := &Client{token: o.Token, probe: o.Probe, log: o.Log, clock: o.Clock, opts: o}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
 	if c.clock == nil {
 		c.clock = fault.Now
 	}
-	for _, d := range o.Doors {
-		dr, err := c.newDoor(d, o)
-		if err != nil {
-			return nil, fmt.Errorf("oob: %w", err)
-		}
-		c.doors = append(c.doors, dr)
+	if err := c.SetDoors(o.Doors); err != nil {
+		return nil, err
 	}
 	return c, nil
+}
+
+// SetDoors replaces the doors, in order of preference; requests under way go on with
+// those that they began with. On an error nothing has changed.
+func (c *Client) SetDoors(doors []wire.OOBDoor) error {
+	if err := CheckDoors(doors); err != nil {
+		return fmt.Errorf("oob: %w", err)
+	}
+	c.mu.Lock()
+	old := c.doors
+	c.mu.Unlock()
+	var all []*door
+	for _, d := range doors {
+		i := slices.IndexFunc(old, func(known *door) bool { return known.OOBDoor == d })
+		if i >= 0 {
+			all = append(all, old[i])
+			continue
+		}
+		dr, err := c.newDoor(d, c.opts)
+		if err != nil {
+			return fmt.Errorf("oob: %w", err)
+		}
+		all = append(all, dr)
+	}
+	c.mu.Lock()
+	c.doors = all
+	c.mu.Unlock()
+	for _, d := range old {
+		if !slices.Contains(all, d) {
+			d.http.CloseIdleConnections()
+		}
+	}
+	return nil
 }
 
 // newDoor gives each door resolver, dialer, transport and connection pool of
@@ -173,7 +205,7 @@ func (c *Client) newDoor(d wire.OOBDoor, o ClientOptions) (*door, error) {
 		DisableCompression:     true, // the bound is on bytes received
 	}
 	return &door{
-		url: strings.TrimSuffix(d.URL, "/"),
+		OOBDoor: d, url: strings.TrimSuffix(d.URL, "/"),
 		http: &http.Client{
 			Transport: transport,
 			// The token must not follow a redirect.
@@ -184,7 +216,10 @@ func (c *Client) newDoor(d wire.OOBDoor, o ClientOptions) (*door, error) {
 
 // Close gives up idle connections.
 func (c *Client) Close() {
-	for _, d := range c.doors {
+	c.mu.Lock()
+	doors := c.doors
+	c.mu.Unlock()
+	for _, d := range doors {
 		d.http.CloseIdleConnections()
 	}
 }
@@ -209,7 +244,15 @@ func (c *Client) Door() string {
 	if len(c.doors) == 0 {
 		return ""
 	}
-	return c.doors[c.good].url
+	return c.last().url
+}
+
+// last is the door that worked last, or the first. There is one; c.mu is held.
+func (c *Client) last() *door {
+	if slices.Contains(c.doors, c.good) {
+		return c.good
+	}
+	return c.doors[0]
 }
 
 // Beacon sends r, gzipped, at most [MaxReport] bytes: what does not fit is cut
@@ -258,23 +301,23 @@ func (c *Client) do(ctx context.Context, r request, answer any) error {
 	}
 	var failed allFailed
 	for _, limit := range []time.Duration{firstLimit, patientLimit} {
-		var slow []int
-		for _, i := range order {
-			err := c.try(ctx, i, r, limit, answer)
+		var slow []*door
+		for _, d := range order {
+			err := c.try(ctx, d, r, limit, answer)
 			if err == nil {
-				c.worked(i, seq)
+				c.worked(d, seq)
 				return nil
 			}
 			if ctx.Err() != nil { // the caller gave up; err says at which step
 				return err
 			}
-			c.log.Debug("out-of-band request failed", "door", c.doors[i].url, "path", r.path, "error", err)
+			c.log.Debug("out-of-band request failed", "door", d.url, "path", r.path, "error", err)
 			if final(err) {
 				return err
 			}
 			failed = append(failed, err)
 			if slowness(err) {
-				slow = append(slow, i)
+				slow = append(slow, d)
 			}
 		}
 		order = slow
@@ -314,51 +357,51 @@ func slowness(err error) bool {
 
 // try asks one door; a token refused for its times is made again at once with
 // the corrected clock.
-func (c *Client) try(ctx context.Context, i int, r request, limit time.Duration, answer any) error {
-	err := c.exchange(ctx, c.doors[i], r, limit, answer)
+func (c *Client) try(ctx context.Context, d *door, r request, limit time.Duration, answer any) error {
+	err := c.exchange(ctx, d, r, limit, answer)
 	if p, ok := errors.AsType[wire.Problem](err); ok && p.Code == wire.ProblemClock {
 		if offset, known := c.Offset(); known {
 			c.log.Info("clock corrected by the server's", "offset", offset)
-			err = c.exchange(ctx, c.doors[i], r, limit, answer)
+			err = c.exchange(ctx, d, r, limit, answer)
 		}
 	}
 	return err
 }
 
-// order lists the doors to try, by index, and numbers the request.
-func (c *Client) order() (order []int, seq uint64, err error) {
-	if len(c.doors) == 0 {
-		return nil, 0, ErrNoDoors
-	}
+// order lists the doors to try, and numbers the request.
+func (c *Client) order() (order []*door, seq uint64, err error) {
 	now := c.clock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.seq++
-	begin := c.good
-	if begin != 0 && now.Sub(c.firstTried) >= retryFirst {
-		begin = 0
+	if len(c.doors) == 0 {
+		return nil, 0, ErrNoDoors
 	}
-	candidates := []int{begin}
-	for i := range c.doors {
-		if i != begin {
-			candidates = append(candidates, i)
+	c.seq++
+	first, begin := c.doors[0], c.last()
+	if begin != first && now.Sub(c.firstTried) >= retryFirst {
+		begin = first
+	}
+	candidates := []*door{begin}
+	for _, d := range c.doors {
+		if d != begin {
+			candidates = append(candidates, d)
 		}
 	}
-	least := 0
-	for _, i := range candidates {
-		if c.doors[i].resume.After(now) {
-			if c.doors[i].resume.Before(c.doors[least].resume) || !c.doors[least].resume.After(now) {
-				least = i
+	least := first
+	for _, d := range candidates {
+		if d.resume.After(now) {
+			if d.resume.Before(least.resume) || !least.resume.After(now) {
+				least = d
 			}
 			continue
 		}
-		order = append(order, i)
-		if i == 0 {
+		order = append(order, d)
+		if d == first {
 			c.firstTried = now
 		}
 	}
 	if len(order) == 0 {
-		d := c.doors[least]
+		d := least
 		phase, typ := neterr.PhaseApplication, neterr.HTTPError
 		wait := d.resume.Sub(now)
 		return nil, 0, &DoorError{Door: d.url, Phase: phase, Type: typ, RetryAfter: wait,
@@ -367,18 +410,18 @@ func (c *Client) order() (order []int, seq uint64, err error) {
 	return order, c.seq, nil
 }
 
-// worked remembers door i, unless a request begun later has found another: a
+// worked remembers d, unless a request begun later has found another: a
 // long poll that ends now began when the world was older.
-func (c *Client) worked(i int, seq uint64) {
+func (c *Client) worked(d *door, seq uint64) {
 	c.mu.Lock()
 	changed := false
-	if seq > c.goodSeq {
-		changed = c.good != i
-		c.good, c.goodSeq = i, seq
+	if seq > c.goodSeq && slices.Contains(c.doors, d) {
+		changed = c.last() != d
+		c.good, c.goodSeq = d, seq
 	}
 	c.mu.Unlock()
 	if changed {
-		c.log.Info("out-of-band door changed", "door", c.doors[i].url)
+		c.log.Info("out-of-band door changed", "door", d.url)
 	}
 }
 

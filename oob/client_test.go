@@ -235,6 +235,48 @@ func TestFirstDoorIsTriedAgainAfterAWhile(t *testing.T) {
 	}
 }
 
+// Doors come and go while requests are under way: those end where they began.
+func TestDoorsAreReplaced(t *testing.T) {
+	held, let := make(chan struct{}), make(chan struct{})
+	first := newDoor(t, func(w http.ResponseWriter, r *http.Request) {
+		close(held)
+		<-let
+		answer(w, r)
+	})
+	second := newDoor(t, answer)
+	c := newClient(t, nil, first.door())
+	polled := make(chan error, 1)
+	go func() {
+		_, err := c.Poll(t.Context(), wire.PollRequest{WaitMS: 20_000})
+		polled <- err
+	}()
+	<-held
+	if err := c.SetDoors([]wire.OOBDoor{{URL: "http://plain.example"}}); err == nil || c.Door() != first.URL {
+		t.Errorf("a door that can't be: %v, then %s", err, c.Door())
+	}
+	if err := c.SetDoors([]wire.OOBDoor{second.door()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Poll(t.Context(), wire.PollRequest{}); err != nil || second.calls.Load() != 1 {
+		t.Errorf("at the new door: %v, %d calls", err, second.calls.Load())
+	}
+	close(let)
+	if err := <-polled; err != nil {
+		t.Errorf("the poll under way: %v", err)
+	}
+	// One that is gone is not gone back to, though its answer came last.
+	if c.Door() != second.URL {
+		t.Errorf("the door is %s", c.Door())
+	}
+	// A door that stays keeps its connection.
+	if err := c.SetDoors([]wire.OOBDoor{first.door(), second.door()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Poll(t.Context(), wire.PollRequest{}); err != nil || second.calls.Load() != 2 || second.conns.Load() != 1 {
+		t.Errorf("%v, %d calls on %d connections", err, second.calls.Load(), second.conns.Load())
+	}
+}
+
 func TestPinDecides(t *testing.T) {
 	d := newDoor(t, answer)
 	other := certtest.NewCA(t)

@@ -37,22 +37,22 @@ func (c *Client) Fetch(ctx context.Context, sum string, size, offset int64, w io
 	}
 	out := &sink{w: w}
 	var failed allFailed
-	for _, i := range order {
+	for _, d := range order {
 		before := out.n
-		err := c.fetch(ctx, c.doors[i], sum, size, offset+out.n, out)
+		err := c.fetch(ctx, d, sum, size, offset+out.n, out)
 		if p, ok := errors.AsType[wire.Problem](err); ok && p.Code == wire.ProblemClock && out.n == before {
-			err = c.fetch(ctx, c.doors[i], sum, size, offset+out.n, out)
+			err = c.fetch(ctx, d, sum, size, offset+out.n, out)
 		}
 		switch {
 		case err == nil:
-			c.worked(i, seq)
+			c.worked(d, seq)
 			return out.n, nil
 		case out.err != nil:
 			return out.n, out.err
 		case ctx.Err() != nil, final(err), errors.Is(err, ErrNoBuild):
 			return out.n, err
 		}
-		c.log.Debug("download broke off", "door", c.doors[i].url, "bytes", out.n-before, "error", err)
+		c.log.Debug("download broke off", "door", d.url, "bytes", out.n-before, "error", err)
 		failed = append(failed, err)
 	}
 	return out.n, failed

@@ -38,6 +38,11 @@ func TestEndpointsAreToldEachSecondDoorAndItsKey(t *testing.T) {
 	if !slices.Equal(id.LinkURLs, []string{"wss://rmm.example/v1/link"}) {
 		t.Errorf("links %v", id.LinkURLs)
 	}
+	// Who is enrolled already learns of them with the policy.
+	var update wire.ConfigUpdate
+	if err := json.Unmarshal(id.Policy.Payload, &update); err != nil || !slices.Equal(update.Policy.OOB, want) {
+		t.Errorf("the policy has %+v, %v", update.Policy.OOB, err)
+	}
 	// The line that enrolls: the server's own key is not the one shown there.
 	if token := operate[operator.EnrollToken](n, "POST", "/v1/enroll-tokens", operator.NewEnrollToken{}); token.Pin != "" {
 		t.Errorf("the enrollment token comes with %s", token.Pin)

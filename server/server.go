@@ -316,7 +316,11 @@ func (s *Server) firstStart(now time.Time) error {
 
 func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 	sign := func(t wire.Type, payload any) (wire.Envelope, error) { return wire.Sign(key, t, payload) }
-	policy := func(string) wire.Policy { return s.cfg.Policy }
+	told := s.cfg.Policy
+	if len(s.cfg.OOBURLs) > 0 && len(told.OOB) == 0 { // who enrolled when there was another set learns of this one
+		told.OOB = doors.OOB
+	}
+	policy := func(string) wire.Policy { return told }
 	s.delivery = delivery.New(s.store, delivery.Options{
 		Log: s.log.With("part", "delivery"), Sign: sign,
 		Why:   func(agent string) (kind, clause string) { return s.hub.Why(agent) },

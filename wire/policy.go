@@ -1,9 +1,12 @@
 package wire
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"net/netip"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -33,6 +36,9 @@ type Policy struct {
 
 	// LinkURLs are the link's endpoints in order of preference; empty: as enrolled.
 	LinkURLs []string `json:"link_urls,omitempty"`
+	// OOB are second doors in order of preference, tried before those that the endpoint
+	// enrolled with, which stay; empty: those alone.
+	OOB []OOBDoor `json:"oob,omitempty"`
 	// HoldRecovery switches forced reconnects and restarts off (the server saw a
 	// fleet-wide verdict). Beacons and OOB delivery go on.
 	HoldRecovery bool `json:"hold_recovery,omitempty"`
@@ -133,8 +139,43 @@ func (p Policy) Validate() error {
 			return fmt.Errorf("policy link_urls: %w", err)
 		}
 	}
+	if len(p.OOB) > maxDoors {
+		return fmt.Errorf("policy oob: at most %d doors", maxDoors)
+	}
+	for _, d := range p.OOB {
+		if err := checkDoor(d); err != nil {
+			return fmt.Errorf("policy oob: %w", err)
+		}
+	}
 	if p.ReconnectsPerHour < 0 || p.RestartsPerHour < 0 || p.MaxJobs < 1 || p.MaxJobs > 1024 {
 		return fmt.Errorf("policy budgets must not be negative, max_jobs is 1 to 1024")
+	}
+	return nil
+}
+
+// maxDoors bounds the second doors of a policy: each is tried in turn, 2.5 s each.
+const maxDoors = 8
+
+// maxDoorURL bounds a door's URL in bytes.
+const maxDoorURL = 2048
+
+// checkDoor wants https://host[:port], and a pin in its form if there is one.
+func checkDoor(d OOBDoor) error {
+	if len(d.URL) > maxDoorURL {
+		return fmt.Errorf("a URL is at most %d bytes", maxDoorURL)
+	}
+	u, err := url.Parse(d.URL)
+	switch {
+	case err != nil:
+		return err
+	case u.Scheme != "https" || u.Hostname() == "" || u.User != nil || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "":
+		return fmt.Errorf("%q must be https://host:port", d.URL)
+	case d.Pin == "":
+		return nil
+	}
+	b64, ok := strings.CutPrefix(d.Pin, "sha256/")
+	if sum, err := base64.StdEncoding.Strict().DecodeString(b64); !ok || err != nil || len(sum) != sha256.Size {
+		return fmt.Errorf("%q is not a pin: want sha256/ and 32 bytes in base64", d.Pin)
 	}
 	return nil
 }

@@ -240,14 +240,19 @@ func TestPolicyDefaultsAreValidAndKillersAreRefused(t *testing.T) {
 		t.Fatalf("defaults overwrite what was set: %+v", got)
 	}
 	for name, p := range map[string]Policy{
-		"dead under ping": {PingMS: 60_000, DeadMS: 30_000},
-		"no pings":        {PingMS: int64(24 * time.Hour / time.Millisecond)},
-		"negative":        {HeartbeatMS: -1},
-		"back-off":        {BackoffMinMS: 10_000, BackoffMaxMS: 1000},
-		"no jobs":         {MaxJobs: -1},
-		"plain link":      {LinkURLs: []string{"ws://example.org/v1/link"}},
-		"no host":         {LinkURLs: []string{"wss:///v1/link"}},
-		"secret in URL":   {LinkURLs: []string{"wss://user:secret@example.org/v1/link"}},
+		"dead under ping":  {PingMS: 60_000, DeadMS: 30_000},
+		"no pings":         {PingMS: int64(24 * time.Hour / time.Millisecond)},
+		"negative":         {HeartbeatMS: -1},
+		"back-off":         {BackoffMinMS: 10_000, BackoffMaxMS: 1000},
+		"no jobs":          {MaxJobs: -1},
+		"plain door":       {OOB: []OOBDoor{{URL: "http://127.0.0.1:8444"}}},
+		"door with a path": {OOB: []OOBDoor{{URL: "https://rmm.example/x"}}},
+		"no pin":           {OOB: []OOBDoor{{URL: "https://rmm.example", Pin: "sha256/AAAA"}}},
+		"nine doors":       {OOB: slices.Repeat([]OOBDoor{{URL: "https://rmm.example"}}, 9)},
+		"a long door":      {OOB: []OOBDoor{{URL: "https://" + strings.Repeat("a", 2048)}}},
+		"plain link":       {LinkURLs: []string{"ws://example.org/v1/link"}},
+		"no host":          {LinkURLs: []string{"wss:///v1/link"}},
+		"secret in URL":    {LinkURLs: []string{"wss://user:secret@example.org/v1/link"}},
 	} {
 		if err := p.WithDefaults().Validate(); err == nil {
 			t.Errorf("%s: accepted", name)

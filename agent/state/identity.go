@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -94,6 +95,18 @@ func decodeIdentity(raw []byte) (Identity, error) {
 		return Identity{}, err
 	}
 	return id, nil
+}
+
+// Doors are the second doors where nothing is set on this machine: those of p, then
+// those enrolled with, so that no policy takes away the way by which the next one comes.
+func (id Identity) Doors(p wire.Policy) []wire.OOBDoor {
+	all := slices.Clone(p.OOB)
+	for _, d := range id.OOB {
+		if !slices.ContainsFunc(p.OOB, func(told wire.OOBDoor) bool { return told.URL == d.URL && told.Pin == d.Pin }) {
+			all = append(all, d)
+		}
+	}
+	return all
 }
 
 func (id Identity) validate() error {

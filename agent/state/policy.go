@@ -71,6 +71,27 @@ func OpenPolicy(id Identity, env wire.Envelope) (wire.Policy, error) {
 	return p, nil
 }
 
+// StoredPolicy is as [Dir.Policy], for who only looks: the file is left as it is.
+func (d *Dir) StoredPolicy() wire.Policy {
+	raw, err := d.read(policyFile, wire.MaxMessage)
+	if err != nil {
+		return wire.DefaultPolicy()
+	}
+	id, err := d.Identity()
+	if err != nil {
+		return wire.DefaultPolicy()
+	}
+	env, err := wire.Decode(raw)
+	if err != nil {
+		return wire.DefaultPolicy()
+	}
+	p, err := OpenPolicy(id, env)
+	if err != nil {
+		return wire.DefaultPolicy()
+	}
+	return p
+}
+
 // SavePolicy stores a config_update, after the checks of [OpenPolicy].
 func (d *Dir) SavePolicy(env wire.Envelope) error {
 	id, err := d.Identity()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -162,4 +163,36 @@ func FuzzPolicy(f *testing.F) {
 			os.Remove(k)
 		}
 	})
+}
+
+// A policy adds doors before those enrolled with, and takes none away.
+func TestDoorsOfPolicyAndEnrollment(t *testing.T) {
+	d := enrolled(t)
+	id, err := d.Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := id.Doors(d.StoredPolicy()); !slices.Equal(got, id.OOB) {
+		t.Errorf("without a policy: %+v", got)
+	}
+	second := wire.OOBDoor{URL: "https://second.example:8444"}
+	want := []wire.OOBDoor{second, id.OOB[0]}
+	for name, told := range map[string][]wire.OOBDoor{"both": want, "another alone": want[:1]} {
+		if err := d.SavePolicy(policy(t, 1, "agent-1", wire.Policy{Version: 7, OOB: told})); err != nil {
+			t.Fatal(err)
+		}
+		if got := id.Doors(d.StoredPolicy()); !slices.Equal(got, want) {
+			t.Errorf("%s: doors %+v, want %+v", name, got, want)
+		}
+	}
+	// Who only looks leaves what is damaged where it is.
+	if err := os.WriteFile(d.Path("policy.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := id.Doors(d.StoredPolicy()); !slices.Equal(got, id.OOB) {
+		t.Errorf("with a damaged policy: %+v", got)
+	}
+	if raw, err := os.ReadFile(d.Path("policy.json")); err != nil || string(raw) != "{" {
+		t.Errorf("it was touched: %q, %v", raw, err)
+	}
 }

@@ -190,6 +190,9 @@ func (s *Stack) front() Front {
 	return f
 }
 
+// SetFront has the next start of the server tell endpoints of f.
+func (s *Stack) SetFront(f *Front) { s.opts.Front = f }
+
 // Bound are the addresses of the server's listeners.
 func (s *Stack) Bound() (main, oob string) {
 	s.mu.Lock()

@@ -51,6 +51,9 @@ var directiveKinds = map[wire.DirectiveKind]func(operator.NewDirective) error{
 		if urls := d.Policy.LinkURLs; len(urls) > maxURLs || slices.ContainsFunc(urls, func(u string) bool { return len(u) > maxURL }) {
 			return fmt.Errorf("policy link_urls: want at most %d URLs of up to %d bytes", maxURLs, maxURL)
 		}
+		if len(d.Policy.OOB) > 0 { // endpoints take them with the server's policy alone, which outlives a restart
+			return errors.New("policy oob: second doors are set by the server's --oob-url or --policy")
+		}
 		return d.Policy.WithDefaults().Validate()
 	},
 	wire.DirectiveRunProbes: func(d operator.NewDirective) error {
