@@ -22,7 +22,7 @@ func TestServersAddressAsAPersonGivesIt(t *testing.T) {
 		"https://rmm.example/":                 "wss://rmm.example/v1/link",
 		"https://rmm.example/rmm":              "wss://rmm.example/rmm/v1/link",
 		"wss://rmm.example/v1/link":            "wss://rmm.example/v1/link",
-		"http://127.0.0.1:8080":                "ws://127.0.0.1:8080/v1/link",
+		"http://127.0.0.1:8080":                "",
 		"http://rmm.example":                   "",
 		"rmm.example:8443":                     "",
 		"https://user:secret@rmm.example":      "",
