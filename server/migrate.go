@@ -61,7 +61,7 @@ func Migrate(ctx context.Context, cfg Config, url string, log *slog.Logger, told
 		return nil, fmt.Errorf("%w; a move needs the server stopped", err)
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	if err := wholeState(dir); err != nil {
+	if err := errors.Join(halfRestored(dir), wholeState(dir)); err != nil {
 		return nil, err
 	}
 	return store.Move(ctx, path, url, store.MoveOptions{Log: log, Told: told, Mark: func(database string) error {

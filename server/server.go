@@ -121,6 +121,9 @@ func (s *Server) open() error {
 		return err
 	}
 	s.cleanup = append(s.cleanup, release)
+	if err := halfRestored(dir); err != nil {
+		return err
+	}
 	s.metrics = metrics.New()
 	if err := s.openStore(); err != nil {
 		return err

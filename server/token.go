@@ -77,7 +77,7 @@ func openBeside(cfg Config, log *slog.Logger) (store.Store, error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: no server has been started here yet, or one with a PostgreSQL: give its --database-url", cfg.StateDir)
 	}
-	if err := errors.Join(movedAway(cfg.StateDir), knowsItself(cfg.StateDir)); err != nil {
+	if err := errors.Join(halfRestored(cfg.StateDir), movedAway(cfg.StateDir), knowsItself(cfg.StateDir)); err != nil {
 		return nil, err
 	}
 	return store.Open(path, log)

@@ -156,9 +156,8 @@ func pickBundle(items []operator.Bundle, ref string) (operator.Bundle, error) {
 // fetchBundle writes a bundle to path: whole and checked, or not at all, and never
 // over a file that is there.
 func fetchBundle(cmd *cobra.Command, client *operator.Client, b operator.Bundle, path string) (err error) {
-	there := fmt.Errorf("%s is there already; give another file: -o FILE", path)
 	if _, err := os.Lstat(path); err == nil {
-		return there
+		return there(path)
 	}
 	part, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.part") // 0600
 	if err != nil {
@@ -175,15 +174,24 @@ func fetchBundle(cmd *cobra.Command, client *operator.Client, b operator.Bundle,
 	if err != nil {
 		return err
 	}
-	err = os.Link(part.Name(), path) // fails where a file has come meanwhile, as a rename would not
+	return give(part.Name(), path)
+}
+
+func there(path string) error {
+	return fmt.Errorf("%s is there already; give another file: -o FILE", path)
+}
+
+// give gives a file the name path, but never over a file that is there.
+func give(part, path string) error {
+	err := os.Link(part, path) // fails where a file has come meanwhile, as a rename would not
 	if errors.Is(err, fs.ErrExist) {
-		return there
+		return there(path)
 	}
 	if err != nil { // a file system without links
 		if _, err := os.Lstat(path); err == nil {
-			return there
+			return there(path)
 		}
-		err = os.Rename(part.Name(), path)
+		err = os.Rename(part, path)
 	}
 	return err
 }

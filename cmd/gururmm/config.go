@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"os"
@@ -32,6 +33,16 @@ type serveConfig struct {
 	readyFile string
 	// databaseURLFile holds what server.DatabaseURL is to be.
 	databaseURLFile string
+	// configFile is where settings came from, policyFile the policy; "": from no file.
+	configFile, policyFile string
+}
+
+// files are all that the configuration is read from, by what names them.
+func (c serveConfig) files() map[string]string {
+	all := map[string]string{"config": c.configFile, "policy": c.policyFile, "cert": c.server.CertFile, "key": c.server.KeyFile,
+		"admin_token_file": c.server.AdminTokenFile, "database_url_file": c.databaseURLFile}
+	maps.DeleteFunc(all, func(_, path string) bool { return path == "" })
+	return all
 }
 
 // setting is one key of the configuration: `key` in the file, GURURMM_KEY in
@@ -192,6 +203,7 @@ func setPolicyFile(c *serveConfig, path string) error {
 	if path == "" {
 		return nil
 	}
+	c.policyFile = path
 	raw, err := readBounded(path)
 	if err != nil {
 		return err
@@ -351,7 +363,7 @@ func loadConfig(fs *pflag.FlagSet, getenv func(string) (string, bool)) (serveCon
 	if v, ok := getenv("GURURMM_CONFIG"); ok && file == "" {
 		file = v
 	}
-	if file != "" {
+	if c.configFile = file; file != "" {
 		if err := c.applyFile(file); err != nil {
 			return c, fmt.Errorf("configuration: %w", err)
 		}

@@ -72,7 +72,7 @@ func addServe(root *cobra.Command) {
 		},
 	}
 	addFlags(cmd.Flags())
-	root.AddCommand(cmd, operatorTokenCommand(), migrateCommand())
+	root.AddCommand(cmd, operatorTokenCommand(), migrateCommand(), backupCommand(), restoreCommand())
 }
 
 // interruptible is the command's context, ended in order by Ctrl-C and SIGTERM.

@@ -79,8 +79,8 @@ const maxID = 64
 // faultWritten is the label of a fault seam: a part is on disk, and not counted yet.
 const faultWritten = "bundles.written"
 
-// partial is how the name of a file ends that is not whole yet.
-const partial = ".part"
+// Partial is how the name of a file ends that is not whole yet.
+const Partial = ".part"
 
 // Offer describes a bundle that an agent sends. It is the same with each part.
 type Offer struct {
@@ -161,7 +161,7 @@ func (s *Shelf) clear(ctx context.Context) error {
 		return err
 	}
 	for _, f := range files {
-		id := strings.TrimSuffix(filepath.Base(f), partial)
+		id := strings.TrimSuffix(filepath.Base(f), Partial)
 		if !usable(id) || owner[id] == filepath.Base(filepath.Dir(f)) {
 			continue // what is not ours is left alone
 		}
@@ -285,7 +285,7 @@ func (s *Shelf) known(ctx context.Context, o Offer) (operator.Bundle, error) {
 		}
 		return b, errors.Join(store.ErrNotFound, s.drop(ctx, b, "its file is missing or cut"))
 	}
-	size, err := length(s.path(b) + partial)
+	size, err := length(s.path(b) + Partial)
 	if err != nil {
 		return b, err
 	}
@@ -294,13 +294,13 @@ func (s *Shelf) known(ctx context.Context, o Offer) (operator.Bundle, error) {
 			return b, err
 		}
 		if size > 0 {
-			if err := atomicfile.Rename(s.path(b), s.path(b)+partial); err != nil {
+			if err := atomicfile.Rename(s.path(b), s.path(b)+Partial); err != nil {
 				return b, err
 			}
 		}
 	}
 	if size > b.Held { // not counted: nobody was told of it
-		return b, os.Truncate(s.path(b)+partial, b.Held)
+		return b, os.Truncate(s.path(b)+Partial, b.Held)
 	}
 	b.Held = size
 	return b, nil
@@ -414,7 +414,7 @@ func (s *Shelf) add(ctx context.Context, b operator.Bundle, more []byte) (operat
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return b, room(err)
 	}
-	f, err := os.OpenFile(s.path(b)+partial, os.O_WRONLY|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(s.path(b)+Partial, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return b, room(err)
 	}
@@ -447,14 +447,14 @@ func (s *Shelf) finish(ctx context.Context, b operator.Bundle) (wire.BundleState
 	if b.Complete || b.Held < b.Size {
 		return wire.BundleState{ID: b.ID, Held: b.Held, Total: b.Size, Complete: b.Complete}, nil
 	}
-	got, err := hashOf(s.path(b)+partial, b.Size)
+	got, err := hashOf(s.path(b)+Partial, b.Size)
 	if err != nil {
 		return wire.BundleState{}, err
 	}
 	if got != b.SHA256 {
 		return wire.BundleState{}, errors.Join(ErrWrongHash, s.drop(ctx, b, "its bytes are not those announced"))
 	}
-	if err := atomicfile.Rename(s.path(b)+partial, s.path(b)); err != nil {
+	if err := atomicfile.Rename(s.path(b)+Partial, s.path(b)); err != nil {
 		return wire.BundleState{}, err
 	}
 	if err := atomicfile.SyncDir(filepath.Dir(s.path(b))); err != nil {
@@ -516,7 +516,7 @@ func (s *Shelf) drop(ctx context.Context, b operator.Bundle, why string) error {
 	}
 	s.o.Log.Info("bundle dropped", "agent", b.Agent, "bundle", b.ID, "held", b.Held, "size", b.Size, "reason", why)
 	var errs []error
-	for _, path := range []string{s.path(b), s.path(b) + partial} {
+	for _, path := range []string{s.path(b), s.path(b) + Partial} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

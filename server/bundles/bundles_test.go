@@ -164,7 +164,7 @@ func TestAServerKilledAtAnyChangeGoesOn(t *testing.T) {
 			}
 			if errors.Is(err, errKilled) {
 				armed = false
-				path := filepath.Join(r.o.Dir, "a", o.ID+partial)
+				path := filepath.Join(r.o.Dir, "a", o.ID+Partial)
 				if f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err == nil && rnd.IntN(2) == 0 {
 					f.WriteString("bytes that were never synced")
 					f.Close()
@@ -242,7 +242,7 @@ func TestOldPartialsAndStrangeFilesGo(t *testing.T) {
 	if s, err := r.Held(t.Context(), o); err != nil || s.Held != 0 || !r.there(t, kept) {
 		t.Errorf("old: %+v, %v", s, err)
 	}
-	orphan, foreign := filepath.Join(r.o.Dir, "a", wire.NewID()+partial), filepath.Join(r.o.Dir, "a", "README.txt")
+	orphan, foreign := filepath.Join(r.o.Dir, "a", wire.NewID()+Partial), filepath.Join(r.o.Dir, "a", "README.txt")
 	for _, path := range []string{orphan, foreign} {
 		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
