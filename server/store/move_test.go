@@ -59,7 +59,11 @@ func same(t *testing.T, st store.Store, want map[string]any) {
 // number is given twice, and agents that were removed stay so.
 func TestAMoveKeepsEachAnswer(t *testing.T) {
 	path, answers := grown(t)
-	url := pgtest.Shared(t).Database(t)
+	db := pgtest.Shared(t)
+	// Its owner, as the documentation has it made, and nothing more.
+	db.Exec(t, "postgres", `CREATE ROLE mover LOGIN`)
+	db.Exec(t, "postgres", `CREATE DATABASE moved OWNER mover`)
+	url := strings.Replace(db.URL("moved"), "gururmm@", "mover@", 1)
 	var marked string
 	all, err := move(t, path, url, func(database string) error { marked = database; return nil })
 	if err != nil {
@@ -70,7 +74,7 @@ func TestAMoveKeepsEachAnswer(t *testing.T) {
 			t.Errorf("%+v", m) // the fixture must have rows in each
 		}
 	}
-	if !strings.HasPrefix(marked, "postgres://gururmm@127.0.0.1:") {
+	if !strings.HasPrefix(marked, "postgres://mover@127.0.0.1:") {
 		t.Errorf("marked as moved to %q", marked)
 	}
 	st := openPostgres(t, url)
