@@ -32,8 +32,9 @@ sh scripts/need.sh go
 work=$(mktemp -d)
 container=""
 cleanup() {
-	# Its namespace ends with it, and all that is in it.
-	[ -z "$container" ] || { kill -9 "$container" && wait "$container"; } 2>/dev/null || true
+	# Its namespace ends with the child of timeout, and all that is in it; timeout itself,
+	# killed, would leave both.
+	[ -z "$container" ] || { pkill -KILL -P "$container"; wait "$container"; } 2>/dev/null || true
 	rm -rf "$work"
 }
 trap cleanup EXIT
