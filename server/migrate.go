@@ -38,7 +38,7 @@ func movedAway(dir string) error {
 	if err == nil {
 		err = json.Unmarshal(raw, &m)
 	}
-	to := fmt.Sprintf("to %s on %s", m.Database, m.At.Local().Format(time.DateTime))
+	to := fmt.Sprintf("(%s) on %s", m.Database, m.At.Local().Format(time.DateTime))
 	if err != nil {
 		to = fmt.Sprintf("(%v)", err) // that it is there says enough
 	}

@@ -86,7 +86,7 @@ func contents(m server.BackupManifest) string {
 // tellDump says what completes a backup whose database is elsewhere.
 func tellDump(w io.Writer, m server.BackupManifest) {
 	if m.Database != "" {
-		fmt.Fprintf(w, "\n%s\n\n  pg_dump --format=custom --file=gururmm.dump %s\n",
+		fmt.Fprintf(w, "\n%s\n\n  (umask 077; pg_dump --format=custom --file=gururmm.dump %s)\n",
 			wrap.Behind("", "The database is not in it. A dump completes it, made before it (a password: by PGPASSFILE):"), quote(m.Database))
 	}
 }

@@ -14,8 +14,11 @@ import (
 func TestBackupAndRestoreByHand(t *testing.T) {
 	dir := t.TempDir()
 	state, config, file := filepath.Join(dir, "state"), filepath.Join(dir, "gururmm.yaml"), filepath.Join(dir, "b.tar.gz")
-	policy := filepath.Join(dir, "policy.yaml")
-	for path, text := range map[string]string{config: "state_dir: " + state + "\npolicy: " + policy + "\n", policy: "version: 3\n"} {
+	policy, key := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "release.key.pub")
+	if _, errs, code := typed(t, nil, "update", "keygen", "--out", strings.TrimSuffix(key, ".pub"), "--no-password"); code != 0 {
+		t.Fatal(errs)
+	}
+	for path, text := range map[string]string{config: "state_dir: " + state + "\npolicy: " + policy + "\nrelease_key: [" + key + "]\n", policy: "version: 3\n"} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -46,7 +49,7 @@ func TestBackupAndRestoreByHand(t *testing.T) {
 	said(out, "without bundles. All of it is as it was written.")
 	again := filepath.Join(dir, "again")
 	out, _ = ok("", "restore", file, "--state-dir", again)
-	for key, path := range map[string]string{"config": config, "policy": policy} {
+	for key, path := range map[string]string{"config": config, "policy": policy, "release_key-1": key} {
 		restored := filepath.Join(again, "restored-config", key)
 		said(out, restored+" was "+path)
 		was, _ := os.ReadFile(path)

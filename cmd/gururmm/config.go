@@ -35,12 +35,16 @@ type serveConfig struct {
 	databaseURLFile string
 	// configFile is where settings came from, policyFile the policy; "": from no file.
 	configFile, policyFile string
+	releaseKeyFiles        []string
 }
 
 // files are all that the configuration is read from, by what names them.
 func (c serveConfig) files() map[string]string {
 	all := map[string]string{"config": c.configFile, "policy": c.policyFile, "cert": c.server.CertFile, "key": c.server.KeyFile,
 		"admin_token_file": c.server.AdminTokenFile, "database_url_file": c.databaseURLFile}
+	for i, path := range c.releaseKeyFiles {
+		all[fmt.Sprintf("release_key-%d", i+1)] = path
+	}
 	maps.DeleteFunc(all, func(_, path string) bool { return path == "" })
 	return all
 }
@@ -163,7 +167,7 @@ func setProxies(c *serveConfig, v string) error {
 
 // setReleaseKeys takes keys as they are ("RW…") or files that hold one each.
 func setReleaseKeys(c *serveConfig, v string) error {
-	c.server.ReleaseKeys = nil
+	c.server.ReleaseKeys, c.releaseKeyFiles = nil, nil
 	for part := range strings.SplitSeq(v, ",") {
 		part = strings.TrimSpace(part)
 		if part == "" {
@@ -178,6 +182,7 @@ func setReleaseKeys(c *serveConfig, v string) error {
 			if k, err = release.ParseKey(string(raw)); err != nil {
 				return fmt.Errorf("%s: %w", part, err)
 			}
+			c.releaseKeyFiles = append(c.releaseKeyFiles, part)
 		}
 		c.server.ReleaseKeys = append(c.server.ReleaseKeys, k.String())
 	}
