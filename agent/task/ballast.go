@@ -85,8 +85,9 @@ func (b *ballast) fill() error {
 
 // isFull reports whether err says that a disk, or a share of it, is full.
 func isFull(err error) bool {
-	if runtime.GOOS == "windows" { // ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL
-		return errors.Is(err, syscall.Errno(39)) || errors.Is(err, syscall.Errno(112))
+	if runtime.GOOS == "windows" && // ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL
+		(errors.Is(err, syscall.Errno(39)) || errors.Is(err, syscall.Errno(112))) {
+		return true
 	}
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }

@@ -3,6 +3,7 @@ package task
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -28,7 +29,7 @@ func TestAFullDiskTakesCommandsOfTheBallast(t *testing.T) {
 	full.Store(size())
 	d.full.Store(true)
 	order(t, e, command("c1", "echo room"))
-	if r := u.result(t, "c1"); r.State != wire.StateCompleted || string(r.Stdout) != "room\n" {
+	if r := u.result(t, "c1"); r.State != wire.StateCompleted || strings.TrimSpace(string(r.Stdout)) != "room" {
 		t.Fatalf("%+v", r)
 	}
 	shut(t, e)

@@ -207,7 +207,7 @@ func TestDirectoriesThatAreGoneAreMadeAnew(t *testing.T) {
 		}
 		id := fmt.Sprintf("c%d", i)
 		order(t, e, command(id, "echo well"))
-		if r := u.result(t, id); r.State != wire.StateCompleted || string(r.Stdout) != "well\n" {
+		if r := u.result(t, id); r.State != wire.StateCompleted || strings.TrimSpace(string(r.Stdout)) != "well" {
 			t.Errorf("%+v", r)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 const NoFollow = 0
 
 // Open opens path for reading. Unlike [os.Open] it lets others rename, replace
-// and remove the file meanwhile, as Unix does.
+// and remove the file meanwhile, as Unix does. What is no regular file is [ErrNotFile].
 func Open(path string) (*os.File, error) {
 	name, err := windows.UTF16PtrFromString(path)
 	if err != nil {
@@ -21,6 +21,9 @@ func Open(path string) (*os.File, error) {
 		windows.FILE_SHARE_READ|windows.FILE_SHARE_WRITE|windows.FILE_SHARE_DELETE,
 		nil, windows.OPEN_EXISTING, windows.FILE_ATTRIBUTE_NORMAL, 0)
 	if err != nil {
+		if info, serr := os.Stat(path); serr == nil && !info.Mode().IsRegular() { // a directory: access is denied
+			err = ErrNotFile
+		}
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	return os.NewFile(uintptr(h), path), nil
