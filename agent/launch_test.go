@@ -34,13 +34,7 @@ func TestUncertainStateIsNotActedOn(t *testing.T) {
 			}
 		},
 		"not readable": func(t *testing.T, store *versions.Store) {
-			var err error
-			if runtime.GOOS == "windows" { // a directory can't be opened there
-				err = os.MkdirAll(store.StateFile(), 0o700)
-			} else { // nor what lies below a file, by root either
-				err = os.WriteFile(filepath.Dir(store.StateFile()), nil, 0o600)
-			}
-			if err != nil {
+			if err := unreadable(t, store.StateFile()); err != nil {
 				t.Fatal(err)
 			}
 		},
