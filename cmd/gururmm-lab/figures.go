@@ -81,7 +81,7 @@ func floorCommand() *cobra.Command {
 	var send bool
 	cmd := &cobra.Command{
 		Use:    figures.FloorWord,
-		Short:  "Be one end of what an idle endpoint is held against",
+		Short:  "Be one end of what an idle endpoint is measured beside",
 		Hidden: true,
 		Args:   help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -16,7 +16,7 @@ import (
 // FloorWord as the first argument makes the measuring program one end of the floor.
 const FloorWord = "floor"
 
-// Floor is what an idle endpoint is held against, for what it costs to wake a process
+// Floor is what an idle endpoint is measured beside, for what it costs to wake a process
 // differs a hundredfold between machines: two processes, one of which sends the other the
 // shortest report as often as a worker sends one to its guardian, and nothing else.
 //
