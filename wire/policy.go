@@ -174,7 +174,8 @@ func checkDoor(d OOBDoor) error {
 		return nil
 	}
 	b64, ok := strings.CutPrefix(d.Pin, "sha256/")
-	if sum, err := base64.StdEncoding.Strict().DecodeString(b64); !ok || err != nil || len(sum) != sha256.Size {
+	sum, err := base64.StdEncoding.Strict().DecodeString(b64)
+	if !ok || err != nil || len(sum) != sha256.Size || base64.StdEncoding.EncodeToString(sum) != b64 { // a decoder passes over line breaks
 		return fmt.Errorf("%q is not a pin: want sha256/ and 32 bytes in base64", d.Pin)
 	}
 	return nil

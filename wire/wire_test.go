@@ -248,6 +248,7 @@ func TestPolicyDefaultsAreValidAndKillersAreRefused(t *testing.T) {
 		"plain door":       {OOB: []OOBDoor{{URL: "http://127.0.0.1:8444"}}},
 		"door with a path": {OOB: []OOBDoor{{URL: "https://rmm.example/x"}}},
 		"no pin":           {OOB: []OOBDoor{{URL: "https://rmm.example", Pin: "sha256/AAAA"}}},
+		"a broken pin":     {OOB: []OOBDoor{{URL: "https://rmm.example", Pin: "sha256/" + strings.Repeat("A", 20) + "\n" + strings.Repeat("A", 23) + "="}}},
 		"nine doors":       {OOB: slices.Repeat([]OOBDoor{{URL: "https://rmm.example"}}, 9)},
 		"a long door":      {OOB: []OOBDoor{{URL: "https://" + strings.Repeat("a", 2048)}}},
 		"plain link":       {LinkURLs: []string{"ws://example.org/v1/link"}},
