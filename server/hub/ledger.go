@@ -166,6 +166,10 @@ func (l *link) fallSilent(f session.Facts, now time.Time) {
 		return // not a ping is written: that is the writer's matter
 	}
 	l.mu.Lock()
+	if l.gone || l.verdict != "" { // what was proven since it was looked at stands
+		l.mu.Unlock()
+		return
+	}
 	l.verdict, l.reported, l.asked = selfcheck.CodeLinkSilent, false, time.Time{}
 	l.mu.Unlock()
 	l.logVerdict("", selfcheck.CodeLinkSilent, f.Ledger)
