@@ -24,7 +24,7 @@ func span(d time.Duration) string {
 	}
 }
 
-// spanBeyond writes d, which is at least limit, and so that it can be seen to be.
+// spanBeyond writes d so that it can be seen on which side of limit it is.
 func spanBeyond(d, limit time.Duration) string {
 	if said := span(d); said != span(limit) {
 		return said

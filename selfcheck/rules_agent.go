@@ -177,7 +177,7 @@ func lookJournal(f *facts, r *rule) *hit {
 }
 
 // ordinary are refusals of the daily run, no fault of the message; a journal that
-// can't be written, and a quarantine, are findings of their own.
+// can't be written, and a quarantine, are verdicts of their own.
 var ordinary = []wire.Code{wire.CodeBusy, wire.CodeExpired, wire.CodeDraining, wire.CodeDuplicate, wire.CodeJournal, wire.CodeQuarantined}
 
 func lookRejected(f *facts, r *rule) *hit {

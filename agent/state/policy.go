@@ -71,21 +71,21 @@ func OpenPolicy(id Identity, env wire.Envelope) (wire.Policy, error) {
 	return p, nil
 }
 
-// StoredPolicy is as [Dir.Policy], for who only looks: the file is left as it is.
-func (d *Dir) StoredPolicy() wire.Policy {
+// StoredPolicy is as [Dir.Policy], for who only looks: the file is left as it is, and the
+// default stands for one that can't be used.
+func (d *Dir) StoredPolicy() (p wire.Policy) {
 	raw, err := d.read(policyFile, wire.MaxMessage)
-	if err != nil {
-		return wire.DefaultPolicy()
+	var id Identity
+	if err == nil {
+		id, err = d.Identity()
 	}
-	id, err := d.Identity()
-	if err != nil {
-		return wire.DefaultPolicy()
+	var env wire.Envelope
+	if err == nil {
+		env, err = wire.Decode(raw)
 	}
-	env, err := wire.Decode(raw)
-	if err != nil {
-		return wire.DefaultPolicy()
+	if err == nil {
+		p, err = OpenPolicy(id, env)
 	}
-	p, err := OpenPolicy(id, env)
 	if err != nil {
 		return wire.DefaultPolicy()
 	}
