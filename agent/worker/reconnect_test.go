@@ -66,7 +66,13 @@ func TestEndOfALinkIsNoOldAttempt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := newServer(t)
-				r := startRig(t, srv, nil)
+				r := startRig(t, srv, func(c *worker.Config) {
+					// A dial of no time at all can be over before a report of it is due.
+					c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+						time.Sleep(time.Second)
+						return srv.dial(ctx, network, addr)
+					}
+				})
 				p := r.verified(1)
 				time.Sleep(3 * time.Minute)
 				end(r, p)
