@@ -202,9 +202,10 @@ func TestCancelAndTimeout(t *testing.T) {
 	c := command("c1", "echo began; sleep 100")
 	order(t, e, c)
 	u.until(t, "output while it runs", func() bool { return len(u.output["c1/stdout"]) > 0 })
-	if f := e.Facts(); f.Running != 1 || len(f.Jobs) != 1 || f.Jobs[0].PID == 0 {
-		t.Errorf("facts: %+v", f)
-	}
+	eventually(t, "the job with its process in the facts", func() bool { // it is noted on disk first
+		f := e.Facts()
+		return f.Running == 1 && len(f.Jobs) == 1 && f.Jobs[0].PID != 0
+	})
 	if !e.Cancel("c1") {
 		t.Error("cancel found no job")
 	}
