@@ -10,16 +10,20 @@ import (
 )
 
 const (
-	// ReportEvery is the longest a worker goes without a report to its guardian: each
-	// wake of an idle process costs far more than what it then does, and four
-	// reports in ten seconds are enough to be judged by.
-	ReportEvery = 2500 * time.Millisecond
-	// ReportMissed is the silence from which it is not by chance: two reports are
-	// missing. The guardian asks for one then, and looks at the worker from outside.
-	ReportMissed = 2*ReportEvery + ReportEvery/5
+	// ReportEvery is the longest a worker goes without a report to its guardian. What
+	// changes is told at once; this is for the time in which nothing does, and each wake
+	// of an idle process costs far more than what it then does.
+	ReportEvery = 4 * time.Second
+	// ReportUneasy is the same while something in the report could grow worse by time alone.
+	ReportUneasy = 2500 * time.Millisecond
+	// ReportMissed is the silence from which a report is missing. The guardian asks for
+	// one then, and looks at the worker from outside.
+	ReportMissed = ReportEvery + ReportEvery/2
+	// reportLate is the silence from which a report is told of as one of the past.
+	reportLate = ReportEvery + ReportEvery/4
 	// reportSlack is how far facts may be carried forward by the clock alone. Beyond it
 	// no suspicion ripens, for the worker would have said by now what became of it.
-	reportSlack = ReportEvery + ReportEvery/4
+	reportSlack = ReportUneasy + ReportUneasy/4
 	// minGapGrace and gapRoundTrips: a ping may overtake text by as much on some
 	// paths; a text that comes within this is delayed, not lost.
 	minGapGrace   = time.Second
@@ -93,7 +97,7 @@ func (f *facts) late() time.Duration {
 	if f.Worker.Silent != nil {
 		late = max(late, f.sinceAwake(*f.Worker.Silent))
 	}
-	if late <= reportSlack {
+	if late <= reportLate {
 		return 0
 	}
 	return late

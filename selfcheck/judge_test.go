@@ -414,15 +414,15 @@ var judgeCases = []judgeCase{
 	{name: "a frozen worker's suspicion does not ripen", want: CodeLinkTextLost, suspected: true, change: func(s *Snapshot) {
 		lose(s, 1, 0.2)
 		s.Link.Ledger.RTT = sec(1)
-	}, after: 4.2, says: "as of the worker's last report, 4.2 s ago"},
+	}, after: 5.2, says: "as of the worker's last report, 5.2 s ago"},
 	{name: "nor if its ages were brought forward", want: CodeLinkTextLost, suspected: true, change: func(s *Snapshot) {
 		lose(s, 1, 4.2)
 		s.Worker.Silent, s.Link.Ledger.RTT = sec(4.2), sec(1)
 	}},
-	{name: "a worker just frozen: the ages are those of its last report", want: CodeOK, after: 5, says: "as of the worker's last report, 5.0 s ago"},
+	{name: "a worker just frozen: the ages are those of its last report", want: CodeOK, after: 5.1, says: "as of the worker's last report, 5.1 s ago"},
 	{name: "a worker frozen, perhaps", want: CodeAgentHung, suspected: true, after: 7, says: "not reported for 7.0 s", masks: []Code{CodeLinkTextLost},
 		change: func(s *Snapshot) { lose(s, 1, 0.2); s.Link.Ledger.RTT = sec(1) }},
-	{name: "a proof stands while the worker is perhaps frozen", want: CodeLinkTextLost, after: 4, says: "last report, 4.0 s ago",
+	{name: "a proof stands while the worker is perhaps frozen", want: CodeLinkTextLost, after: 6, says: "last report, 6.0 s ago",
 		change: func(s *Snapshot) { lose(s, 1, 5) }},
 	{name: "crash loop", want: CodeAgentCrashloop, change: func(s *Snapshot) {
 		*s = Snapshot{Worker: WorkerFacts{Exits: 4, LastExit: "exit status 2"}}

@@ -37,8 +37,8 @@ type rule struct {
 // Graces with their reasons. Those that depend on the round trip are computed by
 // [facts.grace].
 const (
-	hungGrace    = ReportMissed + 2*time.Second // asked, and silent still
-	hungSuspect  = ReportMissed                 // to be told, not to be acted upon
+	hungGrace    = 2 * ReportEvery              // asked two seconds ago, and silent still
+	hungSuspect  = ReportMissed + time.Second/2 // asked, and no answer yet: to be told, not to be acted upon
 	stalledGrace = 5 * time.Second              // no loop may take so long over one thing: handlers run elsewhere
 	// writerGrace: a loop in a write may rightly wait for the network as long as its own
 	// deadline of 10 s; only then can it be said that the agent is what stands still.

@@ -55,8 +55,7 @@ func TestStalledDispatcherIsNamed(t *testing.T) {
 		p.sendSigned(wire.TypeCommand, command(nil))
 
 		r.wait("the stalled loop", 10*time.Second, func() bool {
-			d := r.last().Loops["dispatcher"].Pending
-			return d != nil && *d > 5*time.Second
+			return r.pending("dispatcher") > 5*time.Second
 		})
 		s := r.last()
 		if l := s.Link.Ledger; l.Peer == nil || l.Peer.Written != l.Local.Read || l.Down != nil {
@@ -128,8 +127,7 @@ func TestAnOldDispatcherThatComesBackDoesNothing(t *testing.T) {
 					}
 					job() // waits behind it
 					r.wait("the stalled dispatcher", 10*time.Second, func() bool {
-						d := r.last().Loops["dispatcher"].Pending
-						return hang.caught.Load() == int64(n+1) && d != nil && *d > 5*time.Second
+						return hang.caught.Load() == int64(n+1) && r.pending("dispatcher") > 5*time.Second
 					})
 					hang.armed.Store(false)
 					r.order(pipe.Order{RestartStage: "dispatcher"})
@@ -295,7 +293,7 @@ func TestSuspendWithoutAGap(t *testing.T) {
 		time.Sleep(time.Minute)
 		slept.Add(int64(10 * time.Minute))
 		pings := srv.pings.Load()
-		r.wait("the suspend in the facts", 3*time.Second, func() bool { return r.last().Suspend != nil })
+		r.wait("the suspend in the facts", 5*time.Second, func() bool { return r.last().Suspend != nil })
 		if l := r.last().Suspend.Length; l != 10*time.Minute {
 			t.Errorf("slept %v, want 10 min", l)
 		}

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
 
@@ -19,7 +20,7 @@ const (
 	stoodStill = 10 * time.Second
 	// heldUp: with no sign of the monitor nor of the reporter for so long the process
 	// as a whole did not run, and how long a token has been out says nothing.
-	heldUp = 3 * time.Second
+	heldUp = monitorEvery + tickSlack
 )
 
 // suspend remembers the last time this machine did not run.
@@ -75,10 +76,19 @@ func (w *worker) monitor(ctx context.Context) {
 		w.dispatcher.post(now)
 		w.metrics.post(now)
 		w.executor.post(now, w.exec.Token)
+		runtime.Gosched() // a loop that turns takes its token in this wake of the process
+		if w.tokensOut(now) && w.calm.Load() != nil {
+			w.change() // it is told as it is from now on
+		}
 		if w.out.stuck(now) > guardianDeaf {
 			w.end(stopRequest{grace: stopGrace, reason: "the guardian reads no more", err: ErrGuardianDeaf})
 		}
 	}
+}
+
+// tokensOut reports whether a loop has not given its token back.
+func (w *worker) tokensOut(now time.Time) bool {
+	return w.dispatcher.pending(now) != nil || w.metrics.pending(now) != nil || w.executor.pending(now) != nil || w.ordering.pending(now) != nil
 }
 
 // pulseReporter lets the reporter take its snapshot now, before the next tokens go

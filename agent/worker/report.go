@@ -59,12 +59,8 @@ func (w *worker) stillCalm(now time.Time) bool {
 	if m == nil || now.Sub(m.whole) >= reportWhole || len(w.changes) > 0 {
 		return false
 	}
-	for _, p := range []*time.Duration{
-		w.dispatcher.pending(now), w.metrics.pending(now), w.executor.pending(now), w.ordering.pending(now),
-	} {
-		if p != nil {
-			return false
-		}
+	if w.tokensOut(now) {
+		return false
 	}
 	reader, writer := w.link.busy(now)
 	started, finished := w.exec.Counters()
@@ -75,10 +71,12 @@ func (w *worker) stillCalm(now time.Time) bool {
 
 // report sends snapshots: at once on a change or when the guardian asks, at least every
 // reportWhole, and something at each pulse of the monitor, which alone says "the same"
-// while nothing happens. It has no clock of its own: one that is set anew at each report
-// wakes an idle process as often again.
+// while nothing happens. It has a clock of its own only while it is not calm: one that
+// is set anew at each report wakes an idle process as often again.
 func (w *worker) report(ctx context.Context) {
 	w.change() // the first
+	uneasy := time.NewTimer(selfcheck.ReportUneasy)
+	defer uneasy.Stop()
 	var last time.Time
 	wasRewritten := false
 	var whole time.Time
@@ -90,6 +88,7 @@ func (w *worker) report(ctx context.Context) {
 			return
 		case <-w.pulse:
 			pulsed = true
+		case <-uneasy.C:
 		case <-w.changes:
 			wait := reportGap
 			if w.calm.Load() == nil {
@@ -130,8 +129,10 @@ func (w *worker) report(ctx context.Context) {
 		}
 		if mark.whole = whole; calm {
 			w.calm.Store(&mark)
+			uneasy.Stop()
 		} else {
 			w.calm.Store(nil)
+			uneasy.Reset(selfcheck.ReportUneasy)
 		}
 		if now := rewritten(s.Link.Ledger); now != wasRewritten {
 			wasRewritten = now

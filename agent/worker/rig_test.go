@@ -427,6 +427,16 @@ func (r *rig) verified(n int) *peer {
 	return r.srv.last()
 }
 
+// pending is how long a loop's token has been out, as the guardian reckons it; 0: it is not.
+func (r *rig) pending(loop string) time.Duration {
+	s := r.last()
+	d := s.Loops[loop].Pending
+	if d == nil {
+		return 0
+	}
+	return *d + time.Since(s.Taken)
+}
+
 // stop closes the worker's input, as a guardian that is gone, and wants the run
 // to end with want. A test's end does that anyway: nothing may be left running.
 func (r *rig) stop(want error) {
