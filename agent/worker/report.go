@@ -155,9 +155,9 @@ func (w *worker) snapshot() *selfcheck.Snapshot {
 	w.counters.fill(s, started, finished, now)
 	s.Suspend = w.suspend.facts(now)
 	reader, writer := w.link.busy(now)
-	monitor := w.ticked.pending(now)
-	if monitor != nil && *monitor < monitorEvery+tickSlack {
-		monitor = nil
+	var monitor *time.Duration // beyond its tick
+	if late := w.ticked.late(now) - monitorEvery; late >= tickSlack {
+		monitor = &late
 	}
 	s.Loops = map[string]selfcheck.LoopFacts{
 		loopReader:     reader,
