@@ -20,6 +20,8 @@ const (
 	tickEvery = time.Second
 	// lateTicks: an endpoint that failed is asked for a late word each so many ticks.
 	lateTicks = 15
+	// maxAgain bounds how often a change is tried anew that another node came before.
+	maxAgain = 5
 	// workTimeout bounds one look at a rollout, and one request.
 	workTimeout = 30 * time.Second
 	// orderLife: until then a download that breaks off is tried again.
@@ -42,6 +44,9 @@ type Options struct {
 	// Later reports whether an error of Orders.Order is about this endpoint at this
 	// moment alone: then it is put off.
 	Later func(error) bool
+	// Leads tells whether this is the node that carries rollouts on; the others only change
+	// and show what is stored. nil: it is the only one. Must not block.
+	Leads func() bool
 	Now   func() time.Time // default time.Now
 	Log   *slog.Logger
 }
@@ -53,6 +58,8 @@ type Service struct {
 	quit chan struct{} // closed when Run has ended
 	open map[string]*roll
 	tick int
+	// stale: open is not what is stored.
+	stale bool
 }
 
 // roll is a rollout that is active, or has endpoints that have not ended.
@@ -88,11 +95,57 @@ func (s *Service) Run(ctx context.Context) error {
 			bounded(ctx, fn)
 		case <-tick.C:
 			s.tick++
+			if !s.leads(ctx) {
+				continue
+			}
 			for _, r := range s.open {
 				s.step(ctx, r)
 			}
 		}
 	}
+}
+
+// leads reports whether it is this node's turn, with what other nodes may have changed taken up.
+func (s *Service) leads(ctx context.Context) bool {
+	if s.o.Leads == nil {
+		return true
+	}
+	if !s.o.Leads() {
+		return false
+	}
+	if err := s.refresh(ctx); err != nil {
+		if ctx.Err() == nil {
+			s.o.Log.Error("rollouts can't be read; it is tried again", "error", err)
+		}
+		return false
+	}
+	return true
+}
+
+// refresh takes up what other nodes have changed.
+func (s *Service) refresh(life context.Context) error {
+	ctx, cancel := context.WithTimeout(life, workTimeout)
+	defer cancel()
+	all, err := s.o.Store.OpenRollouts(ctx)
+	if err != nil {
+		return err
+	}
+	there := map[string]bool{}
+	for _, r := range all {
+		there[r.ID] = true
+		if held := s.open[r.ID]; held == nil || held.Rev != r.Rev {
+			if err := s.adopt(ctx, r); err != nil {
+				return err
+			}
+		}
+	}
+	for id := range s.open {
+		if !there[id] {
+			delete(s.open, id)
+		}
+	}
+	s.stale = false
+	return nil
 }
 
 func bounded(ctx context.Context, fn func(context.Context)) {
@@ -104,8 +157,21 @@ func bounded(ctx context.Context, fn func(context.Context)) {
 // do has fn run by the goroutine that owns the rollouts, and gives its error.
 func (s *Service) do(ctx context.Context, fn func(context.Context) error) error {
 	done := make(chan error, 1)
+	turn := func(ctx context.Context) error {
+		if s.o.Leads == nil {
+			return fn(ctx)
+		}
+		for again := 0; ; again++ {
+			if err := s.refresh(ctx); err != nil {
+				return err
+			}
+			if err := fn(ctx); !s.stale || again == maxAgain {
+				return err
+			}
+		}
+	}
 	select {
-	case s.work <- func(ctx context.Context) { done <- fn(ctx) }:
+	case s.work <- func(ctx context.Context) { done <- turn(ctx) }:
 		return <-done // bounded by workTimeout
 	case <-ctx.Done():
 		return ctx.Err()
@@ -258,8 +324,12 @@ func (s *Service) save(ctx context.Context, r *roll, next store.Rollout, changed
 		return nil
 	}
 	if err := s.o.Store.SaveRollout(ctx, next, changed...); err != nil {
+		if errors.Is(err, store.ErrConflict) { // another node changed it: what is held is not the truth
+			s.stale = true
+		}
 		return err
 	}
+	next.Rev++
 	s.tell(r.Rollout, next, changed)
 	r.Rollout = next
 	for _, a := range changed {
@@ -372,6 +442,7 @@ func (s *Service) Create(ctx context.Context, n operator.NewRollout, by string) 
 		if err := s.o.Store.CreateRollout(ctx, r.Rollout, r.members); err != nil {
 			return err
 		}
+		r.Rev = 1
 		s.o.Log.Info("rollout begun", "rollout", r.ID, "version", r.Version, "endpoints", len(r.members), "by", by)
 		s.keep(r)
 		out, err = s.shown(ctx, r)

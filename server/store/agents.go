@@ -84,6 +84,7 @@ func (d *database) UpdatePresence(ctx context.Context, id string, p wire.Presenc
 
 func (d *database) SetQuarantined(ctx context.Context, id string, on bool) error {
 	return d.group.do(ctx, func(tx *txn) error {
+		tx.touch(TopicAgent, id)
 		return one(tx.Exec(`UPDATE agents SET quarantined = ? WHERE id = ?`, on, id))
 	})
 }
@@ -157,6 +158,9 @@ func (d *database) TradeToken(ctx context.Context, hash Hash, a Agent, now time.
 		a.Site, a.EnrolledAt = site, now.UTC().Truncate(time.Microsecond)
 		if a.Was, err = resolved(tx, resolution, token, a.ID, now); err != nil {
 			return err
+		}
+		if a.Was != "" {
+			tx.touch(TopicAgent, a.Was)
 		}
 		_, err = tx.Exec(`INSERT INTO agents (id, public_key, name, site, platform, version, fingerprint, enrolled_at, enroll_token, was) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			a.ID, []byte(a.PublicKey), a.Name, a.Site, string(platform), a.Version, a.Fingerprint, micros(a.EnrolledAt), token, a.Was)

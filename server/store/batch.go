@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -104,13 +106,16 @@ func (b *batch) flushSigns(ctx context.Context) error {
 		return nil
 	}
 	return b.d.group.do(ctx, func(tx *txn) error {
-		for agent, s := range seen {
+		// In order: nodes of a cluster that write the same rows must not wait for each other.
+		for _, agent := range slices.Sorted(maps.Keys(seen)) {
+			s := seen[agent]
 			if _, err := tx.Exec(`UPDATE agents SET last_seen = ?1, last_via = ?2 WHERE id = ?3 AND coalesce(last_seen, 0) < ?1`,
 				micros(s.at), s.via, agent); err != nil {
 				return err
 			}
 		}
-		for agent, m := range metrics {
+		for _, agent := range slices.Sorted(maps.Keys(metrics)) {
+			m := metrics[agent]
 			raw, err := json.Marshal(m)
 			if err != nil {
 				return err

@@ -19,7 +19,7 @@ const maxStages = 400
 
 const commandColumns = `c.id, c.agent, a.name, c.shell, c.script, c.state, c.reason, c.attempts, c.channel, c.created_at, c.expires_at,
 	c.timeout_ms, c.acked_at, c.ended_at, c.exit_code, c.stdout_bytes, c.stderr_bytes, c.stdout_lost, c.stderr_lost, c.orphans, c.created_by,
-	c.max_output, coalesce(c.idem_key, ''), c.cancel_at, c.cancel_by, c.rev`
+	c.max_output, coalesce(c.idem_key, ''), c.cancel_at, c.cancel_by, c.rev, c.owner`
 
 // lightColumns are the same without the script, which may be large.
 var lightColumns = strings.Replace(commandColumns, "c.script", "''", 1)
@@ -35,7 +35,7 @@ func scanCommand(r row) (c Command, err error) {
 	)
 	err = r.Scan(&c.ID, &c.Agent, &c.AgentName, &shell, &c.Script, &state, &c.Reason, &c.Attempts, &channel, &created, &expires,
 		&c.TimeoutMS, &acked, &ended, &exit, &c.StdoutBytes, &c.StderrBytes, &c.StdoutLost, &c.StderrLost, &c.Orphans, &c.CreatedBy,
-		&c.MaxOutput, &c.IdempotencyKey, &cancel, &c.CancelBy, &c.Rev)
+		&c.MaxOutput, &c.IdempotencyKey, &cancel, &c.CancelBy, &c.Rev, &c.Owner)
 	c.Shell, c.State, c.Channel = wire.Shell(shell), wire.State(state), wire.Channel(channel)
 	c.CreatedAt, c.ExpiresAt = timeOf(created), timeOf(expires)
 	c.AckedAt, c.EndedAt, c.CancelAt = timePtr(acked), timePtr(ended), timePtr(cancel)
@@ -57,6 +57,7 @@ func (d *database) CreateCommand(ctx context.Context, c Command, first ...Stage)
 		) SELECT a.name FROM made JOIN agents a ON a.id = made.agent`,
 		args: append(stageArgs(first), c.ID, c.Agent, string(c.Shell), c.Script, c.TimeoutMS, c.MaxOutput, micros(c.CreatedAt), c.CreatedBy, micros(c.ExpiresAt),
 			c.IdempotencyKey, string(c.State)),
+		topic: topic(TopicCommands, c.Agent),
 		scan: func(r row) error {
 			stored, created = c.fresh(), true
 			return r.Scan(&stored.AgentName)
@@ -84,6 +85,7 @@ func (d *database) CreateCommand(ctx context.Context, c Command, first ...Stage)
 			return err
 		}
 		created = true
+		tx.touch(TopicCommands, c.Agent)
 		if err := addStages(tx, first); err != nil {
 			return err
 		}
@@ -143,25 +145,26 @@ func (d *database) SaveCommand(ctx context.Context, c Command, stages ...Stage) 
 	}
 	usual := &single{query: `WITH saved AS (
 			UPDATE commands SET state = ?8, reason = ?9, attempts = ?10, channel = ?11, acked_at = ?12, ended_at = ?13, exit_code = ?14,
-			stdout_lost = ?15, stderr_lost = ?16, orphans = ?17, cancel_at = ?18, cancel_by = ?19, rev = rev + 1 WHERE id = ?20 AND rev = ?21 RETURNING id
+			stdout_lost = ?15, stderr_lost = ?16, orphans = ?17, cancel_at = ?18, cancel_by = ?19, owner = ?22, rev = rev + 1 WHERE id = ?20 AND rev = ?21 RETURNING id
 		), traced AS (` + traceStages + `) SELECT 1 FROM saved`,
 		args: append(stageArgs(stages), string(c.State), c.Reason, c.Attempts, string(c.Channel), microsPtr(c.AckedAt), microsPtr(c.EndedAt), exit,
-			c.StdoutLost, c.StderrLost, c.Orphans, microsPtr(c.CancelAt), c.CancelBy, c.ID, c.Rev),
-		scan: scanDone}
+			c.StdoutLost, c.StderrLost, c.Orphans, microsPtr(c.CancelAt), c.CancelBy, c.ID, c.Rev, c.Owner),
+		topic: topic(TopicCommands, c.Agent), scan: scanDone}
 	if !together(c.ID, stages) {
 		usual = nil
 	}
 	err = d.group.doSingle(ctx, usual, func(tx *txn) error {
 		err := one(tx.Exec(`UPDATE commands SET state = ?, reason = ?, attempts = ?, channel = ?, acked_at = ?, ended_at = ?, exit_code = ?,
-			stdout_lost = ?, stderr_lost = ?, orphans = ?, cancel_at = ?, cancel_by = ?, rev = rev + 1 WHERE id = ? AND rev = ?`,
+			stdout_lost = ?, stderr_lost = ?, orphans = ?, cancel_at = ?, cancel_by = ?, owner = ?, rev = rev + 1 WHERE id = ? AND rev = ?`,
 			string(c.State), c.Reason, c.Attempts, string(c.Channel), microsPtr(c.AckedAt), microsPtr(c.EndedAt), exit,
-			c.StdoutLost, c.StderrLost, c.Orphans, microsPtr(c.CancelAt), c.CancelBy, c.ID, c.Rev))
+			c.StdoutLost, c.StderrLost, c.Orphans, microsPtr(c.CancelAt), c.CancelBy, c.Owner, c.ID, c.Rev))
 		if errors.Is(err, ErrNotFound) {
 			return ErrConflict
 		}
 		if err != nil {
 			return err
 		}
+		tx.touch(TopicCommands, c.Agent)
 		return addStages(tx, stages)
 	})
 	return c.Rev + 1, err

@@ -28,6 +28,11 @@ type engine interface {
 	// begin opens a transaction. Only the group's goroutine does, and only one at a time.
 	// It may do some of first, and marks those.
 	begin(first []*single) (*txn, error)
+	// announce stores what a transaction has changed for the other nodes of a cluster, and
+	// gives it; without a cluster it does nothing.
+	announce(tx *txn) (topics []string, err error)
+	// lockRow ends a query of a row that is changed by what was read: another writer waits.
+	lockRow() string
 	// commit returns when the transaction is on disk, or with the error of all its writes.
 	commit(tx *txn) error
 	// rollback ends the transaction and passes cause on.
@@ -40,7 +45,13 @@ type engine interface {
 }
 
 // txn is the writer's connection as writes see it, inside a transaction.
-type txn struct{ session }
+type txn struct {
+	session
+	topics []string
+}
+
+// touch notes what the transaction changes; see [Nodes].
+func (t *txn) touch(kind, id string) { t.topics = append(t.topics, topic(kind, id)) }
 
 // session runs statements. Only the writer's goroutine uses it.
 type session interface {

@@ -28,6 +28,7 @@ func (d *database) CreateDirective(ctx context.Context, dir wire.Directive, by s
 		case err != nil:
 			return err
 		}
+		tx.touch(TopicDirectives, dir.Agent)
 		_, err = tx.Exec(`DELETE FROM directives WHERE agent = ?1 AND (ended_at IS NOT NULL OR expires_at <= ?2) AND created_at <
 			(SELECT created_at FROM directives WHERE agent = ?1 ORDER BY created_at DESC LIMIT 1 OFFSET ?3)`, dir.Agent, micros(now), KeepDirectives)
 		return err

@@ -36,13 +36,16 @@ func taken(err error) bool {
 // orphan reports whether err is the violation of a foreign key.
 func orphan(err error) bool { return breaks(err, "23503", sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY) }
 
+// deadlocked reports whether err is that two transactions waited for each other.
+func deadlocked(err error) bool { return err != nil && breaks(err, "40P01") }
+
 // late reports whether err is the refusal of a row of an agent that was removed, by a
 // trigger; see the migrations.
 func late(err error) bool { return breaks(err, "GR001", sqlite3.SQLITE_CONSTRAINT_TRIGGER) }
 
 // everyday reports whether err is one of this package's that say nothing of the database.
 func everyday(err error) bool {
-	for _, known := range []error{ErrNotFound, ErrConflict, ErrTokenInvalid, ErrClosed, ErrNoRoom, context.Canceled, context.DeadlineExceeded} {
+	for _, known := range []error{ErrNotFound, ErrConflict, ErrTokenInvalid, ErrClosed, ErrNoRoom, ErrLeaseLost, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, known) {
 			return true
 		}

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"slices"
 	"time"
 
@@ -77,7 +79,7 @@ func (b *batch) flushEvents(ctx context.Context) error {
 	b.mu.Unlock()
 	for len(all) > 0 {
 		some := all[:min(len(all), eventsAtOnce)]
-		if err := b.d.group.do(ctx, func(tx *txn) error { return saveEvents(tx, some) }); err != nil {
+		if err := b.d.group.do(ctx, func(tx *txn) error { return b.d.saveEvents(tx, some) }); err != nil {
 			b.keep(all)
 			return err
 		}
@@ -103,13 +105,13 @@ func (b *batch) keep(all []operator.AgentEvent) {
 	b.arm()
 }
 
-func saveEvents(tx *txn, all []operator.AgentEvent) error {
+func (d *database) saveEvents(tx *txn, all []operator.AgentEvent) error {
 	var newest time.Time
 	for _, e := range all {
 		if e.At.After(newest) {
 			newest = e.At
 		}
-		if err := saveEvent(tx, e); err != nil {
+		if err := d.saveEvent(tx, e); err != nil {
 			return err
 		}
 	}
@@ -118,7 +120,13 @@ func saveEvents(tx *txn, all []operator.AgentEvent) error {
 	return err
 }
 
-func saveEvent(tx *txn, e operator.AgentEvent) error {
+func (d *database) saveEvent(tx *txn, e operator.AgentEvent) error {
+	if lock := d.lockRow(); lock != "" { // another node's event of this agent comes before, or after
+		var n int
+		if err := tx.QueryRow(`SELECT 1 FROM agents WHERE id = ?`+lock, e.Agent).Scan(&n); err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+	}
 	var n int64 // of this one, within the agent; 0: the agent is gone
 	var last string
 	if err := tx.QueryRow(`SELECT coalesce((SELECT coalesce((SELECT max(n) FROM agent_events WHERE agent = ?1), 0) + 1 FROM agents WHERE id = ?1 AND purged = 0), 0),

@@ -35,10 +35,10 @@ func (w watched) begin(first []*single) (*txn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &txn{watchedSession{tx.session, w.told}}, nil
+	return &txn{session: watchedSession{tx.session, w.told}}, nil
 }
 
-func unwatched(tx *txn) *txn { return &txn{tx.session.(watchedSession).session} }
+func unwatched(tx *txn) *txn { return &txn{session: tx.session.(watchedSession).session} }
 
 func (w watched) commit(tx *txn) error { return w.engine.commit(unwatched(tx)) }
 

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,8 @@ type Commit struct {
 	Writes int // that shared it
 	// Took is from its beginning to the disk's word, or to the error.
 	Took time.Duration
+	// Topics are what nodes of a cluster are to look at again; without one there are none.
+	Topics []string
 	// Err is why nothing of it is stored; nil: all is, but for the writes that failed by themselves.
 	Err error
 }
@@ -35,6 +38,7 @@ type Commit struct {
 type write struct {
 	fn     func(*txn) error
 	single *single // nil: there is none
+	aside  func() error // in place of both: no transaction is made for it
 	err    error
 	done   chan struct{}
 	// claimed by whoever comes first: the writer to run it, or its caller to give it up.
@@ -54,6 +58,7 @@ func (w *write) claim() bool {
 type single struct {
 	query string
 	args  []any
+	topic string          // what it changes; see [txn.touch]
 	scan  func(row) error // that row; may run again, on another try
 	done  bool
 }
@@ -69,6 +74,24 @@ func newGroup(e engine, told func(Commit)) *group {
 // (busyTimeout and a disk's flush bound it), so that its outcome is always known.
 func (g *group) do(ctx context.Context, fn func(*txn) error) error {
 	return g.doSingle(ctx, nil, fn)
+}
+
+// alone runs fn in the writer's turn, outside of a transaction.
+func (g *group) alone(ctx context.Context, fn func() error) error {
+	w := &write{aside: fn, done: make(chan struct{})}
+	select {
+	case g.in <- w:
+	case <-g.quit:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-w.done:
+		return w.err
+	case <-g.quit:
+		return ErrClosed
+	}
 }
 
 // doSingle is do for a write whose usual case is one statement.
@@ -146,10 +169,40 @@ func (g *group) gather(first *write) []*write {
 }
 
 func (g *group) commit(all []*write) {
+	all = slices.DeleteFunc(all, func(w *write) bool {
+		if w.aside != nil {
+			w.err = w.aside()
+			close(w.done)
+		}
+		return w.aside != nil
+	})
+	if len(all) == 0 {
+		return
+	}
 	began := time.Now()
-	err := g.transaction(all)
+	topics, err := g.transaction(all)
+	// Nodes of a cluster that change the same rows in another order: one of both gives way.
+	for again := all; ; {
+		again = slices.DeleteFunc(slices.Clone(again), func(w *write) bool { return !deadlocked(err) && !deadlocked(w.err) })
+		if len(again) == 0 || began.Add(writeTimeout).Before(time.Now()) {
+			break
+		}
+		if deadlocked(err) {
+			err = nil
+		}
+		for _, w := range again {
+			w.err = nil
+		}
+		more, failed := g.transaction(again)
+		topics = append(topics, more...)
+		for _, w := range again {
+			if w.err == nil {
+				w.err = failed
+			}
+		}
+	}
 	if g.told != nil {
-		g.told(Commit{Writes: len(all), Took: time.Since(began), Err: err})
+		g.told(Commit{Writes: len(all), Took: time.Since(began), Topics: topics, Err: err})
 	}
 	if err != nil {
 		for _, w := range all {
@@ -164,7 +217,7 @@ func (g *group) commit(all []*write) {
 }
 
 // transaction runs all writes and commits; its error is of all that have none of their own.
-func (g *group) transaction(all []*write) error {
+func (g *group) transaction(all []*write) (topics []string, err error) {
 	var singles []*single
 	for _, w := range all {
 		if w.single != nil && w.claim() {
@@ -173,21 +226,28 @@ func (g *group) transaction(all []*write) error {
 	}
 	tx, err := g.e.begin(singles)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, w := range all {
-		if w.single != nil && w.single.done || !w.claim() { // or given up
+		if w.single != nil && w.single.done {
+			tx.topics = append(tx.topics, w.single.topic)
+			continue
+		}
+		if !w.claim() { // given up
 			continue
 		}
 		if len(all) == 1 {
 			if w.err = w.fn(tx); w.err != nil {
-				return g.e.rollback(tx, nil)
+				return nil, g.e.rollback(tx, nil)
 			}
 		} else if err := apart(tx, w); err != nil {
-			return g.e.rollback(tx, err)
+			return nil, g.e.rollback(tx, err)
 		}
 	}
-	return g.e.commit(tx)
+	if topics, err = g.e.announce(tx); err != nil {
+		return nil, g.e.rollback(tx, err)
+	}
+	return topics, g.e.commit(tx)
 }
 
 // apart runs w behind a savepoint. Its error means that the whole transaction is lost.

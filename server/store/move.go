@@ -40,6 +40,9 @@ var moveTables = []string{
 	"directives", "resolutions", "rollouts", "rollout_agents", "jobs", "job_agents", "commands", "stages", "outputs",
 }
 
+// ownTables are PostgreSQL's alone: of its schema, its writers, and a cluster's nodes.
+var ownTables = []string{"schema_version", "writer", "nodes", "leader", "views", "changes", "used_tokens"}
+
 // movedOwner is the row "writer" of a database that a move has filled and no server has written to.
 const movedOwner = "moved from SQLite"
 
@@ -114,7 +117,7 @@ func (m *move) open(ctx context.Context) error {
 	if err := m.to.check(ctx, conn); err != nil {
 		return err
 	}
-	if err := lock(ctx, conn); err != nil {
+	if err := lock(ctx, conn, false); err != nil {
 		return err
 	}
 	if err := m.strangers(ctx, conn); err != nil {
@@ -123,11 +126,9 @@ func (m *move) open(ctx context.Context) error {
 	if err := m.to.migrate(ctx, conn); err != nil {
 		return err
 	}
-	var owner string
-	if err := conn.QueryRow(ctx, `SELECT owner FROM writer`).Scan(&owner); err != nil {
+	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM writer WHERE owner = $1)`, movedOwner).Scan(&m.filled); err != nil {
 		return err
 	}
-	m.filled = owner == movedOwner
 	for _, table := range moveTables {
 		var some bool
 		if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM `+table+`)`).Scan(&some); err != nil {
@@ -196,7 +197,10 @@ func (m *move) run(ctx context.Context) (all []Moved, err error) {
 	case m.filled:
 		return all, m.to.named(tx.Rollback(ctx))
 	}
-	if _, err := tx.Exec(ctx, `UPDATE writer SET owner = $1, n = 0`, movedOwner); err != nil {
+	if _, err := tx.Exec(ctx, `DELETE FROM writer`); err != nil {
+		return nil, m.to.named(err)
+	}
+	if _, err := tx.Exec(ctx, `INSERT INTO writer (owner, n) VALUES ($1, 0)`, movedOwner); err != nil {
 		return nil, m.to.named(err)
 	}
 	fault.Die("move.copied")
@@ -213,7 +217,7 @@ func (m *move) sameTables(ctx context.Context) error {
 	if err != nil {
 		return m.to.named(err)
 	}
-	theirs = slices.DeleteFunc(theirs, func(name string) bool { return name == "schema_version" || name == "writer" })
+	theirs = slices.DeleteFunc(theirs, func(name string) bool { return slices.Contains(ownTables, name) })
 	ours, err := m.words(ctx, `SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\_%' ESCAPE '\' ORDER BY 1`)
 	if err != nil {
 		return err

@@ -47,7 +47,7 @@ func (d *database) AddOutput(ctx context.Context, command string, stream wire.St
 		usual = nil
 	}
 	err = d.group.doSingle(ctx, usual, func(tx *txn) error {
-		err := tx.QueryRow(`SELECT `+column+` FROM commands WHERE id = ?`, command).Scan(&have)
+		err := tx.QueryRow(`SELECT `+column+` FROM commands WHERE id = ?`+d.lockRow(), command).Scan(&have)
 		if errors.Is(err, sql.ErrNoRows) {
 			return ErrNotFound
 		}

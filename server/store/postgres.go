@@ -22,9 +22,10 @@ import (
 )
 
 // Rules of PostgreSQL as a store:
-//   - one server writes, the one whose connection holds the database's advisory lock;
+//   - one server writes, the one whose connection holds the database's advisory lock; nodes
+//     of a cluster share that lock, and each has a row of its own (see cluster.go);
 //   - a transaction whose connection broke is stored or not, and which of both the database
-//     says (its row "writer"); nothing is guessed, nothing acknowledged before it is known;
+//     says (its row in "writer"); nothing is guessed, nothing acknowledged before it is known;
 //   - a connection that was lost is made anew by whoever needs it next, not more often
 //     than a pause that grows allows; until then each request is told so at once;
 //   - nothing of a URL but host, port, user and database is in an error or a log.
@@ -90,9 +91,10 @@ func newPostgres(url string, o PostgresOptions) (*postgres, *pgxpool.Config, err
 		return nil, nil, fmt.Errorf("database URL: %w", err)
 	}
 	p := &postgres{
-		cfg: pool.ConnConfig.Copy(), beside: o.Beside, owner: rand.Text(), log: quiet(o.Log),
+		cfg: pool.ConnConfig.Copy(), beside: o.Beside, log: quiet(o.Log),
 		queries: placeholders{by: map[string]string{}},
 	}
+	p.id.Store(new(rand.Text()))
 	for name, value := range everySession {
 		p.cfg.RuntimeParams[name] = value
 	}
@@ -110,7 +112,8 @@ type postgres struct {
 	cfg     *pgx.ConnConfig
 	log     *slog.Logger
 	beside  bool
-	owner   string // this process, in the row "writer"
+	node    *NodeOptions           // nil: alone
+	id      atomic.Pointer[string] // this process, in the table "writer"; changed in the writer's turn only
 	queries placeholders
 	read    *pgxpool.Pool
 	closed  atomic.Bool
@@ -118,7 +121,7 @@ type postgres struct {
 	// Of the writer's goroutine alone:
 
 	conn  *pgx.Conn // nil: lost
-	claim bool      // the row "writer" is ours
+	claim bool      // the row in "writer" is there
 	n     int64     // of the last transaction
 	// why the connection could not be made anew, and when the next try is due.
 	why   error
@@ -160,22 +163,28 @@ func (p *postgres) prepare(ctx context.Context, conn *pgx.Conn) error {
 	if p.beside {
 		return p.sameSchema(ctx, conn)
 	}
-	if err := lock(ctx, conn); err != nil {
+	if p.node != nil {
+		return p.prepareNode(ctx, conn)
+	}
+	if err := lock(ctx, conn, false); err != nil {
 		return err
 	}
 	if !p.claim { // the first time
 		if err := p.migrate(ctx, conn); err != nil {
 			return err
 		}
-		_, err := conn.Exec(ctx, `UPDATE writer SET owner = $1, n = 0`, p.owner)
+		if _, err := conn.Exec(ctx, `DELETE FROM writer`); err != nil {
+			return err
+		}
+		_, err := conn.Exec(ctx, `INSERT INTO writer (owner, n) VALUES ($1, 0)`, *p.id.Load())
 		p.claim = err == nil
 		return err
 	}
-	var owner string
-	if err := conn.QueryRow(ctx, `SELECT owner FROM writer`).Scan(&owner); err != nil {
+	var still bool
+	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM writer WHERE owner = $1)`, *p.id.Load()).Scan(&still); err != nil {
 		return err
 	}
-	if owner != p.owner {
+	if !still {
 		return errTakenOver
 	}
 	return nil
@@ -216,13 +225,18 @@ func (p *postgres) check(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-// lock takes the advisory lock of the schema that is in use, for as long as conn lives.
-func lock(ctx context.Context, conn *pgx.Conn) error {
+// lock takes the advisory lock of the schema that is in use, for as long as conn lives;
+// shared with others that do, or alone.
+func lock(ctx context.Context, conn *pgx.Conn, shared bool) error {
+	query := `SELECT pg_try_advisory_lock($1, hashtext(current_schema()::text))`
+	if shared {
+		query = `SELECT pg_try_advisory_lock_shared($1, hashtext(current_schema()::text))`
+	}
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	for pause := leastPause; ; pause = min(2*pause, mostPause) {
 		var got bool
-		if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1, hashtext(current_schema()::text))`, int32(lockSpace)).Scan(&got); err != nil {
+		if err := conn.QueryRow(ctx, query, int32(lockSpace)).Scan(&got); err != nil {
 			if ctx.Err() != nil {
 				return ErrInUse
 			}
@@ -333,7 +347,7 @@ func (p *postgres) reconnect(within time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	if err := p.connect(ctx); err != nil {
-		if !errors.Is(err, ErrInUse) && !errors.Is(err, ErrUnavailable) {
+		if !errors.Is(err, ErrInUse) && !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrLeaseLost) {
 			err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 		if p.why == nil {
@@ -369,10 +383,10 @@ func (p *postgres) begin(first []*single) (*txn, error) {
 		s.ctx, s.cancel = context.WithTimeout(context.Background(), writeTimeout)
 		err := s.lost(p.conn.SendBatch(s.ctx, p.opening(first)).Close())
 		if err == nil {
-			return &txn{s}, nil
+			return &txn{session: s}, nil
 		}
 		gone := errors.Is(err, errLost)
-		err = p.rollback(&txn{s}, err)
+		err = p.rollback(&txn{session: s}, err)
 		for _, one := range first {
 			one.done = false
 		}
@@ -393,7 +407,7 @@ func (p *postgres) opening(first []*single) *pgx.Batch {
 	b.Queue("BEGIN")
 	if !p.beside {
 		p.n++
-		b.Queue("SELECT note_transaction($1, $2)", p.owner, p.n)
+		b.Queue("SELECT note_transaction($1, $2)", *p.id.Load(), p.n)
 	}
 	for _, one := range first {
 		b.Queue(p.queries.get(one.query), storable(one.args)...).QueryRow(func(row pgx.Row) error {
@@ -451,7 +465,7 @@ func (p *postgres) settle(cause error) error {
 		if err == nil {
 			var n int64
 			ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
-			err = p.conn.QueryRow(ctx, `SELECT n FROM writer WHERE owner = $1`, p.owner).Scan(&n)
+			err = p.conn.QueryRow(ctx, `SELECT n FROM writer WHERE owner = $1`, *p.id.Load()).Scan(&n)
 			cancel()
 			if err == nil && n == p.n {
 				return nil
@@ -461,7 +475,7 @@ func (p *postgres) settle(cause error) error {
 			}
 		}
 		pause := max(time.Until(p.next), leastPause)
-		if errors.Is(err, errTakenOver) || pause >= time.Until(until) {
+		if errors.Is(err, errTakenOver) || errors.Is(err, ErrLeaseLost) || pause >= time.Until(until) {
 			return fmt.Errorf("%w: %w", ErrUnknown, err)
 		}
 		time.Sleep(pause)
@@ -496,6 +510,9 @@ func (p *postgres) named(err error) error {
 		case "53100":
 			err = fmt.Errorf("%w: %w", ErrFull, err)
 		case "GR002":
+			if p.node != nil {
+				return ErrLeaseLost
+			}
 			err = fmt.Errorf("%w: %w", ErrInUse, err)
 		case "25006": // it has become a standby
 			err = fmt.Errorf("%w: %w", ErrUnavailable, err)

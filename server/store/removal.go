@@ -62,6 +62,7 @@ func (d *database) RemoveAgent(ctx context.Context, id, by string, at time.Time)
 			by, micros(at), id)); err != nil {
 			return err
 		}
+		tx.touch(TopicAgent, id)
 		_, err := tx.Exec(`UPDATE directives SET state = 'failed', ended_at = ?, detail = 'the agent was removed before it told an outcome' WHERE agent = ? AND ended_at IS NULL`,
 			micros(at), id)
 		return err

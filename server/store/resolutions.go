@@ -59,6 +59,7 @@ func (d *database) Resolutions(ctx context.Context, agent string) ([]Resolution,
 
 func (d *database) Resolve(ctx context.Context, agent string, rs []Resolution) error {
 	return d.group.do(ctx, func(tx *txn) error {
+		tx.touch(TopicAgent, agent)
 		if _, err := tx.Exec(`DELETE FROM resolutions WHERE agent = ? AND done_at IS NULL`, agent); err != nil {
 			return err
 		}

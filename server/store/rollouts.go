@@ -47,8 +47,17 @@ func (d *database) SaveRollout(ctx context.Context, r Rollout, changed ...operat
 		return err
 	}
 	return d.group.do(ctx, func(tx *txn) error {
-		err := one(tx.Exec(`UPDATE rollouts SET plan = ?, state = ?, reason = ?, ring = ?, soak_since = ?, resumed_at = ?, ended_at = ? WHERE id = ?`,
-			string(plan), r.State, r.Reason, r.Ring, microsPtr(r.SoakSince), microsPtr(r.ResumedAt), microsPtr(r.EndedAt), r.ID))
+		err := one(tx.Exec(`UPDATE rollouts SET plan = ?, state = ?, reason = ?, ring = ?, soak_since = ?, resumed_at = ?, ended_at = ?, rev = rev + 1 WHERE id = ? AND rev = ?`,
+			string(plan), r.State, r.Reason, r.Ring, microsPtr(r.SoakSince), microsPtr(r.ResumedAt), microsPtr(r.EndedAt), r.ID, r.Rev))
+		if errors.Is(err, ErrNotFound) {
+			var n int
+			if err := tx.QueryRow(`SELECT count(*) FROM rollouts WHERE id = ?`, r.ID).Scan(&n); err != nil {
+				return err
+			}
+			if n > 0 {
+				return ErrConflict
+			}
+		}
 		for _, a := range changed {
 			if err == nil {
 				err = saveRolloutAgent(tx, r.ID, a)
@@ -58,7 +67,7 @@ func (d *database) SaveRollout(ctx context.Context, r Rollout, changed ...operat
 	})
 }
 
-const rolloutColumns = `SELECT id, version, plan, state, reason, ring, soak_since, resumed_at, created_by, created_at, ended_at FROM rollouts `
+const rolloutColumns = `SELECT id, version, plan, state, reason, ring, soak_since, resumed_at, created_by, created_at, ended_at, rev FROM rollouts `
 
 func scanRollout(r row) (out Rollout, err error) {
 	var (
@@ -66,7 +75,7 @@ func scanRollout(r row) (out Rollout, err error) {
 		created              int64
 		soak, resumed, ended sql.NullInt64
 	)
-	if err := r.Scan(&out.ID, &out.Version, &plan, &out.State, &out.Reason, &out.Ring, &soak, &resumed, &out.CreatedBy, &created, &ended); err != nil {
+	if err := r.Scan(&out.ID, &out.Version, &plan, &out.State, &out.Reason, &out.Ring, &soak, &resumed, &out.CreatedBy, &created, &ended, &out.Rev); err != nil {
 		return out, err
 	}
 	out.SoakSince, out.ResumedAt, out.EndedAt, out.CreatedAt = timePtr(soak), timePtr(resumed), timePtr(ended), timeOf(created)

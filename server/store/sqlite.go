@@ -180,9 +180,13 @@ func (d *lite) close() error {
 }
 
 func (d *lite) begin([]*single) (*txn, error) {
-	tx := &txn{liteSession{d}}
+	tx := &txn{session: liteSession{d}}
 	return tx, tx.do("BEGIN IMMEDIATE")
 }
+
+func (d *lite) announce(*txn) ([]string, error) { return nil, nil }
+
+func (d *lite) lockRow() string { return "" } // there is one writer
 
 func (d *lite) commit(tx *txn) error {
 	if err := tx.do("COMMIT"); err != nil {

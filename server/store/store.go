@@ -174,7 +174,7 @@ type Commands interface {
 	// ActiveAgents lists the agents that have such commands.
 	ActiveAgents(ctx context.Context) ([]string, error)
 	// SaveCommand writes what can change of c (state, reason, attempts, channel,
-	// acked, ended, exit code, lost bytes, cancel) together with stages, if c.Rev
+	// acked, ended, exit code, lost bytes, cancel, owner) together with stages, if c.Rev
 	// is still what is stored, and gives the new Rev; else ErrConflict.
 	SaveCommand(ctx context.Context, c Command, stages ...Stage) (rev int64, err error)
 	// AddStages adds stages; one that is known (same stage, attempt, end, channel and note) is left as it is.
@@ -198,6 +198,8 @@ type Command struct {
 	IdempotencyKey string
 	CancelAt       *time.Time // when its end was asked for
 	CancelBy       string
+	// Owner is the node of a cluster that holds its claim; "": none does, or there is no cluster.
+	Owner string
 	// Rev counts changes; see SaveCommand.
 	Rev int64
 }
@@ -298,7 +300,8 @@ type Bundles interface {
 type Rollouts interface {
 	// CreateRollout stores r and the parts of its endpoints.
 	CreateRollout(ctx context.Context, r Rollout, members []operator.RolloutAgent) error
-	// SaveRollout writes what can change of r, together with changed parts.
+	// SaveRollout writes what can change of r, together with changed parts, if r.Rev is
+	// still what is stored; else ErrConflict. What is stored has the Rev after it.
 	SaveRollout(ctx context.Context, r Rollout, changed ...operator.RolloutAgent) error
 	Rollout(ctx context.Context, id string) (Rollout, error)
 	// Rollouts lists newest first; limit as in CommandFilter.
@@ -324,4 +327,5 @@ type Rollout struct {
 	CreatedBy string
 	CreatedAt time.Time
 	EndedAt   *time.Time
+	Rev       int64 // counts changes; at first 1
 }

@@ -1048,12 +1048,15 @@ func rollouts(t *testing.T, r *rig) {
 	one.State, one.Reason, one.Ring, one.SoakSince, one.ResumedAt, one.EndedAt = operator.RolloutDone, "why", 1, &now, &now, &now
 	changed := operator.RolloutAgent{Agent: a.ID, State: operator.RollFailed, Directive: "d", OrderedAt: &now, EndedAt: &now, Detail: "broke", Attempts: 2, NotBefore: &now}
 	one.Plan.MaxFailures = "3"
+	want(t, r.SaveRollout(t.Context(), one, changed), store.ErrConflict) // not as it was read
+	one.Rev = 1
 	must(t, r.SaveRollout(t.Context(), one, changed))
+	want(t, r.SaveRollout(t.Context(), one, changed), store.ErrConflict)
 	want(t, r.SaveRollout(t.Context(), store.Rollout{ID: "nothing"}), store.ErrNotFound)
 	got, err := r.Rollout(t.Context(), "r1")
 	must(t, err)
 	if fmt.Sprintf("%+v", got.Plan) != fmt.Sprintf("%+v", one.Plan) || got.State != one.State || got.Reason != "why" || got.Ring != 1 ||
-		!got.SoakSince.Equal(now) || !got.ResumedAt.Equal(now) || !got.EndedAt.Equal(now) || got.CreatedBy != "ops" || !got.CreatedAt.Equal(epoch) {
+		!got.SoakSince.Equal(now) || !got.ResumedAt.Equal(now) || !got.EndedAt.Equal(now) || got.CreatedBy != "ops" || !got.CreatedAt.Equal(epoch) || got.Rev != 2 {
 		t.Fatalf("got %+v", got)
 	}
 	list, err := r.RolloutAgents(t.Context(), "r1")
