@@ -12,6 +12,9 @@ import (
 // and one slow group would delay too many.
 const maxGroup = 256
 
+// maxAgain bounds how often a write is tried that waits for one of another node which waits for it.
+const maxAgain = 5
+
 // group is the one writer: writes that come while a commit is under way share
 // the next one, so that a disk's flush is paid once for many. Each stands alone
 // behind a savepoint: one that fails takes no other with it.
@@ -37,7 +40,7 @@ type Commit struct {
 
 type write struct {
 	fn     func(*txn) error
-	single *single // nil: there is none
+	single *single      // nil: there is none
 	aside  func() error // in place of both: no transaction is made for it
 	err    error
 	done   chan struct{}
@@ -181,25 +184,8 @@ func (g *group) commit(all []*write) {
 	}
 	began := time.Now()
 	topics, err := g.transaction(all)
-	// Nodes of a cluster that change the same rows in another order: one of both gives way.
-	for again := all; ; {
-		again = slices.DeleteFunc(slices.Clone(again), func(w *write) bool { return !deadlocked(err) && !deadlocked(w.err) })
-		if len(again) == 0 || began.Add(writeTimeout).Before(time.Now()) {
-			break
-		}
-		if deadlocked(err) {
-			err = nil
-		}
-		for _, w := range again {
-			w.err = nil
-		}
-		more, failed := g.transaction(again)
-		topics = append(topics, more...)
-		for _, w := range again {
-			if w.err == nil {
-				w.err = failed
-			}
-		}
+	if deadlocked(err) || len(all) == 1 && deadlocked(all[0].err) {
+		topics, err = g.onebyone(all), nil
 	}
 	if g.told != nil {
 		g.told(Commit{Writes: len(all), Took: time.Since(began), Topics: topics, Err: err})
@@ -214,6 +200,25 @@ func (g *group) commit(all []*write) {
 	for _, w := range all {
 		close(w.done)
 	}
+}
+
+// onebyone runs writes each in a transaction of its own: another node of the cluster changes
+// the same rows in another order, and who holds few of them is soon done.
+func (g *group) onebyone(all []*write) (topics []string) {
+	for _, w := range all {
+		for range maxAgain {
+			w.err = nil
+			more, err := g.transaction([]*write{w})
+			topics = append(topics, more...)
+			if w.err == nil {
+				w.err = err
+			}
+			if !deadlocked(w.err) {
+				break
+			}
+		}
+	}
+	return topics
 }
 
 // transaction runs all writes and commits; its error is of all that have none of their own.
@@ -242,6 +247,8 @@ func (g *group) transaction(all []*write) (topics []string, err error) {
 			}
 		} else if err := apart(tx, w); err != nil {
 			return nil, g.e.rollback(tx, err)
+		} else if deadlocked(w.err) {
+			return nil, g.e.rollback(tx, w.err)
 		}
 	}
 	if topics, err = g.e.announce(tx); err != nil {
