@@ -61,6 +61,18 @@ func (d *database) CreateCommand(ctx context.Context, c Command, first ...Stage)
 		scan: func(r row) error {
 			stored, created = c.fresh(), true
 			return r.Scan(&stored.AgentName)
+		},
+		steps: func(tx *txn) (bool, error) {
+			stored, created = c.fresh(), true
+			err := tx.QueryRow(`INSERT INTO commands (id, agent, shell, script, timeout_ms, max_output, created_at, created_by, expires_at, idem_key, state)
+				SELECT ?, id, ?, ?, ?, ?, ?, ?, ?, nullif(?, ''), ? FROM agents WHERE id = ? AND removed_at IS NULL
+				ON CONFLICT DO NOTHING RETURNING (SELECT name FROM agents WHERE id = agent)`,
+				c.ID, string(c.Shell), c.Script, c.TimeoutMS, c.MaxOutput, micros(c.CreatedAt), c.CreatedBy, micros(c.ExpiresAt), c.IdempotencyKey,
+				string(c.State), c.Agent).Scan(&stored.AgentName)
+			if errors.Is(err, sql.ErrNoRows) {
+				return false, nil
+			}
+			return err == nil, errors.Join(err, traceAll(tx, c.ID, first))
 		}}
 	if !together(c.ID, first) {
 		usual = nil
@@ -150,14 +162,24 @@ func (d *database) SaveCommand(ctx context.Context, c Command, stages ...Stage) 
 		args: append(stageArgs(stages), string(c.State), c.Reason, c.Attempts, string(c.Channel), microsPtr(c.AckedAt), microsPtr(c.EndedAt), exit,
 			c.StdoutLost, c.StderrLost, c.Orphans, microsPtr(c.CancelAt), c.CancelBy, c.ID, c.Rev, c.Owner),
 		topic: topic(TopicCommands, c.Agent), scan: scanDone}
+	save := func(tx *txn) error {
+		return one(tx.Exec(`UPDATE commands SET state = ?, reason = ?, attempts = ?, channel = ?, acked_at = ?, ended_at = ?, exit_code = ?,
+			stdout_lost = ?, stderr_lost = ?, orphans = ?, cancel_at = ?, cancel_by = ?, owner = ?, rev = rev + 1 WHERE id = ? AND rev = ?`,
+			string(c.State), c.Reason, c.Attempts, string(c.Channel), microsPtr(c.AckedAt), microsPtr(c.EndedAt), exit,
+			c.StdoutLost, c.StderrLost, c.Orphans, microsPtr(c.CancelAt), c.CancelBy, c.Owner, c.ID, c.Rev))
+	}
+	usual.steps = func(tx *txn) (bool, error) {
+		err := save(tx)
+		if errors.Is(err, ErrNotFound) {
+			return false, nil
+		}
+		return err == nil, errors.Join(err, traceAll(tx, c.ID, stages))
+	}
 	if !together(c.ID, stages) {
 		usual = nil
 	}
 	err = d.group.doSingle(ctx, usual, func(tx *txn) error {
-		err := one(tx.Exec(`UPDATE commands SET state = ?, reason = ?, attempts = ?, channel = ?, acked_at = ?, ended_at = ?, exit_code = ?,
-			stdout_lost = ?, stderr_lost = ?, orphans = ?, cancel_at = ?, cancel_by = ?, owner = ?, rev = rev + 1 WHERE id = ? AND rev = ?`,
-			string(c.State), c.Reason, c.Attempts, string(c.Channel), microsPtr(c.AckedAt), microsPtr(c.EndedAt), exit,
-			c.StdoutLost, c.StderrLost, c.Orphans, microsPtr(c.CancelAt), c.CancelBy, c.Owner, c.ID, c.Rev))
+		err := save(tx)
 		if errors.Is(err, ErrNotFound) {
 			return ErrConflict
 		}
@@ -177,7 +199,8 @@ func (d *database) AddStages(ctx context.Context, stages ...Stage) error {
 	var usual *single
 	if id := stages[0].Command; together(id, stages) {
 		usual = &single{query: `WITH saved AS (SELECT id FROM commands WHERE id = ?8), traced AS (` + traceStages + `) SELECT 1 FROM saved`,
-			args: append(stageArgs(stages), id), scan: scanDone}
+			args: append(stageArgs(stages), id), scan: scanDone,
+			steps: func(tx *txn) (bool, error) { return true, traceAll(tx, id, stages) }}
 	}
 	return d.group.doSingle(ctx, usual, func(tx *txn) error { return addStages(tx, stages) })
 }
@@ -224,6 +247,27 @@ func addStages(tx *txn, stages []Stage) error {
 		}
 	}
 	return nil
+}
+
+// traceAll adds stages of one command by one statement, within the bound.
+func traceAll(tx *txn, command string, stages []Stage) error {
+	if len(stages) == 0 {
+		return nil
+	}
+	var query strings.Builder
+	query.WriteString(`INSERT INTO stages (command, stage, attempt, side, channel, link, at, note)
+		SELECT ?1, s.column1, s.column2, s.column3, s.column4, s.column5, s.column6, s.column7 FROM (VALUES `)
+	args := []any{command}
+	for i, s := range stages {
+		if i > 0 {
+			query.WriteString(", ")
+		}
+		query.WriteString("(?, ?, ?, ?, ?, ?, ?, " + strconv.Itoa(i+1) + ")")
+		args = append(args, string(s.Stage), s.Attempt, s.End, string(s.Channel), s.Link, micros(s.At), s.Note)
+	}
+	query.WriteString(`) s WHERE (SELECT count(*) FROM stages WHERE command = ?1) + s.column8 <= ` + strconv.Itoa(maxStages) + ` ON CONFLICT DO NOTHING`)
+	_, err := tx.Exec(query.String(), args...)
+	return err
 }
 
 func (d *database) Stages(ctx context.Context, command string, after int64) ([]Stage, error) {

@@ -55,14 +55,18 @@ func (w *write) claim() bool {
 	return w.ours
 }
 
-// single is a write's usual case as one statement. An engine that has a way to send many in
-// one message may do it in place of the write's function, which is for all other cases: the
-// statement gives a row if it did all, and else has done nothing.
+// single is a write's usual case, which does all or nothing and so needs no savepoint. An
+// engine may do it in place of the write's function, which is for all other cases.
 type single struct {
+	// query is that case as one statement, for an engine that can send many in one message:
+	// it gives a row if it did all, and else has done nothing.
 	query string
 	args  []any
 	topic string          // what it changes; see [txn.touch]
 	scan  func(row) error // that row; may run again, on another try
+	// steps is the same as statements one after the other: the first decides, and has done
+	// nothing where did is false. After an error the transaction is lost.
+	steps func(*txn) (did bool, err error)
 	done  bool
 }
 

@@ -42,7 +42,19 @@ func (d *database) AddOutput(ctx context.Context, command string, stream wire.St
 			AND NOT EXISTS (SELECT 1 FROM outputs WHERE command = ?1 AND stream = ?2 AND start >= ?3) RETURNING id, ` + column + ` AS held
 		), added AS (INSERT INTO outputs (command, stream, start, data) SELECT id, ?2, ?3, ?5 FROM saved) SELECT held FROM saved`,
 		args: []any{command, string(stream), offset, int64(len(data)), data},
-		scan: func(r row) error { return r.Scan(&have) }}
+		scan: func(r row) error { return r.Scan(&have) },
+		steps: func(tx *txn) (bool, error) {
+			have = offset + int64(len(data))
+			err := one(tx.Exec(`UPDATE commands SET `+column+` = ?1 WHERE id = ?2 AND `+column+` = ?3
+				AND NOT EXISTS (SELECT 1 FROM outputs WHERE command = ?2 AND stream = ?4 AND start >= ?3)`, have, command, offset, string(stream)))
+			if errors.Is(err, ErrNotFound) {
+				return false, nil
+			}
+			if err == nil {
+				_, err = tx.Exec(`INSERT INTO outputs (command, stream, start, data) VALUES (?, ?, ?, ?)`, command, string(stream), offset, data)
+			}
+			return err == nil, err
+		}}
 	if len(data) == 0 {
 		usual = nil
 	}

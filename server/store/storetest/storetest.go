@@ -1111,6 +1111,14 @@ func together(t *testing.T, r *rig) {
 			}
 		})
 	}
+	for range 20 { // which fail in the middle of what they do
+		wg.Go(func() {
+			lost := store.Stage{Command: "none", TraceEntry: operator.TraceEntry{Stage: wire.StageRead, At: epoch, End: "agent"}}
+			if err := r.AddStages(t.Context(), lost); !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("a stage of no command: %v", err)
+			}
+		})
+	}
 	wg.Wait()
 	list, err := r.Commands(t.Context(), store.CommandFilter{Limit: store.MaxList})
 	must(t, err)
