@@ -69,3 +69,46 @@ func TestFleetIsServed(t *testing.T) {
 		}
 	}
 }
+
+// TestFleetComesBack: the server is restarted under a fleet while commands flow; all are
+// verified again, and each command has run once.
+func TestFleetComesBack(t *testing.T) {
+	bin, dir := room(t)
+	front, err := harness.Fixed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stack, err := harness.Start(t.Context(), harness.Options{Bin: bin, Dir: dir, Front: front})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stack.Close()
+	const agents = 300
+	token, err := stack.Client().CreateEnrollToken(t.Context(), operator.NewEnrollToken{Uses: agents})
+	if err != nil {
+		t.Fatal(err)
+	}
+	url, trust, operatorToken := stack.Door()
+	report, err := fleet.Run(t.Context(), fleet.Options{
+		Agents: agents, Server: url, TLS: trust, EnrollToken: token.Token, Operator: operatorToken,
+		Mix: fleet.Mix{fleet.Idle: 1}, Seed: 5, Hold: 8 * time.Second, Commands: 2,
+		Restart: stack.Restarted(), Progress: func(s string) { t.Log(s) },
+	})
+	if err != nil {
+		for _, log := range stack.Logs() {
+			t.Log(harness.Tail(log, 40))
+		}
+		t.Fatal(err)
+	}
+	for _, wrong := range report.Wrong {
+		t.Error(wrong)
+	}
+	if r := report.Restart; r == nil || r.Agents != agents || r.Missing != 0 {
+		t.Errorf("came back: %+v", r)
+	}
+	for _, k := range report.Kinds {
+		if k.Completed != 2*agents || k.Twice != 0 || k.Links < 2*agents {
+			t.Errorf("%s: %d of %d commands completed, %d ran twice, %d links", k.Kind, k.Completed, 2*agents, k.Twice, k.Links)
+		}
+	}
+}

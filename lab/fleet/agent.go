@@ -66,8 +66,9 @@ type agent struct {
 	verifications int
 	evicted       int // links that the server ended
 	links         int
-	again         int // commands that came again
-	failures      int // dials since the last verified link
+	verifiedAt    time.Time // of the last link that was
+	again         int       // commands that came again
+	failures      int       // dials since the last verified link
 	tasks         []task
 	previous      *wire.PreviousLink
 	counters      wire.StageCounters

@@ -43,6 +43,10 @@ const (
 	// settleFor, beside the policy's dead window, is how long commands and
 	// evictions may still take once the time of the run is over.
 	settleFor = 30 * time.Second
+	// orderWithin and orderAgain are for how long, and how often, an order is sent
+	// that a server under restart does not take.
+	orderWithin = 2 * time.Minute
+	orderAgain  = 500 * time.Millisecond
 	// expiryAfter is how long after the run an order would still be carried out.
 	expiryAfter = time.Minute
 )
@@ -60,8 +64,17 @@ type Options struct {
 	Hold time.Duration
 	// Commands ordered of each agent while it is held.
 	Commands int
+	// Restart is restarted while commands flow; nil: the server is left alone.
+	Restart Restarted
 	// Progress is told of each step, in a sentence; nil: nobody is.
 	Progress func(string)
+}
+
+// Restarted is a server that can be ended, in order, and started again.
+type Restarted interface {
+	Stop() error
+	Start(context.Context) error // returns once it answers
+	Peak() (int64, error)        // the most memory, in bytes, that it has taken since
 }
 
 func (o Options) check() error {
@@ -99,6 +112,7 @@ type fleet struct {
 	runs    map[string]int
 	failed  error // the last error of a dial
 	failing int
+	resent  int // orders that were sent again, with the same key
 }
 
 // Run plays the fleet and reports what came of it. The error is of the run itself;
@@ -235,8 +249,17 @@ func (f *fleet) play(ctx context.Context) (Report, error) {
 	f.mu.Lock()
 	f.held = time.Now()
 	f.mu.Unlock()
+	restarted := make(chan error, 1)
+	var again *Return
+	go func() {
+		var err error
+		if f.opts.Restart != nil {
+			again, err = f.restart(ctx)
+		}
+		restarted <- err
+	}()
 	orders, err := f.order(ctx)
-	if err != nil {
+	if err := errors.Join(err, <-restarted); err != nil {
 		return Report{}, err
 	}
 	if err := sleep(ctx, time.Until(f.heldSince().Add(f.opts.Hold))); err != nil {
@@ -244,7 +267,11 @@ func (f *fleet) play(ctx context.Context) (Report, error) {
 	}
 	f.opts.Progress("asking the server what it did")
 	report, err := f.settle(ctx, orders)
-	report.Seed, report.Ramp, report.PerLink = f.opts.Seed, ramp, perLink
+	report.Seed, report.Ramp, report.PerLink, report.Restart = f.opts.Seed, ramp, perLink, again
+	if again != nil {
+		again.Orders = f.reordered()
+		report.Wrong = append(report.Wrong, again.wrong()...)
+	}
 	return report, err
 }
 
@@ -329,7 +356,9 @@ func (f *fleet) order(ctx context.Context) (map[string]*agent, error) {
 			return
 		}
 		left := time.Until(began.Add(hold)) + expiryAfter
-		c, err := f.client.Submit(ctx, e.to.identity.Agent, operator.NewCommand{Script: "true", ExpiresInMS: max(left, expiryAfter).Milliseconds()})
+		c, err := f.submit(ctx, e.to.identity.Agent, operator.NewCommand{
+			Script: "true", ExpiresInMS: max(left, expiryAfter).Milliseconds(), IdempotencyKey: wire.NewID(),
+		})
 		if err != nil {
 			cancel(fmt.Errorf("order a command of agent %s: %w", e.to.identity.Agent, err))
 			return
@@ -339,6 +368,21 @@ func (f *fleet) order(ctx context.Context) (map[string]*agent, error) {
 		mu.Unlock()
 	})
 	return orders, context.Cause(ctx)
+}
+
+// submit orders a command, again while the server is restarted: with one key it is one command.
+func (f *fleet) submit(ctx context.Context, agent string, n operator.NewCommand) (c operator.Command, err error) {
+	err = until(ctx, orderWithin, orderAgain, func() (bool, error) {
+		var failed error
+		if c, failed = f.client.Submit(ctx, agent, n); failed == nil || f.opts.Restart == nil {
+			return true, failed
+		}
+		f.mu.Lock()
+		f.resent++
+		f.mu.Unlock()
+		return false, nil
+	})
+	return c, err
 }
 
 // close ends all links and waits for what works on them.

@@ -169,6 +169,7 @@ func (a *agent) beaten(l *link, _ wire.Envelope, m session.Message, h wire.Heart
 	a.verified, a.failures = true, 0
 	a.verifications++
 	now := time.Now()
+	a.verifiedAt = now
 	switch a.kind {
 	case Flapping:
 		a.next.leave = now.Add(flapLeast + time.Duration(a.rng.Int64N(int64(flapMost-flapLeast))))

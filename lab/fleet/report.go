@@ -20,6 +20,7 @@ type Report struct {
 	Ramp    time.Duration `json:"ramp_ns"`        // from the first dial until all were verified
 	PerLink int64         `json:"bytes_per_link"` // of this process's heap and stacks, after a collection
 	Kinds   []Row         `json:"kinds"`
+	Restart *Return       `json:"restart,omitempty"` // nil: the server was not restarted
 	// Wrong says what the server did that it must not, or did not and must; empty: nothing.
 	Wrong []string `json:"wrong,omitempty"`
 }
@@ -205,6 +206,9 @@ func (r Report) Print(w io.Writer) {
 	}
 	fmt.Fprintf(w, "\nall verified after %.1f s; %.1f kB of this process for each link; seed %d\n",
 		r.Ramp.Seconds(), float64(r.PerLink)/1000, r.Seed)
+	if r.Restart != nil {
+		fmt.Fprintln(w, wrap.Behind("", r.Restart.String()))
+	}
 	for _, s := range r.Wrong {
 		fmt.Fprintln(w, wrap.Behind("WRONG  ", s))
 	}
