@@ -61,7 +61,7 @@ var allowed = map[string][]string{
 	"lab/proxy":              {},
 	"lab/harness":            {"internal", "wire", "operator", "lab/proxy", "agent/local"},
 	"lab/demo":               {"internal", "wire", "selfcheck", "oob", "operator", "lab/proxy", "lab/harness"},
-	"lab/fleet":              {"internal", "wire", "session", "operator", "agent/state"},
+	"lab/fleet":              {"internal", "wire", "session", "operator", "agent/state", "agent/link"},
 	"lab/figures":            {"internal", "wire", "selfcheck", "operator", "release", "lab/harness", "lab/demo", "agent/local"},
 	"cmd/gururmm-agent":      {"internal", "selfcheck", "checkup", "agent/probe", "agent/state", "agent/history", "agent/guardian", "agent/bundle", "agent", "agent/local"},
 	"cmd/gururmm":            {"internal", "wire", "checkup", "operator", "release", "server"},

@@ -91,6 +91,11 @@ type LinkFacts struct {
 	Alternatives int `json:"alternatives"`
 	// Drops within the last ten minutes: links that ended after they were verified, not by our own order.
 	Drops int `json:"drops"`
+	// Dropped are the last few of them, oldest first.
+	Dropped []Drop `json:"dropped,omitempty"`
+	// Asked is why the server has us wait until the next dial, in its words or ours; empty: the
+	// wait, if any, is our own back-off.
+	Asked string `json:"asked,omitempty"`
 	// HeartbeatPending is how long the oldest heartbeat that was written on this
 	// link has not been acknowledged, HeartbeatSeq its number; nil: none is
 	// outstanding, or it is not known.
@@ -112,6 +117,13 @@ type LinkFacts struct {
 	TCP *TCPFacts `json:"tcp,omitempty"`
 	// Recent are the headers of the last frames, oldest first, never payloads.
 	Recent []FrameHeader `json:"recent,omitempty"`
+}
+
+// Drop is the silence in which a verified link ended: since the last frame that came,
+// and since the last one that was sent; nil: there was none.
+type Drop struct {
+	InMS  *int64 `json:"in_ms,omitempty"`
+	OutMS *int64 `json:"out_ms,omitempty"`
 }
 
 // NetworkError uses the vocabulary of W3C Network Error Logging: Phase is dns,

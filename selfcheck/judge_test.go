@@ -76,6 +76,7 @@ type judgeCase struct {
 	masks     []Code // among those hidden
 	findings  []Code // exactly
 	says      string // within the sentence
+	not       string // nowhere in it
 	after     float64
 }
 
@@ -275,6 +276,21 @@ var judgeCases = []judgeCase{
 	// link.flapping
 	{name: "flapping", want: CodeLinkFlapping, change: func(s *Snapshot) { s.Link.Drops = 3 }},
 	{name: "flapping, between two links", from: dialing, want: CodeLinkFlapping, change: func(s *Snapshot) { s.Link.Drops = 4 }, masks: []Code{CodeLinkConnecting}},
+	{name: "flapping after equal silence", want: CodeLinkFlapping, change: func(s *Snapshot) {
+		s.Link.Drops, s.Link.Dropped = 4, silences(12_000, 3_000, 60_010, 30_500, 60_900, 60_400, 60_120, 90_000)
+	}, says: "The last 3 each ended after about 60 s"},
+	{name: "flapping after equal silence from the server alone", want: CodeLinkFlapping, change: func(s *Snapshot) {
+		s.Link.Drops, s.Link.Dropped = 3, silences(60_010, 300, 60_900, 10_400, 60_120, 24_000)
+	}, says: "after about 60 s without a frame from the server"},
+	{name: "flapping after unequal silence", want: CodeLinkFlapping, change: func(s *Snapshot) {
+		s.Link.Drops, s.Link.Dropped = 3, silences(60_010, 70_500, 44_900, 60_400, 60_120, 90_000)
+	}, not: "ended after about"},
+	{name: "flapping in the midst of traffic", want: CodeLinkFlapping, change: func(s *Snapshot) {
+		s.Link.Drops, s.Link.Dropped = 3, silences(10, 10, 12, 20, 9, 9)
+	}, not: "ended after about"},
+	{name: "asked to come back later", from: dialing, want: CodeLinkConnecting, change: func(s *Snapshot) {
+		s.Link.Phase, s.Link.NextDial, s.Link.Asked, s.Link.Attempts = PhaseWaiting, sec(20), "it is going down", 4
+	}, says: "The server has asked us to come back later: it is going down. The next attempt is due in 20 s."},
 	{name: "dropped twice", want: CodeOK, change: func(s *Snapshot) { s.Link.Drops = 2 }},
 
 	// route.*
@@ -467,6 +483,14 @@ var judgeCases = []judgeCase{
 	{name: "slept long ago", want: CodeOK, change: func(s *Snapshot) { s.Suspend = &SuspendFacts{Length: *sec(60), Age: 16 * time.Minute} }},
 }
 
+// silences gives drops, each after so many ms without a frame in and out.
+func silences(inOut ...int64) (all []Drop) {
+	for i := 0; i < len(inOut); i += 2 {
+		all = append(all, Drop{InMS: &inOut[i], OutMS: &inOut[i+1]})
+	}
+	return all
+}
+
 func rewritten(s *Snapshot) {
 	l := &s.Link.Ledger
 	l.Foreign, l.Stripped = 3, 3
@@ -524,6 +548,9 @@ func TestJudge(t *testing.T) {
 			}
 			if !strings.Contains(v.Sentence, c.says) {
 				t.Errorf("says %q, want %q in it", v.Sentence, c.says)
+			}
+			if c.not != "" && strings.Contains(v.Sentence, c.not) {
+				t.Errorf("says %q", v.Sentence)
 			}
 			if v.Title == "" || v.Sentence == "" || v.Action == "" || len(v.Evidence) == 0 {
 				t.Errorf("a verdict must say all: %+v", v)

@@ -38,6 +38,8 @@ func (t *turn) track(well bool) {
 	c := &t.link
 	if t.s.Link.Phase == PhaseVerified {
 		c.downSince = time.Time{}
+	} else if t.s.Link.Asked != "" { // it is wanted, only later; the whole fleet may be waiting so
+		c.downSince = t.now.Add(ms(t.p.VerifyMS) - downGrace)
 	} else if c.downSince.IsZero() {
 		c.downSince = t.now
 	}

@@ -248,6 +248,27 @@ func TestLadderLinkDown(t *testing.T) {
 	b.wants(StepRelease)
 }
 
+// A whole fleet may be waiting for its turn: it does not go to the second door meanwhile,
+// but where the link does not come then, it does.
+func TestLadderWaitsForItsTurn(t *testing.T) {
+	b := newBench(t)
+	b.wants()
+	b.dialing()
+	b.s.Link.Phase, b.s.Link.Asked = PhaseWaiting, "it is going down"
+	for range 30 {
+		b.s.Link.NextDial = sec(1)
+		b.wants()
+		b.pass(time.Second)
+	}
+	b.dialing()
+	b.wants()
+	b.pass(ms(b.p.VerifyMS) - 2*time.Second)
+	b.s.Link.PhaseAge = sec(18)
+	b.wants()
+	b.pass(time.Second)
+	b.wants(StepOOB)
+}
+
 func TestLadderFailedAttemptOpensTheDoor(t *testing.T) {
 	b := newBench(t)
 	b.dialing()

@@ -42,6 +42,13 @@ func count[N ~int | ~uint32 | ~uint64](n N, noun string) string {
 
 func number[N ~int | ~uint32 | ~uint64](n N) string { return strconv.FormatUint(uint64(n), 10) }
 
+func orAge(n *int64) string {
+	if n == nil {
+		return "never"
+	}
+	return span(ms(*n))
+}
+
 func orNone(s string) string {
 	if s == "" {
 		return "none"

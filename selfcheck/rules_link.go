@@ -2,6 +2,7 @@ package selfcheck
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -376,7 +377,7 @@ func (f *facts) unheard(silent time.Duration) (asked time.Duration, what questio
 
 func lookHandshake(f *facts, r *rule) *hit {
 	l := &f.Link
-	if l.Phase == PhaseUnknown || l.Phase == PhaseVerified {
+	if l.Phase == PhaseUnknown || l.Phase == PhaseVerified || l.Asked != "" {
 		return nil
 	}
 	phase := Evidence{Fact: "link.phase", Seen: string(l.Phase), Expected: string(PhaseVerified)}
@@ -421,7 +422,13 @@ func lookConnecting(f *facts, r *rule) *hit {
 		sentence: fmt.Sprintf("The link is %s.", f.Link.Phase),
 		evidence: []Evidence{{Fact: "link.phase", Seen: string(f.Link.Phase), Expected: string(PhaseVerified)}},
 	}
-	if age, ok := f.lasted(f.Link.PhaseAge); ok {
+	if f.Link.Asked != "" {
+		h.sentence = fmt.Sprintf("The server has asked us to come back later: %s.", f.Link.Asked)
+		h.evidence = append(h.evidence, Evidence{Fact: "link.asked", Seen: f.Link.Asked, Expected: "none"})
+		if d := f.Link.NextDial; d != nil {
+			h.sentence += fmt.Sprintf(" The next attempt is due in %s.", span(max(0, *d-f.carried)))
+		}
+	} else if age, ok := f.lasted(f.Link.PhaseAge); ok {
 		h.sentence = fmt.Sprintf("The link has been %s for %s.", f.Link.Phase, span(age))
 	}
 	return h
@@ -438,7 +445,58 @@ func lookFlapping(f *facts, r *rule) *hit {
 	if f.Link.Failure != nil {
 		h.sentence = fmt.Sprintf("%d verified links ended within ten minutes, not by our order, the last with %s.", f.Link.Drops, f.Link.Failure)
 	}
+	if quiet, way := f.equalSilence(); quiet > 0 {
+		h.sentence += fmt.Sprintf(" The last %d each ended after about %s without %s: so does an idle limit on the path.", flapLimit, span(quiet), way)
+		h.action = fmt.Sprintf("Look for a proxy, firewall or NAT on the path whose idle time-out is about %s: raise it above the ping interval (%s), or let the policy's ping_ms be less.", span(quiet), span(ms(f.p.PingMS)))
+		for _, d := range f.Link.Dropped[len(f.Link.Dropped)-flapLimit:] {
+			h.evidence = append(h.evidence, Evidence{Fact: "link.dropped", Seen: "in " + orAge(d.InMS) + ", out " + orAge(d.OutMS), Expected: "unequal"})
+		}
+	}
 	return h
+}
+
+const (
+	// silencesDiffer, and a part of the silence itself, is by how much silences may differ that
+	// one timer has ended: it is looked at now and then, and its news take their time.
+	silencesDiffer = 100 * time.Millisecond
+	silencePart    = 10
+	// silenceLeast: shorter ones are equal by chance.
+	silenceLeast = 200 * time.Millisecond
+)
+
+// equalSilence is the silence after which each of the last drops came, if it was about the
+// same; 0: it was not. A timer on the path may count both ways, or only what comes.
+func (f *facts) equalSilence() (d time.Duration, way string) {
+	last := f.Link.Dropped
+	if len(last) < flapLimit {
+		return 0, ""
+	}
+	last = last[len(last)-flapLimit:]
+	equal := func(of func(Drop) *int64) time.Duration {
+		var all []time.Duration
+		for _, drop := range last {
+			d := of(drop)
+			if d == nil {
+				return 0
+			}
+			all = append(all, ms(*d))
+		}
+		least, most := slices.Min(all), slices.Max(all)
+		if least < silenceLeast || most-least > max(silencesDiffer, least/silencePart) {
+			return 0
+		}
+		return (least + most) / 2
+	}
+	any := equal(func(d Drop) *int64 {
+		if d.InMS == nil || d.OutMS == nil {
+			return nil
+		}
+		return new(min(*d.InMS, *d.OutMS))
+	})
+	if any > 0 {
+		return any, "any frame"
+	}
+	return equal(func(d Drop) *int64 { return d.InMS }), "a frame from the server"
 }
 
 func lookDuplicate(f *facts, r *rule) *hit {

@@ -202,7 +202,7 @@ func TestReadyTellsWhatFails(t *testing.T) {
 	if status, body := n.watch("/readyz", "", ""); status != http.StatusOK {
 		t.Fatalf("%d %s", status, body)
 	}
-	n.hub.Drain(t.Context(), errors.New("test"))
+	n.hub.Drain(t.Context(), errors.New("test"), returning)
 	if status, body := n.watch("/readyz", "", ""); status != http.StatusServiceUnavailable || !strings.Contains(body, "going down") {
 		t.Errorf("while it drains: %d %s", status, body)
 	}

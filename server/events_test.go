@@ -39,6 +39,7 @@ func TestChangesOfAnAgentAreToldWithTheirReasons(t *testing.T) {
 		await(t, "its word has come", func() bool { return n.agent(id).Verdict == "ok" })
 		first.close()
 		await(t, "it is offline", func() bool { return n.agent(id).Presence == "offline" })
+		synctest.Wait() // and it is told
 		newer := presence("i2", "b1", "f1")
 		newer.Version = "2.0"
 		second := n.link(id, newer).awaitVerified()

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -551,6 +553,47 @@ func (l *lossyLink) run() {
 	}
 }
 
+// Agents come back at moments of their own, as many in a second as the server takes in.
+func TestDrainSpreadsTheReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		id := n.enroll("alpha")
+		const links = 8 // of one identity: copies
+		var all []*machine
+		for i := range links {
+			m := n.link(id, presence(fmt.Sprint("i", i), fmt.Sprint("b", i), fmt.Sprint("f", i)))
+			await(t, "it is authenticated", func() bool { return len(n.agent(id).Links) == i+1 })
+			all = append(all, m)
+		}
+		if err := n.hub.Drain(t.Context(), errGoingDown, func(n int) time.Duration { return time.Duration(n) * time.Second }); err != nil {
+			t.Fatal(err)
+		}
+		var told []time.Duration
+		for _, m := range all {
+			_, reason := m.closedWith(time.Second)
+			after, ok := wire.ParseComeBack(reason)
+			if !ok {
+				t.Fatalf("told %q", reason)
+			}
+			told = append(told, after)
+		}
+		slices.Sort(told)
+		for i, after := range told {
+			if want := time.Duration(i+1) * time.Second; after != want {
+				t.Errorf("told %v, want %v at place %d", after, want, i)
+			}
+		}
+	})
+	for links, want := range map[int]time.Duration{0: returnLeast, 3: returnLeast, 1 << 30: returnMost} {
+		if got := returning(links); got != want {
+			t.Errorf("%d links are spread over %v, want %v", links, got, want)
+		}
+	}
+	if got, cores := returning(10_000), runtime.GOMAXPROCS(0); got > time.Minute*2/time.Duration(cores) && cores > 1 {
+		t.Errorf("10,000 links are spread over %v", got)
+	}
+}
+
 func TestDrainTellsAgentsAndEnds(t *testing.T) {
 	n := start(t, false, nil)
 	id := n.enroll("alpha")
@@ -562,7 +605,11 @@ func TestDrainTellsAgentsAndEnds(t *testing.T) {
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("drain took %v", took)
 	}
-	if code, reason := m.closedWith(time.Second); code != websocket.CloseServiceRestart || !strings.Contains(reason, "going down") {
+	code, reason := m.closedWith(time.Second)
+	if code != websocket.CloseServiceRestart || !strings.Contains(reason, "going down") {
 		t.Errorf("the agent was told %d %q", code, reason)
+	}
+	if after, ok := wire.ParseComeBack(reason); !ok || after < time.Second || after > 2*time.Second {
+		t.Errorf("one alone was told to come back after %v: %q", after, reason)
 	}
 }

@@ -13,11 +13,13 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
 
+	"gururmm/internal/admission"
 	"gururmm/internal/atomicfile"
 	"gururmm/internal/pin"
 	"gururmm/release"
@@ -49,7 +51,23 @@ const (
 )
 
 // errGoingDown is what agents read in the closing frame.
-var errGoingDown = errors.New("the server is going down; come back, spread")
+var errGoingDown = errors.New("the server is going down in order")
+
+const (
+	// returnsEach is how many agents a core lets in within a second, well within what it
+	// can (gururmm-lab fleet --restart prints that).
+	returnsEach = 150
+	// returnLeast and returnMost bound over how long a fleet is asked to come back: a few
+	// as their own back-off has it, and a huge one by the doors' admission, not by its patience.
+	returnLeast = time.Second
+	returnMost  = 2 * time.Minute
+)
+
+// returning is over how long so many agents come back from a server that goes down.
+func returning(links int) time.Duration {
+	each := time.Second / time.Duration(returnsEach*runtime.GOMAXPROCS(0))
+	return min(returnMost, max(returnLeast, time.Duration(links)*each))
+}
 
 // Info is what an operator and scripts need to know of a started server.
 type Info struct {
@@ -92,6 +110,8 @@ type Server struct {
 	admin    *http.Server // nil: there is none
 	adminLn  net.Listener
 
+	shakes map[string]*admission.Gate // of TLS, by the listener's setting
+
 	cleanup []func() error // run in reverse, once
 	closing sync.Once
 	closed  error
@@ -104,7 +124,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, log: log}
+	s := &Server{cfg: cfg, log: log, shakes: map[string]*admission.Gate{}}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -222,10 +242,12 @@ func (s *Server) listen(setting, addr string, cert *tls.Certificate, proxied boo
 	if cert == nil {
 		return ln, nil
 	}
-	return tls.NewListener(ln, &tls.Config{
+	shakes, gate := paced(&tls.Config{
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*cert},
 		NextProtos: []string{"http/1.1"}, // a WebSocket upgrade is HTTP/1.1
-	}), nil
+	})
+	s.shakes[setting] = gate
+	return tls.NewListener(ln, shakes), nil
 }
 
 // listenAdvice says what to do about an address that can't be listened at.
@@ -345,6 +367,7 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 		ForwardedMain: s.cfg.forwarded(mainListener), ForwardedOOB: s.cfg.forwarded(oobListener), Log: s.log.With("part", "api"),
 	})
 	s.metrics.Watch(s.hub, s.delivery, s.store, s.log.With("part", "metrics"))
+	s.metrics.WatchDoors(s.doorways)
 	s.main, s.oob = s.serve(s.api.Main()), s.serve(s.api.OOB())
 }
 
@@ -447,7 +470,7 @@ func (s *Server) drain() error {
 		})
 	}
 	ending.Go(func() {
-		if err := s.hub.Drain(ctx, errGoingDown); err != nil {
+		if err := s.hub.Drain(ctx, errGoingDown, returning); err != nil {
 			s.log.Warn("links cut off", "left", s.hub.Links(), "reason", err)
 		}
 	})

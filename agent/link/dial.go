@@ -386,7 +386,7 @@ func (o Options) upgrade(ctx context.Context, u *url.URL, conn net.Conn, head ht
 	case errors.Is(err, websocket.ErrBadHandshake) && resp.StatusCode == http.StatusSwitchingProtocols:
 		return nil, 0, fmt.Errorf("%w: %w", ErrProtocol, err)
 	case errors.Is(err, websocket.ErrBadHandshake):
-		return nil, 0, refused(resp, received)
+		return nil, 0, ReadRefused(resp, received)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return nil, 0, fmt.Errorf("%w: %w", errUpgradeTimeout, err)
 	case err != nil:
@@ -401,8 +401,8 @@ func (o Options) upgrade(ctx context.Context, u *url.URL, conn net.Conn, head ht
 	return ws, id, nil
 }
 
-// refused reads an error answer, of which the dialer has kept at most 1 KiB.
-func refused(resp *http.Response, now time.Time) *Refused {
+// ReadRefused reads an error answer, of which the dialer has kept at most 1 KiB.
+func ReadRefused(resp *http.Response, now time.Time) *Refused {
 	r := &Refused{Status: resp.StatusCode}
 	if body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10)); err == nil {
 		var p wire.Problem

@@ -3,6 +3,7 @@ package link
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"time"
 
@@ -51,6 +52,35 @@ func (e *Refused) Error() string {
 // soon is of no use. A wrong clock is not that: it has been corrected meanwhile.
 func (e *Refused) Unauthorized() bool {
 	return e.Status == http.StatusUnauthorized && e.Problem.Code != wire.ProblemClock
+}
+
+// maxAsked bounds how long a server may have us wait; a server that is asked again
+// after that says so again.
+const maxAsked = 5 * time.Minute
+
+// Asked tells whether err is a server's word that it can't have this link now, when it
+// wants to be called again, and why. That is no failure of the path, nor ours.
+func Asked(err error) (after time.Duration, why string, ok bool) {
+	if closed, is := errors.AsType[*websocket.CloseError](err); is {
+		if after, ok = wire.ParseComeBack(closed.Text); ok {
+			return min(after, maxAsked), "it went down in order", true
+		}
+	}
+	r, is := errors.AsType[*Refused](err)
+	if !is || r.Status != http.StatusServiceUnavailable || r.RetryAfter == 0 {
+		return 0, "", false
+	}
+	switch r.Problem.Code {
+	case wire.ProblemBusy:
+		why = "too many agents want a link at once"
+	case wire.ProblemDraining:
+		why = "it is going down"
+	default:
+		return 0, "", false
+	}
+	// Whole seconds, and the same for all that a server which goes down refuses: spread.
+	after = min(r.RetryAfter, maxAsked)
+	return after + rand.N(after/4+time.Second), why, true
 }
 
 // maxDetail bounds the detail of a described error in bytes.

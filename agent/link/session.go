@@ -46,6 +46,7 @@ type Session struct {
 	verified time.Time // zero: not
 	probes   int       // acknowledged
 	plain    bool      // the server did not name the ledger as a capability
+	dropped  selfcheck.Drop
 	awake    time.Time // silence and phases are judged from here on, not before
 }
 
@@ -87,6 +88,10 @@ func (s *Session) read() {
 	for {
 		m, err := s.conn.Read()
 		if err != nil {
+			now := time.Now()
+			s.mu.Lock()
+			s.dropped = selfcheck.Drop{InMS: silence(s.wire.in.View(now)), OutMS: silence(s.wire.out.View(now))}
+			s.mu.Unlock()
 			return
 		}
 		fault.Stall(s.opts.ReadFault)
@@ -309,6 +314,21 @@ func (s *Session) Facts(now time.Time) selfcheck.LinkFacts {
 	f.Phase, f.PhaseAge = s.phase, selfcheck.Age(s.since, now)
 	f.VerifiedAge = selfcheck.Age(s.verified, now)
 	return f
+}
+
+// silence is since the last frame, in ms; nil: there was none.
+func silence(v selfcheck.TapView) *int64 {
+	if v.AnyAge == nil {
+		return nil
+	}
+	return new(v.AnyAge.Milliseconds())
+}
+
+// Dropped tells of the silence in which the link ended, once its reader has.
+func (s *Session) Dropped() selfcheck.Drop {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dropped
 }
 
 // Recent gives up to n of the last 512 frame headers, oldest first.

@@ -28,6 +28,8 @@ const (
 	unauthorizedMax = 10 * time.Minute
 	// dropsWindow is over how long drops are counted.
 	dropsWindow = 10 * time.Minute
+	// dropsTold of them are told one by one.
+	dropsTold = 5
 	// goneWait bounds the wait for the goroutines of a link that has ended; one that
 	// hangs is left behind, stays visible in the facts, and does not hold up the next link.
 	goneWait = 5 * time.Second
@@ -45,6 +47,12 @@ var errAbandoned = errors.New("the link was given up: a goroutine of it hung")
 
 // errDraining is why a link ends when the worker stops.
 var errDraining = errors.New("the agent is stopping")
+
+// drop is a verified link that ended, not by our order.
+type drop struct {
+	at time.Time
+	in selfcheck.Drop
+}
 
 // manager keeps one link: dials, waits between attempts, and reports.
 type manager struct {
@@ -66,7 +74,8 @@ type manager struct {
 	dialAt   time.Time // of the next attempt, while waiting
 	attempts int       // since the last verified link
 	failure  *selfcheck.NetworkError
-	drops    []time.Time
+	asked    string // why the server has us wait; empty: it does not
+	drops    []drop
 	previous *wire.PreviousLink
 
 	target  target
@@ -113,12 +122,15 @@ func (m *manager) run(ctx context.Context) {
 		if held {
 			tries = 0
 		}
-		if order == nil && ctx.Err() == nil {
+		if after, why, asked := link.Asked(err); asked && order == nil && ctx.Err() == nil {
+			m.log.Info("the server asked to be called again later", "after", after.Round(time.Millisecond), "reason", why)
+			order = m.wait(ctx, max(after, ms(m.w.policy().BackoffMinMS)), why)
+		} else if order == nil && ctx.Err() == nil {
 			if !useful {
 				m.log.Warn("no verified link came of this attempt", "error", err, "url", m.goal().url, "attempt", tries+1)
 				m.setTarget(afterFailure(m.w.urls(), m.goal()))
 			}
-			order = m.wait(ctx, m.backoff(err, tries))
+			order = m.wait(ctx, m.backoff(err, tries), "")
 			tries = min(tries+1, maxTries)
 		}
 		if order != nil {
@@ -338,10 +350,11 @@ func (m *manager) close(s *link.Session, ordered bool) (wasVerified, held bool) 
 	m.previous = &wire.PreviousLink{
 		Link: s.ID(), Read: s.Conn().Facts(now).Ledger.Local.Read, Reason: err.Error(),
 	}
-	if !ordered && !errors.Is(err, errDraining) {
+	_, _, asked := link.Asked(err)
+	if !ordered && !asked && !errors.Is(err, errDraining) {
 		m.failure = link.Describe(err)
 		if wasVerified {
-			m.drops = append(m.drops, now)
+			m.drops = append(m.drops, drop{now, s.Dropped()})
 		}
 	}
 	m.mu.Unlock()
@@ -362,8 +375,17 @@ func (m *manager) becameVerified(s *link.Session) {
 }
 
 // wait lets d pass; an order, or waking up after a suspend, ends it.
-func (m *manager) wait(ctx context.Context, d time.Duration) *pipe.ReconnectOrder {
+// asked is why the server wants it so; empty: it is our own back-off.
+func (m *manager) wait(ctx context.Context, d time.Duration, asked string) *pipe.ReconnectOrder {
+	m.mu.Lock()
+	m.asked = asked
+	m.mu.Unlock()
 	m.enter(selfcheck.PhaseWaiting, time.Now().Add(d))
+	defer func() {
+		m.mu.Lock()
+		m.asked = ""
+		m.mu.Unlock()
+	}()
 	select { // an old one
 	case <-m.resumed:
 	default:
@@ -433,8 +455,12 @@ func (m *manager) enter(p selfcheck.Phase, dialAt time.Time) {
 }
 
 func (m *manager) fail(err error) {
+	_, _, asked := link.Asked(err)
 	m.mu.Lock()
 	m.failure = link.Describe(err)
+	if asked { // it was reached, and wants to be called again
+		m.failure = nil
+	}
 	m.mu.Unlock()
 }
 
@@ -477,10 +503,13 @@ func (m *manager) facts(now time.Time) selfcheck.LinkFacts {
 	m.w.beats.fill(&f, m.cur, now)
 	f.Attempts, f.Failure = m.attempts, m.failure
 	f.Alternatives = len(alternatives(m.w.urls(), m.target, m.reached, m.v4, m.v6))
-	for len(m.drops) > 0 && now.Sub(m.drops[0]) > dropsWindow {
+	for len(m.drops) > 0 && now.Sub(m.drops[0].at) > dropsWindow {
 		m.drops = m.drops[1:]
 	}
-	f.Drops = len(m.drops)
+	f.Drops, f.Asked = len(m.drops), m.asked
+	for _, d := range m.drops[max(0, len(m.drops)-dropsTold):] {
+		f.Dropped = append(f.Dropped, d.in)
+	}
 	return f
 }
 

@@ -239,7 +239,7 @@ func TestRefusedUpgradesWaitLong(t *testing.T) {
 		least, most time.Duration
 	}{
 		"unauthorized": {refusal{status: 401, code: wire.ProblemUnauthorized}, 5 * time.Minute, 10 * time.Minute},
-		"draining":     {refusal{status: 503, code: wire.ProblemDraining, after: "40"}, 40 * time.Second, 50 * time.Second},
+		"full":         {refusal{status: 503, code: wire.ProblemRateLimited, after: "40"}, 40 * time.Second, 50 * time.Second},
 		"broken":       {refusal{status: 502}, 0, 2 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -265,6 +265,88 @@ func TestRefusedUpgradesWaitLong(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A server that asks to be called again later is well, and so is the way to it: that is no
+// failure, and the back-off is as before.
+func TestAskedToComeBackLater(t *testing.T) {
+	for name, code := range map[string]string{"busy": wire.ProblemBusy, "draining": wire.ProblemDraining} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := newServer(t)
+				srv.refuse = func(n int) *refusal {
+					if n <= 3 {
+						return &refusal{status: 503, code: code, after: "40"}
+					}
+					return nil
+				}
+				r := startRig(t, srv, func(c *worker.Config) {
+					c.Identity.LinkURLs = []string{"ws://127.0.0.1:1/v1/link", "ws://127.0.0.2:2/v1/link"}
+				})
+				began := time.Now()
+				r.wait("the wait", time.Second, func() bool {
+					l := r.last().Link
+					return l.Phase == selfcheck.PhaseWaiting && l.Asked != "" && l.Failure == nil && l.NextDial != nil
+				})
+				r.wait("the fourth try", 20*time.Minute, func() bool { return len(srv.dialed()) == 4 })
+				if took := time.Since(began); took < 120*time.Second || took > 3*52*time.Second {
+					t.Errorf("three waits took %v, want 40 s each, spread over a quarter more", took)
+				}
+				r.verified(1)
+				if l := r.last().Link; l.Asked != "" {
+					t.Errorf("still asked: %q", l.Asked)
+				}
+				for _, addr := range srv.dialed() {
+					if addr != "127.0.0.1:1" {
+						t.Errorf("another endpoint was tried: %v", srv.dialed())
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestServerThatGoesDownIsCalledAgainWhenItSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		r := startRig(t, srv, nil)
+		for n := 1; n <= 4; n++ {
+			p := r.verified(n)
+			began := time.Now()
+			p.conn.Close(websocket.CloseServiceRestart, errors.New(wire.ComeBack(30*time.Second, "the server is going down")))
+			r.wait("the wait", time.Second, func() bool { return r.last().Link.Asked != "" })
+			r.wait("the next link", time.Minute, func() bool { return len(srv.links()) == n+1 })
+			if took := time.Since(began); took < 30*time.Second || took > 31*time.Second {
+				t.Errorf("called again after %v, want 30 s", took)
+			}
+		}
+		r.verified(5)
+		if d := r.last().Link.Drops; d != 0 {
+			t.Errorf("%d links count as dropped", d)
+		}
+	})
+}
+
+// An idle limit on the path shows by the silence in which each link ended.
+func TestDropsTellOfTheirSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		srv.policy.PingMS, srv.policy.HeartbeatMS, srv.policy.MetricsMS, srv.policy.DeadMS = 300_000, 600_000, 600_000, 900_000
+		r := startRig(t, srv, nil)
+		for n := 1; n <= 3; n++ {
+			p := r.verified(n)
+			synctest.Wait()
+			time.Sleep(45 * time.Second)
+			p.ws.NetConn().Close()
+			r.wait("the next link", time.Minute, func() bool { return len(srv.links()) == n+1 })
+		}
+		r.verified(4)
+		r.wait("a report of it", time.Second, func() bool { return len(r.last().Link.Dropped) == 3 })
+		v := selfcheck.Judge(r.last(), time.Now(), wire.Policy{}).Verdict
+		if v.Code != selfcheck.CodeLinkFlapping || !strings.Contains(v.Sentence, "The last 3 each ended after about 45 s") || !strings.Contains(v.Action, "45 s") {
+			t.Errorf("judged %s: %s %s", v.Code, v.Sentence, v.Action)
+		}
+	})
 }
 
 // A server that is down is tried ever more rarely, on each endpoint in turn, and

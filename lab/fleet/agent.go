@@ -14,6 +14,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	agentlink "gururmm/agent/link"
 	"gururmm/agent/state"
 	"gururmm/internal/backoff"
 	"gururmm/session"
@@ -170,6 +171,12 @@ func (a *agent) connect(ctx context.Context) {
 		l, err := a.dial(ctx)
 		a.mu.Lock()
 		a.dialing = false
+		if after, _, ok := agentlink.Asked(err); ok {
+			a.fleet.failure(err)
+			a.next.dial = time.Now().Add(max(after, a.timing.backoffMin))
+			a.mu.Unlock()
+			return
+		}
 		if err != nil {
 			a.fleet.failure(err)
 			a.next.dial = time.Now().Add(backoff.Full(a.rng, a.timing.backoffMin, a.timing.backoffMax, a.failures))
@@ -331,6 +338,10 @@ func (a *agent) ended(l *link, why error) {
 		a.fleet.failure(fmt.Errorf("before it was verified: %w", why))
 	}
 	a.evicted++
+	if after, _, ok := agentlink.Asked(why); ok {
+		a.next.dial = now.Add(max(after, a.timing.backoffMin))
+		return
+	}
 	a.next.dial = now.Add(backoff.Full(a.rng, a.timing.backoffMin, a.timing.backoffMax, a.failures))
 	a.failures++
 }

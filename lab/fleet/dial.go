@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	agentlink "gururmm/agent/link"
 	"gururmm/internal/endpoint"
 	"gururmm/session"
 	"gururmm/wire"
@@ -146,20 +146,14 @@ func (a *agent) dial(ctx context.Context) (*link, error) {
 	}
 	ws, res, err := dialer.DialContext(ctx, a.identity.LinkURLs[0], http.Header{"Authorization": {"Bearer " + token}})
 	if err != nil {
-		return nil, refused(err, res)
+		if res != nil && errors.Is(err, websocket.ErrBadHandshake) {
+			return nil, agentlink.ReadRefused(res, time.Now())
+		}
+		return nil, err
 	}
 	id, ok := wire.ParseLinkID(res.Header.Get(wire.HeaderLinkID))
 	if !ok || ws.Subprotocol() != wire.Subprotocol {
 		return nil, errors.Join(fmt.Errorf("upgraded without a link id or subprotocol: what answers at %s is no server of ours", a.identity.LinkURLs[0]), ws.Close())
 	}
 	return &link{id: id, conn: session.New(ws, session.Options{Link: id}), socket: socket}, nil
-}
-
-// refused adds what the server said to the error of an upgrade.
-func refused(err error, res *http.Response) error {
-	if res == nil || !errors.Is(err, websocket.ErrBadHandshake) {
-		return err
-	}
-	raw, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10)) // what came of it
-	return fmt.Errorf("the server refused the link: %s: %s", res.Status, raw)
 }

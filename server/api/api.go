@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"gururmm/internal/admission"
 	"gururmm/server/builds"
 	"gururmm/server/bundles"
 	"gururmm/server/delivery"
@@ -70,6 +71,7 @@ type API struct {
 	log     *slog.Logger
 	replays *replays
 	enrolls *limiter
+	doors   map[string]*admission.Gate
 	polls   polls
 	// requests, bodies, probes and downloads are those of each agent under way.
 	requests, bodies, probes, downloads, parts shares
@@ -89,6 +91,7 @@ func New(o Options) *API {
 		replays: newReplays(), enrolls: newLimiter(enrollBurst, enrollEvery),
 		taking:  make(chan struct{}, maxParts),
 		looking: make(chan struct{}, maxLooks),
+		doors:   newDoors(),
 		polls:   polls{held: map[string]*heldPoll{}},
 		drained: make(chan struct{}),
 	}
@@ -111,7 +114,7 @@ func (a *API) Main() http.Handler {
 	mux := http.NewServeMux()
 	a.health(mux)
 	a.handle(mux, "POST /v1/enroll", a.enroll)
-	a.agent(mux, "GET /v1/link", a.link)
+	a.agent(mux, "GET /v1/link", doorLink, a.link)
 	a.operator(mux, "GET /v1/agents", a.listAgents)
 	a.operator(mux, "GET /v1/agents/{agent}", a.getAgent)
 	a.operator(mux, "DELETE /v1/agents/{agent}", a.removeAgent)
@@ -155,10 +158,10 @@ func (a *API) Main() http.Handler {
 func (a *API) OOB() http.Handler {
 	mux := http.NewServeMux()
 	a.health(mux)
-	a.agent(mux, "POST /v1/oob/beacon", a.beacon)
-	a.agent(mux, "POST /v1/oob/poll", a.poll)
-	a.agent(mux, "GET /v1/oob/builds/{sha256}", a.program)
-	a.agent(mux, "PUT /v1/oob/bundle/{id}", a.takeBundle)
+	a.agent(mux, "POST /v1/oob/beacon", doorOOB, a.beacon)
+	a.agent(mux, "POST /v1/oob/poll", doorOOB, a.poll)
+	a.agent(mux, "GET /v1/oob/builds/{sha256}", doorOOB, a.program)
+	a.agent(mux, "PUT /v1/oob/bundle/{id}", doorOOB, a.takeBundle)
 	a.handle(mux, "POST /v1/enroll", a.enroll) // for a copy whose way to the main listener is deaf
 	return a.front(mux, a.o.ForwardedOOB)
 }

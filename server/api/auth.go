@@ -36,21 +36,32 @@ func bearer(r *http.Request) (string, bool) {
 
 // agent routes a pattern for enrolled endpoints: a JWT (RFC 7519, EdDSA by RFC
 // 8037) signed by the agent's own key, for this server, of now, and never seen.
-func (a *API) agent(mux *http.ServeMux, pattern string, h func(w http.ResponseWriter, r *http.Request, agent store.Agent) error) {
+// What it takes until then needs a place at the door.
+func (a *API) agent(mux *http.ServeMux, pattern, door string, h func(w http.ResponseWriter, r *http.Request, agent store.Agent) error) {
 	a.handle(mux, pattern, func(w http.ResponseWriter, r *http.Request) error {
 		if a.isDraining() {
 			return errDraining
 		}
+		leave, err := a.doors[door].Enter(r.Context())
+		if err != nil {
+			return err
+		}
+		v := visitor{leave: leave}
+		defer func() { v.leave() }()
 		agent, copied, err := a.authenticate(r, time.Now())
 		if err != nil {
 			return err
+		}
+		v.copy = copied
+		if door != doorLink { // a poll waits for hours, and takes nobody's place
+			leave()
 		}
 		release, ok := a.requests.take(agent.ID, maxRequests)
 		if !ok {
 			return errTooMany
 		}
 		defer release()
-		err = h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, copied)), agent)
+		err = h(w, r.WithContext(context.WithValue(r.Context(), visitorKey{}, &v)), agent)
 		if errors.Is(err, store.ErrRemoved) { // after it was let in
 			return errRemoved
 		}
@@ -64,12 +75,30 @@ type agentClaims struct {
 	wire.Copy
 }
 
-type callerKey struct{}
+// visitor is who was let in.
+type visitor struct {
+	copy  wire.Copy
+	leave func() // gives the place at the door back
+}
+
+type visitorKey struct{}
 
 // caller is which copy of the agent sent r, as its token says; of an older agent nothing is known.
 func caller(r *http.Request) wire.Copy {
-	c, _ := r.Context().Value(callerKey{}).(wire.Copy)
-	return c
+	if v, ok := r.Context().Value(visitorKey{}).(*visitor); ok {
+		return v.copy
+	}
+	return wire.Copy{}
+}
+
+// keepPlace has the caller's place at the door kept beyond its request.
+func keepPlace(r *http.Request) (leave func()) {
+	v, ok := r.Context().Value(visitorKey{}).(*visitor)
+	if !ok {
+		return func() {}
+	}
+	leave, v.leave = v.leave, func() {}
+	return leave
 }
 
 func (a *API) authenticate(r *http.Request, now time.Time) (store.Agent, wire.Copy, error) {
@@ -151,6 +180,11 @@ func (a *API) operator(mux *http.ServeMux, pattern string, h func(w http.Respons
 		if !ok {
 			return problem(http.StatusUnauthorized, wire.ProblemUnauthorized, "an operator token is needed")
 		}
+		leave, err := a.doors[doorOperators].Enter(r.Context())
+		if err != nil {
+			return err
+		}
+		defer leave()
 		// Looked up by its SHA-256: how long that takes tells nothing of the token.
 		token, err := a.o.Store.OperatorToken(r.Context(), store.HashToken(raw), time.Now())
 		if errors.Is(err, store.ErrTokenInvalid) || errors.Is(err, store.ErrNotFound) {
@@ -160,6 +194,7 @@ func (a *API) operator(mux *http.ServeMux, pattern string, h func(w http.Respons
 		if err != nil {
 			return err
 		}
+		leave() // an operator may follow a command for hours
 		return h(w, r, token.Name)
 	})
 }

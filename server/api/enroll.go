@@ -41,6 +41,11 @@ func (a *API) enroll(w http.ResponseWriter, r *http.Request) error {
 			return problem(http.StatusBadRequest, wire.ProblemBadRequest, fmt.Sprintf("presence.%s is longer than 256 bytes", name))
 		}
 	}
+	leave, err := a.doors[doorEnroll].Enter(r.Context())
+	if err != nil {
+		return err
+	}
+	defer leave()
 	id := wire.NewID()
 	name := strings.TrimSpace(p.Platform.Hostname)
 	if name == "" {

@@ -96,6 +96,6 @@ func (a *API) link(w http.ResponseWriter, r *http.Request, agent store.Agent) er
 		a.o.Hub.Probe(ws, agent.ID, id, a.clientAddr(r), done)
 		return nil
 	}
-	a.o.Hub.Accept(ws, agent.ID, caller(r), id, a.clientAddr(r))
+	a.o.Hub.Accept(ws, agent.ID, caller(r), id, a.clientAddr(r), settling(keepPlace(r)))
 	return nil
 }

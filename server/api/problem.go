@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"net/http"
 	"strconv"
 	"time"
 
+	"gururmm/internal/admission"
 	"gururmm/server/builds"
 	"gururmm/server/bundles"
 	"gururmm/server/delivery"
@@ -88,6 +90,9 @@ func asProblem(err error) (p wire.Problem, known bool) {
 	if p, ok := errors.AsType[wire.Problem](err); ok {
 		return p, true
 	}
+	if b, ok := errors.AsType[*admission.Busy](err); ok {
+		return problem(http.StatusServiceUnavailable, wire.ProblemBusy, b.Error()), true
+	}
 	for _, a := range problems {
 		if errors.Is(err, a.err) {
 			return problem(a.status, a.code, cmp.Or(a.detail, err.Error())), true
@@ -106,7 +111,11 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 		a.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+		after := retryAfter
+		if b, ok := errors.AsType[*admission.Busy](err); ok {
+			after = int(math.Ceil(b.After.Seconds()))
+		}
+		w.Header().Set("Retry-After", strconv.Itoa(after))
 	}
 	if p.Status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")

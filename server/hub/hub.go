@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,8 @@ const (
 	// handleTimeout bounds the handling of one message: the database is local and
 	// answers in milliseconds; what takes longer is given up and repeated by the agent.
 	handleTimeout = 10 * time.Second
+	// returnLeast is what a server takes to be there again, at the least.
+	returnLeast = time.Second
 	// flushEvery is how often last-seen facts go to the store, for all agents at once.
 	flushEvery = 5 * time.Second
 )
@@ -44,6 +47,15 @@ var (
 	errRemoved     = errors.New("the agent was removed by an operator")
 	errRefused     = errors.New("too many links of one identity")
 )
+
+// comeBack is why a link ends that is wanted again after so long.
+type comeBack struct {
+	error
+	after time.Duration
+}
+
+func (c comeBack) Error() string { return wire.ComeBack(c.after, c.error.Error()) }
+func (c comeBack) Unwrap() error { return c.error }
 
 // Options of a Hub. All are needed.
 type Options struct {
@@ -152,10 +164,11 @@ func (h *Hub) Run(ctx context.Context) error {
 }
 
 // Accept takes over an upgraded connection of agent, whose JWT was checked and named caller. It
-// returns at once; the link's reader owns the connection from here on.
-func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire.LinkID, addr string) {
+// returns at once; the link's reader owns the connection from here on. settled is called
+// once or twice, when the link is verified and when it has ended; it must not block.
+func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire.LinkID, addr string, settled func()) {
 	l := newLink(h, ws, agent, id, addr)
-	l.caller = caller
+	l.caller, l.settled = caller, settled
 	h.mu.Lock()
 	refuse := h.draining
 	ep := h.endpoint(agent)
@@ -181,6 +194,7 @@ func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire
 	}
 	h.mu.Unlock()
 	if refuse != nil {
+		settled()
 		h.ends.add(refuse)
 		l.log.Warn("link refused", "reason", refuse)
 		l.conn.Close(websocket.CloseTryAgainLater, refuse)
@@ -227,9 +241,10 @@ func (h *Hub) Links() int {
 	return n
 }
 
-// Drain refuses new links, tells all agents why with close code 1012, and waits
-// until their readers have ended or ctx has.
-func (h *Hub) Drain(ctx context.Context, reason error) error {
+// Drain refuses new links, tells all agents why with close code 1012 and when to come
+// back, each at a moment of its own, and waits until their readers have ended or ctx
+// has. over is for how long so many are spread.
+func (h *Hub) Drain(ctx context.Context, reason error, over func(links int) time.Duration) error {
 	h.mu.Lock()
 	h.draining = reason
 	var all []*link
@@ -241,8 +256,9 @@ func (h *Hub) Drain(ctx context.Context, reason error) error {
 	for _, c := range looks {
 		h.readers.Go(func() { c.Close(websocket.CloseServiceRestart, reason) })
 	}
-	for _, l := range all {
-		l.end(websocket.CloseServiceRestart, "", reason)
+	for i, at := range rand.Perm(len(all)) { // who was last is not always last
+		after := returnLeast + over(len(all))*time.Duration(at)/time.Duration(len(all))
+		all[i].end(websocket.CloseServiceRestart, "", comeBack{reason, after})
 	}
 	ended := make(chan struct{})
 	go func() { // ends with the last reader; each is bounded by its write timeout

@@ -50,6 +50,7 @@ type link struct {
 	generation uint64
 	addr       string
 	caller     wire.Copy // as the upgrade's token says
+	settled    func()    // verified, or over
 	opened     time.Time
 	policy     wire.Policy
 	log        *slog.Logger
@@ -133,6 +134,7 @@ func (l *link) end(code int, verdict selfcheck.Code, cause error) {
 	l.closing.Add(1)
 	l.mu.Unlock()
 
+	l.settled()
 	l.hub.ends.add(cause)
 	l.hub.wheel.remove(l)
 	l.hub.seenLink(l)

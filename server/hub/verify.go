@@ -178,6 +178,7 @@ func (l *link) probed(env wire.Envelope, at time.Time) (mine bool, err error) {
 
 func (l *link) becomeVerified(at time.Time) {
 	l.probes.pads = nil
+	l.settled()
 	l.mu.Lock()
 	l.verifiedAt = at
 	l.mu.Unlock()

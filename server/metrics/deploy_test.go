@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.yaml.in/yaml/v3"
 
+	"gururmm/internal/admission"
 	"gururmm/operator"
 	"gururmm/selfcheck"
 	"gururmm/server/delivery"
@@ -35,6 +36,7 @@ func watched(t *testing.T) (*metrics.Metrics, store.Store) {
 	st, log := m.Meter(raw), slog.New(slog.DiscardHandler)
 	d := delivery.New(st, delivery.Options{Acked: m.Acked})
 	m.Watch(hub.New(hub.Options{Delivery: d, Store: st, Log: log}), d, st, log)
+	m.WatchDoors(func() map[string]admission.Stats { return map[string]admission.Stats{"link": {}} })
 	return m, st
 }
 
@@ -201,7 +203,7 @@ func checkLabel(t *testing.T, where, name string, labels []string, label, value 
 
 func TestNoLabelCanGrow(t *testing.T) {
 	m, _ := watched(t)
-	bounded := []string{"", "channel", "code", "job", "le", "presence", "reason", "stage", "state", "verdict"}
+	bounded := []string{"", "channel", "code", "door", "job", "le", "presence", "reason", "stage", "state", "verdict"}
 	for name, labels := range known(t, m) {
 		for _, l := range labels {
 			if strings.HasPrefix(name, "gururmm_") && !slices.Contains(bounded, l) {
