@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -93,13 +94,47 @@ func (c *Client) request(ctx context.Context, method, path string, query url.Val
 	u := *c.base
 	u.Path += path
 	u.RawQuery = query.Encode()
-	var r io.Reader
+	var raw []byte
 	if body != nil {
-		raw, err := json.Marshal(body)
-		if err != nil {
+		var err error
+		if raw, err = json.Marshal(body); err != nil {
 			return nil, err
 		}
-		r = bytes.NewReader(raw)
+	}
+	for {
+		res, err := c.once(ctx, method, u, raw)
+		wait, again := tooFast(err)
+		if !again {
+			return res, err
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, err
+		}
+	}
+}
+
+// refusal is what the server answered, and when it wants to be asked again; 0: it did not say.
+type refusal struct {
+	wire.Problem
+	after time.Duration
+}
+
+func (r refusal) Unwrap() error { return r.Problem }
+
+// tooFast tells whether the server only wants to be asked more slowly: nothing was done.
+func tooFast(err error) (wait time.Duration, ok bool) {
+	r, ok := errors.AsType[refusal](err)
+	return r.after, ok && r.Code == wire.ProblemTooFast && r.after > 0
+}
+
+func (c *Client) once(ctx context.Context, method string, u url.URL, body []byte) (*http.Response, error) {
+	var r io.Reader
+	if body != nil {
+		r = bytes.NewReader(body)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), r)
 	if err != nil {
@@ -115,12 +150,15 @@ func (c *Client) request(ctx context.Context, method, path string, query url.Val
 	}
 	if res.StatusCode >= 400 {
 		defer res.Body.Close()
-		return nil, problem(res)
+		seconds, _ := strconv.Atoi(res.Header.Get("Retry-After")) // 0: none that can be read
+		return nil, refusal{asProblem(res), min(time.Duration(max(0, seconds))*time.Second, callTimeout)}
 	}
 	return res, nil
 }
 
-func problem(res *http.Response) error {
+func problem(res *http.Response) error { return asProblem(res) }
+
+func asProblem(res *http.Response) wire.Problem {
 	raw, _ := io.ReadAll(io.LimitReader(res.Body, 64<<10))
 	var p wire.Problem
 	if json.Unmarshal(raw, &p) != nil || p.Title == "" {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -49,13 +50,41 @@ type Config struct {
 	// KeepCommands is how long commands, jobs and orders are kept once they have ended;
 	// default 90 days, below 0 for ever.
 	KeepCommands time.Duration
-	Policy       wire.Policy // zero fields: defaults
+	// Limits of each agent and each operator token in a second; see [Limits].
+	Limits Limits
+	Policy wire.Policy // zero fields: defaults
 	// ReleaseKeys are minisign public keys ("RW…"). Programs signed with one of them can
 	// be published, and endpoints that enroll are told to trust them for updates.
 	ReleaseKeys []string
 
 	// Listen opens a listener; default net.Listen. Tests give in-memory ones.
 	Listen func(network, addr string) (net.Listener, error)
+}
+
+// Limits are what one may do in a second; 0: the default, below 0: any number. What exceeds
+// waits, or is refused with 429; nobody else is held up. At once ten seconds' worth may come.
+type Limits struct {
+	AgentFrames   float64 // on its links, and messages by the second door
+	AgentBytes    float64 // of these
+	AgentRequests float64
+	Operator      float64 // requests of one token
+}
+
+// DefaultLimits are more than any agent has use for, and little work for a server.
+func DefaultLimits() Limits {
+	return Limits{
+		AgentFrames:   1000,     // at rest it sends some ten in a minute; the rest is for output
+		AgentBytes:    16 << 20, // a line of 130 Mbit/s
+		AgentRequests: 20,       // by the second door alone it makes three
+		Operator:      200,      // a script that orders something of each of 10,000 takes a minute
+	}
+}
+
+func (l Limits) withDefaults() Limits {
+	d := DefaultLimits()
+	l.AgentFrames, l.AgentBytes = cmp.Or(l.AgentFrames, d.AgentFrames), cmp.Or(l.AgentBytes, d.AgentBytes)
+	l.AgentRequests, l.Operator = cmp.Or(l.AgentRequests, d.AgentRequests), cmp.Or(l.Operator, d.Operator)
+	return l
 }
 
 // Defaults of the listeners' addresses.
@@ -86,6 +115,7 @@ func (c Config) complete() (Config, error) {
 	if c.KeepCommands > 0 && c.KeepCommands < retention.Least {
 		return c, fmt.Errorf("keep_commands: %v is too short: at least %v, or 0 for ever", c.KeepCommands, retention.Least)
 	}
+	c.Limits = c.Limits.withDefaults()
 	if c.Policy.Version == 0 {
 		c.Policy.Version = 1
 	}

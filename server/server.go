@@ -22,6 +22,7 @@ import (
 	"gururmm/internal/admission"
 	"gururmm/internal/atomicfile"
 	"gururmm/internal/pin"
+	"gururmm/internal/quota"
 	"gururmm/release"
 	"gururmm/server/api"
 	"gururmm/server/builds"
@@ -109,6 +110,8 @@ type Server struct {
 	metrics  *metrics.Metrics
 	admin    *http.Server // nil: there is none
 	adminLn  net.Listener
+
+	quota, operators *quota.Book
 
 	shakes map[string]*admission.Gate // of TLS, by the listener's setting
 
@@ -346,6 +349,15 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 		told.OOB = doors.OOB
 	}
 	policy := func(string) wire.Policy { return told }
+	limits := hub.Quotas(s.cfg.Limits.AgentFrames, s.cfg.Limits.AgentBytes)
+	limits[api.QuotaRequests] = api.RequestQuota(s.cfg.Limits.AgentRequests)
+	s.quota = quota.New(limits, func(agent, what string) {
+		s.log.Warn("an agent exceeds what one may do and is slowed or refused; told once a minute", "agent", agent, "what", what)
+	})
+	s.operators = quota.New(map[string]quota.Limit{api.QuotaRequests: api.RequestQuota(s.cfg.Limits.Operator)}, func(token, what string) {
+		s.log.Warn("an operator token exceeds what one may do and is refused; told once a minute", "token", token, "what", what)
+	})
+	s.metrics.WatchQuotas(map[string]*quota.Book{"agent": s.quota, "operator": s.operators})
 	s.delivery = delivery.New(s.store, delivery.Options{
 		Log: s.log.With("part", "delivery"), Sign: sign,
 		Why:   func(agent string) (kind, clause string) { return s.hub.Why(agent) },
@@ -353,7 +365,7 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 		Ended: func() { s.jobs.Look() },
 	})
 	s.hub = hub.New(hub.Options{
-		Delivery: s.delivery, Store: s.store, Sign: sign, Policy: policy, Log: s.log.With("part", "hub"),
+		Delivery: s.delivery, Store: s.store, Sign: sign, Policy: policy, Quota: s.quota, Log: s.log.With("part", "hub"),
 	})
 	s.rollouts = rollout.New(rollout.Options{
 		Store: s.store, Orders: s.delivery, Fact: s.standing, Log: s.log.With("part", "rollout"),
@@ -362,6 +374,7 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 	s.jobs = jobs.New(jobs.Options{Store: s.store, Commands: s.delivery, Present: s.reachable, Log: s.log.With("part", "jobs")})
 	s.api = api.New(api.Options{
 		Store: s.store, Delivery: s.delivery, Hub: s.hub, Builds: s.builds, Bundles: s.bundles, Rollouts: s.rollouts, Jobs: s.jobs, Sign: sign, Policy: policy,
+		Quota: s.quota, Operators: s.operators,
 		ServerID: id, CommandKeys: [][]byte{key.Public().(ed25519.PublicKey)},
 		Doors: doors, TrustedProxies: s.cfg.TrustedProxies,
 		ForwardedMain: s.cfg.forwarded(mainListener), ForwardedOOB: s.cfg.forwarded(oobListener), Log: s.log.With("part", "api"),

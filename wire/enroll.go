@@ -65,6 +65,7 @@ const (
 	ProblemAmbiguous    = "ambiguous" // 409: a name or the beginning of an id fits several
 	ProblemDraining     = "draining"  // 503
 	ProblemRateLimited  = "rate_limited"
+	ProblemTooFast      = "too_fast"    // 429: more in a second than one agent or operator token may; Retry-After says when
 	ProblemBusy         = "busy"        // 503: too many at once; Retry-After is a turn of one's own
 	ProblemRemoved      = "removed"     // 401 to the agent, 410 to an operator: an operator removed the agent
 	ProblemQuarantined  = "quarantined" // 403 to the agent, 409 to an operator

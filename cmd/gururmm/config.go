@@ -101,6 +101,10 @@ var settings = []setting{
 	{"policy", "", "file with the policy of endpoints, YAML or JSON (in the configuration file also inline)", setPolicyFile},
 	{"release_key", "", "public key (RW…, or its file) that updates must be signed with; may be repeated (default: no updates)", setReleaseKeys},
 	{"keep_commands", "90d", "keep commands with their output, jobs and orders so long after their end, as 90d or 36h; 0: for ever", setKeep},
+	{"agent_frames", perSecond(defaults.AgentFrames), "texts and pings that one agent may send in a second, ten times that at once; more is read later; 0: any number", toRate(func(c *serveConfig) *float64 { return &c.server.Limits.AgentFrames })},
+	{"agent_bytes", perSecond(defaults.AgentBytes), "the same in bytes", toRate(func(c *serveConfig) *float64 { return &c.server.Limits.AgentBytes })},
+	{"agent_requests", perSecond(defaults.AgentRequests), "requests that one agent may make in a second, ten times that at once; more is answered 429; 0: any number", toRate(func(c *serveConfig) *float64 { return &c.server.Limits.AgentRequests })},
+	{"operator_requests", perSecond(defaults.Operator), "the same of one operator token", toRate(func(c *serveConfig) *float64 { return &c.server.Limits.Operator })},
 	{"log_level", "info", "debug, info, warn or error", to(func(c *serveConfig) *string { return &c.logLevel })},
 	{"ready_file", "", "write URLs, pin and first tokens here as JSON once listening (mode 0600)", to(func(c *serveConfig) *string { return &c.readyFile })},
 }
@@ -116,6 +120,28 @@ func defaultStateDir() string {
 	}
 	return filepath.Join(home, ".local", "share", "gururmm")
 }
+
+var defaults = server.DefaultLimits()
+
+func perSecond(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }
+
+// toRate reads how many in a second; 0 is any number.
+func toRate(field func(*serveConfig) *float64) func(*serveConfig, string) error {
+	return func(c *serveConfig, v string) error {
+		n, err := strconv.ParseFloat(v, 64)
+		if err != nil || n < 0 || n > maxRate || n != 0 && n < 1 {
+			return fmt.Errorf("%q: want how many in a second, at least 1, or 0 for any number", v)
+		}
+		if n == 0 {
+			n = -1
+		}
+		*field(c) = n
+		return nil
+	}
+}
+
+// maxRate is what ten seconds of fit into an int everywhere.
+const maxRate = 100e6
 
 // setKeep reads a time in days (90d) or as Go writes it (36h); 0 is for ever.
 func setKeep(c *serveConfig, v string) error {

@@ -126,6 +126,8 @@ func TestBadConfigurationIsRefusedByName(t *testing.T) {
 		"not YAML":           {"listen: \"\n", nil, []string{"gururmm.yaml"}},
 		"unknown policy key": {"policy:\n  hartbeat_ms: 1\n", nil, []string{"policy", "hartbeat_ms"}},
 		"bad CIDR":           {"trusted_proxy: 10.0.0.0/99\n", nil, []string{"trusted_proxy", "10.0.0.0/99"}},
+		"half a request":     {"agent_requests: 0.5\n", nil, []string{"agent_requests", "0.5", "at least 1"}},
+		"less than nothing":  {"operator_requests: -1\n", nil, []string{"operator_requests", "0 for any number"}},
 		"kept how long":      {"keep_commands: soon\n", nil, []string{"keep_commands", "soon", "90d"}},
 		"kept not even":      {"", map[string]string{"GURURMM_KEEP_COMMANDS": "23h"}, []string{"GURURMM_KEEP_COMMANDS", "24h"}},
 		"kept too long":      {"keep_commands: 999999999d\n", nil, []string{"keep_commands"}},

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"gururmm/internal/admission"
+	"gururmm/internal/quota"
 	"gururmm/server/builds"
 	"gururmm/server/bundles"
 	"gururmm/server/delivery"
@@ -59,6 +60,9 @@ type Options struct {
 	ServerID    string
 	CommandKeys [][]byte // Ed25519 public keys
 	Doors       Doors
+	// Quota bounds what one agent asks and sends, Operators what one operator token asks; nil:
+	// nothing does.
+	Quota, Operators *quota.Book
 	// TrustedProxies may name the client in X-Forwarded-For, at the listeners where they write it.
 	TrustedProxies              []netip.Prefix
 	ForwardedMain, ForwardedOOB bool

@@ -56,6 +56,9 @@ func (a *API) agent(mux *http.ServeMux, pattern, door string, h func(w http.Resp
 		if door != doorLink { // a poll waits for hours, and takes nobody's place
 			leave()
 		}
+		if err := spend(a.o.Quota.Of(agent.ID), QuotaRequests, 1); err != nil {
+			return err
+		}
 		release, ok := a.requests.take(agent.ID, maxRequests)
 		if !ok {
 			return errTooMany
@@ -192,6 +195,9 @@ func (a *API) operator(mux *http.ServeMux, pattern string, h func(w http.Respons
 			return problem(http.StatusUnauthorized, wire.ProblemUnauthorized, "the operator token is not known")
 		}
 		if err != nil {
+			return err
+		}
+		if err := spend(a.o.Operators.Of(token.Name), QuotaRequests, 1); err != nil {
 			return err
 		}
 		leave() // an operator may follow a command for hours

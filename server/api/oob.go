@@ -12,6 +12,7 @@ import (
 	"gururmm/oob"
 	"gururmm/operator"
 	"gururmm/server/delivery"
+	"gururmm/server/hub"
 	"gururmm/server/store"
 	"gururmm/wire"
 )
@@ -134,7 +135,7 @@ func (a *API) poll(w http.ResponseWriter, r *http.Request, agent store.Agent) er
 		return errTooMany
 	}
 	defer release()
-	req, _, err := decode[wire.PollRequest](w, r, pollBound)
+	req, raw, err := decode[wire.PollRequest](w, r, pollBound)
 	switch {
 	case err != nil:
 		return err
@@ -146,6 +147,10 @@ func (a *API) poll(w http.ResponseWriter, r *http.Request, agent store.Agent) er
 		return problem(http.StatusBadRequest, wire.ProblemBadRequest, "wait_ms is negative")
 	case probes(r): // a look at the path: what waits here is not for it
 		return a.hand(w, nil, func(time.Time, error) {}, nil)
+	}
+	account := a.o.Quota.Of(agent.ID)
+	if err := errors.Join(spend(account, hub.QuotaFrames, len(req.Upstream)), spend(account, hub.QuotaBytes, len(raw))); err != nil {
+		return err // what is refused is repeated
 	}
 	who := caller(r)
 	a.o.Hub.Called(agent.ID, who, a.clientAddr(r), at)

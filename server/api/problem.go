@@ -5,12 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"math"
 	"net/http"
 	"strconv"
 	"time"
 
 	"gururmm/internal/admission"
+	"gururmm/internal/quota"
 	"gururmm/server/builds"
 	"gururmm/server/bundles"
 	"gururmm/server/delivery"
@@ -93,6 +93,9 @@ func asProblem(err error) (p wire.Problem, known bool) {
 	if b, ok := errors.AsType[*admission.Busy](err); ok {
 		return problem(http.StatusServiceUnavailable, wire.ProblemBusy, b.Error()), true
 	}
+	if e, ok := errors.AsType[*tooFast](err); ok {
+		return problem(http.StatusTooManyRequests, wire.ProblemTooFast, e.Error()), true
+	}
 	for _, a := range problems {
 		if errors.Is(err, a.err) {
 			return problem(a.status, a.code, cmp.Or(a.detail, err.Error())), true
@@ -113,7 +116,10 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests {
 		after := retryAfter
 		if b, ok := errors.AsType[*admission.Busy](err); ok {
-			after = int(math.Ceil(b.After.Seconds()))
+			after = quota.Seconds(b.After)
+		}
+		if e, ok := errors.AsType[*tooFast](err); ok {
+			after = quota.Seconds(e.wait)
 		}
 		w.Header().Set("Retry-After", strconv.Itoa(after))
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"gururmm/internal/quota"
 	"gururmm/operator"
 	"gururmm/server/delivery"
 	"gururmm/server/store"
@@ -69,7 +70,9 @@ type Options struct {
 	Sign func(t wire.Type, payload any) (wire.Envelope, error)
 	// Policy is what the server sets for an agent, complete. Must not block.
 	Policy func(agent string) wire.Policy
-	Log    *slog.Logger
+	// Quota bounds what one agent sends, on all of its links and by the second door; nil: nothing does.
+	Quota *quota.Book
+	Log   *slog.Logger
 }
 
 // Hub holds the live links.

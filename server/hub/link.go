@@ -12,6 +12,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"gururmm/internal/quota"
 	"gururmm/internal/serial"
 	"gururmm/selfcheck"
 	"gururmm/session"
@@ -56,6 +57,8 @@ type link struct {
 	log        *slog.Logger
 	conn       *session.Conn
 	inbox      *serial.Queue[session.Message]
+	account    *quota.Account
+	debt       atomic.Int64 // nanoseconds that frames which came have yet to wait for
 	lastText   atomic.Int64 // Unix nanoseconds; 0: none yet
 	entry      wheelEntry   // guarded by the wheel
 	probes     probes       // used by the handler only
@@ -90,10 +93,15 @@ func newLink(h *Hub, ws *websocket.Conn, agent string, id wire.LinkID, addr stri
 		addr: addr, opened: now, policy: h.opts.Policy(agent),
 	}
 	l.log = h.log.With("agent", agent, "link", id.String(), "generation", l.generation)
+	l.account = h.opts.Quota.Of(agent)
 	l.nextPing = now.Add(spread(ms(l.policy.PingMS)))
 	l.inbox = serial.New(inboxLimit, l.handle)
 	l.conn = session.New(ws, session.Options{
-		Link: id, Owed: l.owed, Changed: func(bool) { l.changed() }, WriteFault: "server.writer",
+		Link: id, Owed: l.owed, WriteFault: "server.writer",
+		Changed: func(bool) {
+			l.frame()
+			l.changed()
+		},
 	})
 	return l
 }
@@ -105,6 +113,7 @@ func (l *link) owed() uint32 {
 
 // read is the link's one reader and its owner: when it returns, the link is gone.
 func (l *link) read() {
+	defer l.account.Hold()()
 	for {
 		m, err := l.conn.Read()
 		if err != nil {
@@ -114,6 +123,11 @@ func (l *link) read() {
 		if err := l.inbox.Push(m, len(m.Text)+messageWeight); err != nil {
 			l.end(websocket.CloseTryAgainLater, selfcheck.CodeAgentExecutorFull, errFlooded)
 			break
+		}
+		if m.TooLarge {
+			l.pace(wire.MaxMessage)
+		} else {
+			l.pace(len(m.Text))
 		}
 	}
 	l.end(websocket.CloseNormalClosure, "", nil)

@@ -36,6 +36,7 @@ func watched(t *testing.T) (*metrics.Metrics, store.Store) {
 	st, log := m.Meter(raw), slog.New(slog.DiscardHandler)
 	d := delivery.New(st, delivery.Options{Acked: m.Acked})
 	m.Watch(hub.New(hub.Options{Delivery: d, Store: st, Log: log}), d, st, log)
+	m.WatchQuotas(nil)
 	m.WatchDoors(func() map[string]admission.Stats { return map[string]admission.Stats{"link": {}} })
 	return m, st
 }
@@ -203,7 +204,7 @@ func checkLabel(t *testing.T, where, name string, labels []string, label, value 
 
 func TestNoLabelCanGrow(t *testing.T) {
 	m, _ := watched(t)
-	bounded := []string{"", "channel", "code", "door", "job", "le", "presence", "reason", "stage", "state", "verdict"}
+	bounded := []string{"", "channel", "code", "door", "job", "le", "presence", "reason", "stage", "state", "verdict", "what", "who"}
 	for name, labels := range known(t, m) {
 		for _, l := range labels {
 			if strings.HasPrefix(name, "gururmm_") && !slices.Contains(bounded, l) {
