@@ -57,6 +57,9 @@ type Config struct {
 	// be published, and endpoints that enroll are told to trust them for updates.
 	ReleaseKeys []string
 
+	// Ended is told of each command that has ended. Must not block. May be nil.
+	Ended func(command string)
+
 	// Listen opens a listener; default net.Listen. Tests give in-memory ones.
 	Listen func(network, addr string) (net.Listener, error)
 }

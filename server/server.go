@@ -23,6 +23,7 @@ import (
 	"gururmm/internal/atomicfile"
 	"gururmm/internal/pin"
 	"gururmm/internal/quota"
+	"gururmm/operator"
 	"gururmm/release"
 	"gururmm/server/api"
 	"gururmm/server/builds"
@@ -362,7 +363,12 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 		Log: s.log.With("part", "delivery"), Sign: sign,
 		Why:   func(agent string) (kind, clause string) { return s.hub.Why(agent) },
 		Acked: s.metrics.Acked,
-		Ended: func() { s.jobs.Look() },
+		Ended: func(command string) {
+			s.jobs.Look()
+			if s.cfg.Ended != nil {
+				s.cfg.Ended(command)
+			}
+		},
 	})
 	s.hub = hub.New(hub.Options{
 		Delivery: s.delivery, Store: s.store, Sign: sign, Policy: policy, Quota: s.quota, Log: s.log.With("part", "hub"),
@@ -422,6 +428,12 @@ func (s *Server) serve(h http.Handler) *http.Server {
 
 // Info tells where the server is, and on its first start its first tokens.
 func (s *Server) Info() Info { return s.info }
+
+// Submit orders a command of an agent, as the operators' API does; by is who is told to have
+// asked for it. It is for programs that run the server in themselves.
+func (s *Server) Submit(ctx context.Context, agent string, c operator.NewCommand, by string) (operator.Command, error) {
+	return s.delivery.Submit(ctx, agent, c, by)
+}
 
 // Run serves until ctx ends, then drains, and closes everything. Ended so, the
 // error is nil.

@@ -31,7 +31,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(demoCommand(), proxyCommand(), figuresCommand(), floorCommand(), fleetCommand())
+	cmd.AddCommand(demoCommand(), proxyCommand(), figuresCommand(), floorCommand(), fleetCommand(), benchCommand(), benchPartCommand())
 	help.Fit(cmd)
 	return cmd
 }

@@ -76,6 +76,7 @@ type agent struct {
 	timing        timing
 	deafAt        time.Time // from when texts are read and not handled; zero: they are
 	next          due
+	echoed        chan<- struct{} // told of the answer to an echo; nil: nobody waits
 }
 
 // timing is what an agent keeps of its policy.
@@ -89,12 +90,14 @@ func timingOf(p wire.Policy) timing {
 // due are the times of what comes next; zero: nothing.
 type due struct{ dial, heartbeat, ping, repeat, verify, chat, leave, misbehave time.Time }
 
-func newAgent(f *fleet, kind Kind, number, place int) *agent {
+// newAgent makes the next one of the fleet.
+func newAgent(f *fleet, kind Kind, number int) *agent {
+	place := f.first + len(f.agents)
 	a := &agent{
 		fleet: f, kind: kind, number: number, place: place, instance: wire.NewID(),
 		rng: rand.New(rand.NewPCG(f.opts.Seed, uint64(place)+1)), timing: timingOf(wire.DefaultPolicy()),
 	}
-	a.copy = place > 0 && f.agents[place-1].number == number
+	a.copy = len(f.agents) > 0 && f.agents[len(f.agents)-1].number == number
 	return a
 }
 

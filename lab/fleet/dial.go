@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -144,7 +145,8 @@ func (a *agent) dial(ctx context.Context) (*link, error) {
 		TLSClientConfig: a.fleet.opts.TLS, Subprotocols: []string{wire.Subprotocol}, HandshakeTimeout: dialTimeout,
 		ReadBufferSize: readBuffer, WriteBufferSize: writeBuffer, WriteBufferPool: &a.fleet.writes,
 	}
-	ws, res, err := dialer.DialContext(ctx, a.identity.LinkURLs[0], http.Header{"Authorization": {"Bearer " + token}})
+	to := cmp.Or(a.fleet.link, a.identity.LinkURLs[0])
+	ws, res, err := dialer.DialContext(ctx, to, http.Header{"Authorization": {"Bearer " + token}})
 	if err != nil {
 		if res != nil && errors.Is(err, websocket.ErrBadHandshake) {
 			return nil, agentlink.ReadRefused(res, time.Now())
@@ -153,7 +155,7 @@ func (a *agent) dial(ctx context.Context) (*link, error) {
 	}
 	id, ok := wire.ParseLinkID(res.Header.Get(wire.HeaderLinkID))
 	if !ok || ws.Subprotocol() != wire.Subprotocol {
-		return nil, errors.Join(fmt.Errorf("upgraded without a link id or subprotocol: what answers at %s is no server of ours", a.identity.LinkURLs[0]), ws.Close())
+		return nil, errors.Join(fmt.Errorf("upgraded without a link id or subprotocol: what answers at %s is no server of ours", to), ws.Close())
 	}
 	return &link{id: id, conn: session.New(ws, session.Options{Link: id}), socket: socket}, nil
 }

@@ -100,6 +100,12 @@ type fleet struct {
 	agents []*agent // each identity's copies beside each other
 	base   uint64   // bytes of memory before the first agent
 
+	// Of a herd; see [HerdOptions].
+	first    int
+	link     string
+	trusting bool
+	stored   func(command string)
+
 	ring   wire.Keyring // the server's keys, shared by all
 	shared state.Identity
 
@@ -164,10 +170,10 @@ func memory() uint64 {
 func (f *fleet) enroll(ctx context.Context) error {
 	f.opts.Progress(fmt.Sprintf("enrolling %d agents", f.opts.Agents))
 	for i, kind := range f.opts.Mix.deal(f.opts.Agents, f.opts.Seed) {
-		a := newAgent(f, kind, i, len(f.agents))
+		a := newAgent(f, kind, i)
 		f.agents = append(f.agents, a)
 		if kind == Cloned {
-			f.agents = append(f.agents, newAgent(f, kind, i, len(f.agents)))
+			f.agents = append(f.agents, newAgent(f, kind, i))
 		}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)

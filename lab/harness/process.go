@@ -42,7 +42,7 @@ func start(name, log string, stderr *os.File, env []string, bin string, args ...
 	if stderr != nil {
 		cmd.Stderr = stderr
 	}
-	ownGroup(cmd)
+	OwnGroup(cmd)
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}

@@ -5,7 +5,8 @@ import (
 	"os/exec"
 )
 
-func ownGroup(*exec.Cmd) {}
+// OwnGroup has a process and what it starts be one group, apart from who starts it.
+func OwnGroup(*exec.Cmd) {}
 
 func killAll(_ int, below []int) {
 	for _, pid := range below {

@@ -115,9 +115,9 @@ type Options struct {
 	// Acked is told of each acknowledgement: by which door the attempt went out, and how
 	// long after its claim the acknowledgement was read. Must not block. May be nil.
 	Acked func(door wire.Channel, took time.Duration)
-	// Ended is told that a command has ended. Must not block, nor wait for this service.
+	// Ended is told of each command that has ended. Must not block, nor wait for this service.
 	// May be nil.
-	Ended func()
+	Ended func(command string)
 }
 
 // Link is a live link as delivery needs it. Its methods must not block, and

@@ -45,7 +45,7 @@ func TestEndsAreTold(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		var ended atomic.Int32
 		r.stop()
-		r.ended = func() { ended.Add(1) }
+		r.ended = func(string) { ended.Add(1) }
 		r.start()
 		l := r.up()
 		ran, never := r.submit(), r.submit()

@@ -27,7 +27,7 @@ type rig struct {
 	gen   uint64
 	max   int // attempts; 0: the default
 	why   func(agent string) (kind, clause string)
-	ended func()
+	ended func(string)
 
 	stop func()
 }

@@ -291,7 +291,7 @@ func (r *route) move(j *job, ev Event, t told, stages ...store.Stage) (moved boo
 		delete(r.jobs, c.ID)
 		r.s.log.Info("command ended", "agent", r.agent, "command", c.ID, "state", string(c.State), "reason", c.Reason, "attempts", c.Attempts)
 		if r.s.o.Ended != nil {
-			r.s.o.Ended()
+			r.s.o.Ended(c.ID)
 		}
 	}
 	r.s.watchers.touch(c.ID)

@@ -130,7 +130,7 @@ func (r *rig) enroll(name, site string) {
 func (r *rig) start(writes int, late bool) {
 	st := &mortal{Store: r.st, left: writes, late: late}
 	log := slog.New(slog.DiscardHandler)
-	r.d = delivery.New(st, delivery.Options{Ended: func() { r.Look() }})
+	r.d = delivery.New(st, delivery.Options{Ended: func(string) { r.Look() }})
 	r.Service = New(Options{Store: st, Commands: r.d, Log: log, Present: func(id string) bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()

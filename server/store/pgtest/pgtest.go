@@ -51,7 +51,7 @@ var shared struct {
 func Main(m *testing.M) {
 	code := m.Run()
 	if s := shared.server; s != nil {
-		if err := errors.Join(s.Kill(), os.RemoveAll(s.dir)); err != nil {
+		if err := s.Remove(); err != nil {
 			fmt.Fprintln(os.Stderr, "pgtest:", err)
 			code = 1
 		}
@@ -77,7 +77,7 @@ func Own(t testing.TB) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(s.Kill(), os.RemoveAll(s.dir)); err != nil {
+		if err := s.Remove(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -213,6 +213,9 @@ func (s *Server) Kill() error {
 	<-done
 	return nil
 }
+
+// Remove ends the server and takes away all that it kept.
+func (s *Server) Remove() error { return errors.Join(s.Kill(), os.RemoveAll(s.dir)) }
 
 // URL of a database of the server.
 func (s *Server) URL(database string) string {

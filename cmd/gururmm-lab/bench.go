@@ -1,0 +1,80 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"gururmm/internal/help"
+	"gururmm/lab/bench"
+)
+
+func benchCommand() *cobra.Command {
+	o := bench.Options{}
+	var asJSON, keep bool
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure the server beside raw TCP, NATS and JetStream",
+		Long: `Measure the server beside raw TCP, NATS and JetStream.
+
+Each server and what plays its clients runs as a process of its own on this
+machine, one comparison after the other; each figure is printed beside what must
+hold. Exits 0 only if all hold. Sections:
+
+  idle        memory of an idle connection, plain and TLS
+  roundtrips  a text to the server and its answer, 256 in flight
+  durable     commands from accepted to result stored, on SQLite
+  postgres    the same on a PostgreSQL, which is started for it
+
+A figure says something only beside the others of its run.`,
+		Example: "  gururmm-lab bench\n  gururmm-lab bench --only idle,roundtrips --agents 10000",
+		Args:    help.Words(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			o.Out = cmd.OutOrStdout()
+			if asJSON {
+				o.Out = cmd.ErrOrStderr()
+			}
+			if o.Dir, err = place(""); err != nil {
+				return err
+			}
+			if keep {
+				cmd.PrintErrln("state and logs:", o.Dir)
+			} else {
+				defer func() { err = errors.Join(err, os.RemoveAll(o.Dir)) }()
+			}
+			report, err := bench.Run(cmd.Context(), o)
+			if asJSON {
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetIndent("", "  ")
+				err = errors.Join(err, enc.Encode(report))
+			}
+			if err == nil && !report.OK {
+				err = errNotHeld
+			}
+			return err
+		},
+	}
+	flags := cmd.Flags()
+	flags.IntVar(&o.Agents, "agents", 5000, "connections of each comparison")
+	flags.StringSliceVar(&o.Only, "only", nil, "sections, of "+strings.Join(bench.Sections(), ", "))
+	flags.BoolVar(&o.Quick, "quick", false, "only see whether it works: turns too short to say anything")
+	flags.BoolVar(&keep, "keep", false, "keep state and logs, and say where")
+	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// benchPartCommand is run by bench itself.
+func benchPartCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    bench.PartWord + " KIND",
+		Short:  "Be one part of a benchmark",
+		Hidden: true,
+		Args:   help.Words(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return bench.Part(cmd.Context(), args[0], cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
+}
