@@ -92,8 +92,9 @@ figures: build ## what an endpoint costs and how soon it is served again, measur
 	CGO_ENABLED=0 $(GO) build -trimpath -tags faults -o bin/faults/ ./cmd/gururmm ./cmd/gururmm-agent
 	./bin/gururmm-lab figures --bin bin --faults bin/faults
 
-bench: ## figures, as ratios in one run
+bench: build ## the server beside raw TCP, NATS and JetStream, and small parts by themselves
 	@sh scripts/need.sh go initdb
+	./bin/gururmm-lab bench
 	$(GO) test -run '^$$' -bench . -benchmem ./selfcheck ./wire
 	$(GO) test -run '^$$' -bench 'Accepted|Life' -benchtime 20000x ./server/store
 

@@ -63,7 +63,7 @@ var allowed = map[string][]string{
 	"lab/demo":               {"internal", "wire", "selfcheck", "oob", "operator", "lab/proxy", "lab/harness"},
 	"lab/fleet":              {"internal", "wire", "session", "operator", "agent/state", "agent/link"},
 	"lab/figures":            {"internal", "wire", "selfcheck", "operator", "release", "lab/harness", "lab/demo", "agent/local"},
-	"lab/bench":              {"operator", "server", "server/store/pgtest", "lab/harness", "lab/fleet"},
+	"lab/bench":              {"internal", "operator", "server", "server/store/pgtest", "lab/harness", "lab/fleet"},
 	"cmd/gururmm-agent":      {"internal", "selfcheck", "checkup", "agent/probe", "agent/state", "agent/history", "agent/guardian", "agent/bundle", "agent", "agent/local"},
 	"cmd/gururmm":            {"internal", "wire", "checkup", "operator", "release", "server"},
 	"cmd/gururmm-lab":        {"internal", "operator", "lab/proxy", "lab/harness", "lab/demo", "lab/figures", "lab/fleet", "lab/bench"},

@@ -14,6 +14,7 @@ import (
 
 func benchCommand() *cobra.Command {
 	o := bench.Options{}
+	var out string
 	var asJSON, keep bool
 	cmd := &cobra.Command{
 		Use:   "bench",
@@ -28,9 +29,12 @@ hold. Exits 0 only if all hold. Sections:
   roundtrips  a text to the server and its answer, 256 in flight
   durable     commands from accepted to result stored, on SQLite
   postgres    the same on a PostgreSQL, which is started for it
+  pings       CPU of looking every 30 s whether each of many links lives
+  storm       10,000 links cut at once that come back over TLS
+  growth      cost with few and with many agents, a table and a plot
 
 A figure says something only beside the others of its run.`,
-		Example: "  gururmm-lab bench\n  gururmm-lab bench --only idle,roundtrips --agents 10000",
+		Example: "  gururmm-lab bench\n  gururmm-lab bench --only idle,roundtrips --agents 10000\n  gururmm-lab bench --out docs/performance.md",
 		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			o.Out = cmd.OutOrStdout()
@@ -46,6 +50,9 @@ A figure says something only beside the others of its run.`,
 				defer func() { err = errors.Join(err, os.RemoveAll(o.Dir)) }()
 			}
 			report, err := bench.Run(cmd.Context(), o)
+			if out != "" && err == nil {
+				err = report.Document(out)
+			}
 			if asJSON {
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")
@@ -59,6 +66,8 @@ A figure says something only beside the others of its run.`,
 	}
 	flags := cmd.Flags()
 	flags.IntVar(&o.Agents, "agents", 5000, "connections of each comparison")
+	flags.IntVar(&o.Fleet, "fleet", 19_000, "links of pings, storm and growth")
+	flags.StringVar(&out, "out", "", "write the page FILE.md, and FILE.svg beside it")
 	flags.StringSliceVar(&o.Only, "only", nil, "sections, of "+strings.Join(bench.Sections(), ", "))
 	flags.BoolVar(&o.Quick, "quick", false, "only see whether it works: turns too short to say anything")
 	flags.BoolVar(&keep, "keep", false, "keep state and logs, and say where")

@@ -48,6 +48,7 @@ const (
 // Options of Run.
 type Options struct {
 	Agents int      // connections of a comparison
+	Fleet  int      // links of what is measured with many
 	Only   []string // sections; empty: all
 	Quick  bool     // so short that figures say little: whether it works
 	Dir    string   // for state and logs
@@ -73,6 +74,7 @@ type Report struct {
 	OS      string   `json:"os"`
 	Agents  int      `json:"agents"`
 	Figures []Figure `json:"figures"`
+	Growth  []Row    `json:"growth,omitempty"`
 }
 
 type run struct {
@@ -94,6 +96,9 @@ var sections = []section{
 	{"roundtrips", "round trips, 256 in flight", (*run).roundTrips},
 	{"durable", "durable commands, 256 in flight", (*run).durable},
 	{"postgres", "durable commands on PostgreSQL, 256 in flight", (*run).postgres},
+	{"pings", "what it takes to look every 30 s whether each link lives", (*run).pings},
+	{"storm", "many links cut at once that come back over TLS", (*run).storm},
+	{"growth", "cost as a fleet grows", (*run).growth},
 }
 
 // Sections are the names that [Options.Only] takes.
@@ -112,8 +117,8 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 			return Report{}, fmt.Errorf("there is no section %q: there are %s", name, strings.Join(Sections(), ", "))
 		}
 	}
-	if o.Agents < 2 {
-		return Report{}, fmt.Errorf("%d agents: want 2 or more", o.Agents)
+	if o.Agents < 2 || o.Fleet < 2 {
+		return Report{}, fmt.Errorf("%d and %d agents: want 2 or more", o.Agents, o.Fleet)
 	}
 	r := &run{o: o, report: Report{Cores: runtime.NumCPU(), Go: runtime.Version(), OS: runtime.GOOS + "/" + runtime.GOARCH, Agents: o.Agents}}
 	if r.log, err = os.OpenFile(filepath.Join(o.Dir, "parts.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
@@ -184,6 +189,20 @@ func (r *run) pick(long, short time.Duration) time.Duration {
 		return short
 	}
 	return long
+}
+
+func (r *run) turns() int {
+	if r.o.Quick {
+		return 1
+	}
+	return turns
+}
+
+func (r *run) inFlight() int {
+	if r.o.Quick {
+		return inFlight / 16
+	}
+	return inFlight
 }
 
 // crew are the parts of one contender: its server and its clients.

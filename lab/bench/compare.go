@@ -91,9 +91,9 @@ func (r *run) roundTrips(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	for range turns {
+	for range r.turns() {
 		for _, name := range names {
-			l, cpu, err := crews[name].spent(ctx, crews[name].clients, order{Do: "echo", InFlight: inFlight, For: r.pick(5*time.Second, 200*time.Millisecond)})
+			l, cpu, err := crews[name].spent(ctx, crews[name].clients, order{Do: "echo", InFlight: r.inFlight(), For: r.pick(5*time.Second, 200*time.Millisecond)})
 			if err != nil {
 				return err
 			}
@@ -147,7 +147,7 @@ func (r *run) durable(ctx context.Context) (err error) {
 		return err
 	}
 	mine, theirs := &orders{}, &orders{}
-	for range turns {
+	for range r.turns() {
 		if err := r.order(ctx, mine, ours, ours.server, ours.agents); err != nil {
 			return err
 		}
@@ -178,7 +178,7 @@ func (r *run) postgres(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
 	all := &orders{}
-	for range turns {
+	for range r.turns() {
 		if err := r.order(ctx, all, c, c.server, c.agents); err != nil {
 			return err
 		}
@@ -220,7 +220,7 @@ func (t *orders) cost() float64 {
 
 // order has one turn of commands given.
 func (r *run) order(ctx context.Context, t *orders, c *crew, by *part, agents []string) error {
-	l, cpu, err := c.spent(ctx, by, order{Do: "commands", InFlight: inFlight, For: r.pick(6*time.Second, 300*time.Millisecond), Agents: agents})
+	l, cpu, err := c.spent(ctx, by, order{Do: "commands", InFlight: r.inFlight(), For: r.pick(6*time.Second, 300*time.Millisecond), Agents: agents})
 	t.loads, t.cpu = append(t.loads, l), append(t.cpu, cpu)
 	return err
 }

@@ -24,11 +24,10 @@ type natsServer struct {
 func newNATSServer() role { return &natsServer{} }
 
 func (s *natsServer) do(_ context.Context, o order) (a answer, err error) {
-	if o.Do == "memory" {
+	if o.Do == "memory" || o.Do == "ping" {
 		return a, nil
 	}
-	// Default pings would be counted as idle memory's noise; a dead client is not looked for here.
-	opts := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, PingInterval: time.Hour}
+	opts := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, PingInterval: pingEvery}
 	switch o.Do {
 	case "serve-tls":
 		cert, err := selfSigned()
@@ -73,6 +72,9 @@ func (s *natsServer) close() error {
 // natsClients speak the protocol by themselves: thousands of the Go client would not fit.
 type natsClients struct{ conns []net.Conn }
 
+// pingEvery is how often each link is looked at, as our own policy has it.
+const pingEvery = 30 * time.Second
+
 func newNATSClients() role { return &natsClients{} }
 
 func (c *natsClients) do(ctx context.Context, o order) (a answer, err error) {
@@ -85,6 +87,28 @@ func (c *natsClients) do(ctx context.Context, o order) (a answer, err error) {
 			err = natsSubscribe(c.conns[i], i)
 		}
 		return a, err
+	case "ping":
+		for _, conn := range c.conns {
+			go func() { // ends with the connection
+				buf := make([]byte, 64)
+				for {
+					conn.SetDeadline(time.Time{})
+					if _, err := conn.Read(buf); err != nil {
+						return
+					}
+					conn.Write([]byte("PONG\r\n")) // nothing but pings comes
+				}
+			}()
+		}
+	case "cut":
+		first := time.Now()
+		n := len(c.conns)
+		if err := c.close(); err != nil {
+			return a, err
+		}
+		c.conns = nil
+		_, err = c.do(ctx, order{Do: "connect-tls", Addr: o.Addr, N: n})
+		a.Took = time.Since(first)
 	case "echo":
 		payload := make([]byte, textSize)
 		a.Load, err = echoes(c.conns, o.InFlight, o.For, func(conn net.Conn, i int, buf []byte) error {

@@ -41,6 +41,7 @@ func (s *ourServer) do(ctx context.Context, o order) (a answer, err error) {
 	switch o.Do {
 	case "serve", "serve-tls":
 		a.Door, err = s.serve(o)
+	case "ping": // it does, as each link's policy has it: every 30 s
 	case "commands":
 		a.Load, err = closedLoop(ctx, o.InFlight, o.For, func(ctx context.Context, _ int) error {
 			return s.command(ctx, o.Agents[int(s.next.Add(1))%len(o.Agents)])
@@ -117,6 +118,10 @@ func (h *herd) do(ctx context.Context, o order) (a answer, err error) {
 		all, err := h.herds[0].Echoes(ctx, o.InFlight, o.For)
 		a.Load = loadOf(all, time.Since(began))
 		return a, err
+	case "ping":
+		for _, one := range h.herds {
+			one.Rest()
+		}
 	case "cut":
 		h.herds[0].Cut()
 		a.Took, err = h.herds[0].Verified(ctx)

@@ -18,12 +18,21 @@ const textSize = 128
 type tcpServer struct {
 	l       net.Listener
 	working sync.WaitGroup
+
+	mu    sync.Mutex
+	conns []net.Conn
 }
 
 func newTCPServer() role { return &tcpServer{} }
 
 func (s *tcpServer) do(_ context.Context, o order) (answer, error) {
-	if o.Do == "memory" {
+	switch o.Do {
+	case "memory":
+		return answer{}, nil
+	case "ping":
+		s.mu.Lock()
+		go pingAll(s.conns) // ends with the process
+		s.mu.Unlock()
 		return answer{}, nil
 	}
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -37,6 +46,9 @@ func (s *tcpServer) do(_ context.Context, o order) (answer, error) {
 			if err != nil {
 				return
 			}
+			s.mu.Lock()
+			s.conns = append(s.conns, conn)
+			s.mu.Unlock()
 			go serveFrames(conn) // ends with its client, which ends before the server
 		}
 	})
@@ -60,8 +72,25 @@ func serveFrames(conn net.Conn) {
 		if err != nil {
 			return
 		}
+		if len(frame) == 4 {
+			continue // answers a ping
+		}
 		if _, err := conn.Write(frame); err != nil {
 			return
+		}
+	}
+}
+
+// pingAll writes a ping to each connection in turn, spread over the interval as ours are, in
+// the ticks of a wheel.
+func pingAll(conns []net.Conn) {
+	ping := make([]byte, 64)
+	const ticks = int(pingEvery / (50 * time.Millisecond))
+	tick := time.NewTicker(pingEvery / time.Duration(ticks))
+	for i := 0; ; i = (i + 1) % ticks {
+		<-tick.C
+		for _, conn := range conns[len(conns)*i/ticks : len(conns)*(i+1)/ticks] {
+			conn.Write(ping) // a client that is gone is not looked for
 		}
 	}
 }
@@ -117,6 +146,10 @@ func (c *tcpClients) do(ctx context.Context, o order) (a answer, err error) {
 		more, err := dialMany(ctx, o.Addr, o.N, nil)
 		c.conns = append(c.conns, more...)
 		return a, err
+	case "ping":
+		for _, conn := range c.conns {
+			go answerFrames(conn) // ends with the connection
+		}
 	case "echo":
 		frame := binary.BigEndian.AppendUint32(nil, textSize)
 		frame = append(frame, make([]byte, textSize)...)
@@ -129,6 +162,18 @@ func (c *tcpClients) do(ctx context.Context, o order) (a answer, err error) {
 		})
 	}
 	return a, err
+}
+
+// answerFrames answers each ping with a frame that has nothing in it.
+func answerFrames(conn net.Conn) {
+	buf := make([]byte, 64)
+	conn.SetDeadline(time.Time{})
+	for {
+		if _, err := io.ReadFull(conn, buf); err != nil {
+			return
+		}
+		conn.Write(make([]byte, 4)) // an error: the next read says so
+	}
 }
 
 func (c *tcpClients) close() error { return closeAll(c.conns) }

@@ -76,6 +76,7 @@ type agent struct {
 	timing        timing
 	deafAt        time.Time // from when texts are read and not handled; zero: they are
 	next          due
+	resting       bool            // it answers, and says nothing of itself
 	echoed        chan<- struct{} // told of the answer to an echo; nil: nobody waits
 }
 
@@ -235,7 +236,7 @@ func (a *agent) keep(now time.Time) {
 	l := a.link
 	over := func(at time.Time) bool { return !at.IsZero() && !now.Before(at) }
 	switch {
-	case a.leaving:
+	case a.leaving, a.resting:
 		return
 	case !a.verified && over(a.next.verify):
 		a.leave(websocket.CloseGoingAway, errUnverified)

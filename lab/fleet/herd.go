@@ -98,6 +98,15 @@ func (h *Herd) Agents() []string {
 	return ids
 }
 
+// Rest has the agents send nothing of themselves from now on: they answer pings, no more.
+func (h *Herd) Rest() {
+	for _, a := range h.f.agents {
+		a.mu.Lock()
+		a.resting = true
+		a.mu.Unlock()
+	}
+}
+
 // Cut ends all links without a word; the agents come back as their back-off has it.
 func (h *Herd) Cut() {
 	for _, a := range h.f.agents {
