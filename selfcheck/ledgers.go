@@ -1,6 +1,7 @@
 package selfcheck
 
 import (
+	"slices"
 	"time"
 
 	"gururmm/wire"
@@ -35,11 +36,11 @@ type Ledgers struct {
 	peerAt  time.Time // zero: the peer never said
 	peerVia string
 
-	rtt      time.Duration
-	haveRTT  bool
-	pongAt   time.Time
-	sent     [outstandingPings]sentPing
-	nextSent int
+	rtt     time.Duration
+	haveRTT bool
+	pongAt  time.Time
+	// sent are pings whose pong may come; none while nothing is awaited: most links rest.
+	sent []sentPing
 	// pending is when the oldest ping was written that awaits a pong, none of a later one
 	// having come either; zero: none does.
 	pending time.Time
@@ -129,8 +130,10 @@ func (l *Ledgers) Outgoing(now time.Time, owed uint32, answer bool, via string) 
 			out.ClockMicros = last + 1
 		}
 		l.lastClock = out.ClockMicros
-		l.sent[l.nextSent] = sentPing{clock: out.ClockMicros, written: out.Written, at: now, answer: answer}
-		l.nextSent = (l.nextSent + 1) % outstandingPings
+		if len(l.sent) == outstandingPings {
+			l.sent = append(l.sent[:0], l.sent[1:]...)
+		}
+		l.sent = append(l.sent, sentPing{clock: out.ClockMicros, written: out.Written, at: now, answer: answer})
 		if l.pending.IsZero() {
 			l.pending = now
 		}
@@ -225,7 +228,7 @@ func (l *Ledgers) Pong(data []byte, now time.Time) {
 	p, err := wire.ParseLedger(data)
 	for i := range l.sent {
 		s := &l.sent[i]
-		if s.clock == 0 || err != nil || p.Link != l.link || p.ClockMicros != s.clock {
+		if err != nil || p.Link != l.link || p.ClockMicros != s.clock {
 			continue
 		}
 		l.pongAt = now
@@ -235,22 +238,22 @@ func (l *Ledgers) Pong(data []byte, now time.Time) {
 			l.unanswered = now
 		}
 		answered := s.at
-		*s = sentPing{}
+		l.sent = slices.Delete(l.sent, i, i+1)
 		l.pending = time.Time{}
 		for _, o := range l.sent { // a pong may stand for all pings before (RFC 6455 section 5.5.3)
 			if o.at.After(answered) && (l.pending.IsZero() || o.at.Before(l.pending)) {
 				l.pending = o.at
 			}
 		}
+		if l.pending.IsZero() {
+			l.sent = nil
+		}
 		return
 	}
-	for i := range l.sent {
-		if l.sent[i].clock != 0 { // a ping of ours came back changed
-			l.stripped++
-			l.pongAt = now
-			l.sent, l.pending = [outstandingPings]sentPing{}, time.Time{}
-			return
-		}
+	if len(l.sent) > 0 { // a ping of ours came back changed
+		l.stripped++
+		l.pongAt = now
+		l.sent, l.pending = nil, time.Time{}
 	}
 }
 

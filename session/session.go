@@ -152,17 +152,47 @@ type Message struct {
 // Read waits for the next data message. Pings are answered and ledgers taken
 // in on the way. An oversized message is thrown away but counted. An error is final.
 func (c *Conn) Read() (Message, error) {
-	c.mu.Lock()
-	c.reading = time.Time{}
-	crc := c.ledgers.ReadCRC()
-	c.mu.Unlock()
-
-	kind, r, err := c.ws.NextReader()
+	kind, r, err := c.next()
 	if err != nil {
-		c.fail(err)
 		return Message{}, err
 	}
-	m := Message{Binary: kind != websocket.TextMessage, CRCBefore: crc}
+	return c.message(kind, r)
+}
+
+// Each reads in place of [Conn.Read] until the link ends, or take says that no more is
+// wanted. While it waits it stands on little stack: that is what most links do, most of the time.
+func (c *Conn) Each(take func(Message) (more bool)) {
+	for {
+		kind, r, err := c.next()
+		if err != nil || !c.hand(kind, r, take) {
+			return
+		}
+	}
+}
+
+// hand reads the rest of a message and hands it over.
+func (c *Conn) hand(kind int, r io.Reader, take func(Message) bool) bool {
+	m, err := c.message(kind, r)
+	return err == nil && take(m)
+}
+
+// next waits for the beginning of a data message.
+func (c *Conn) next() (kind int, r io.Reader, err error) {
+	c.mu.Lock()
+	c.reading = time.Time{}
+	c.mu.Unlock()
+	if kind, r, err = c.ws.NextReader(); err != nil {
+		c.fail(err)
+	}
+	return kind, r, err
+}
+
+// message reads one to its end.
+func (c *Conn) message(kind int, r io.Reader) (m Message, err error) {
+	c.mu.Lock()
+	crc := c.ledgers.ReadCRC()
+	c.mu.Unlock()
+	m = Message{Binary: kind != websocket.TextMessage, CRCBefore: crc}
 	m.Text, err = io.ReadAll(io.LimitReader(r, wire.MaxMessage+1))
 	crc = wire.Chain(crc, m.Text)
 	if err == nil && len(m.Text) > wire.MaxMessage {

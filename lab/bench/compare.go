@@ -19,6 +19,7 @@ func (r *run) idle(ctx context.Context) error {
 		}
 		each[name] = w
 		r.info(words[name]+", heap and stacks", float64(w.heap), "B")
+		r.info(words[name]+", of that stacks", float64(w.stacks), "B")
 		r.info(words[name]+", RSS", float64(w.rss), "B")
 	}
 	ratio := func(a, b string) float64 { return float64(each[a].heap) / float64(each[b].heap) }
@@ -57,7 +58,7 @@ func (r *run) weigh(ctx context.Context, name string) (w weight, err error) {
 	}
 	after, err := r.settled(ctx, c)
 	n := int64(more)
-	return weight{heap: (after.heap - before.heap) / n, rss: (after.rss - before.rss) / n}, err
+	return weight{heap: (after.heap - before.heap) / n, stacks: (after.stacks - before.stacks) / n, rss: (after.rss - before.rss) / n}, err
 }
 
 // settled weighs a server once what came of connecting is over.

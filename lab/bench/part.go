@@ -39,6 +39,7 @@ type answer struct {
 	Error  string        `json:"error,omitempty"`
 	Addr   string        `json:"addr,omitempty"`
 	Memory int64         `json:"memory,omitempty"`
+	Stacks int64         `json:"stacks,omitempty"` // of Memory
 	Load   load          `json:"load,omitzero"`
 	Took   time.Duration `json:"took,omitempty"`
 	Agents []string      `json:"agents,omitempty"`
@@ -94,7 +95,7 @@ func Part(ctx context.Context, kind string, in io.Reader, out io.Writer) (err er
 		}
 		a, err := r.do(ctx, o)
 		if o.Do == "memory" && err == nil {
-			a.Memory = memory()
+			a.Memory, a.Stacks = memory()
 		}
 		if err != nil {
 			a.Error = err.Error()
@@ -106,12 +107,12 @@ func Part(ctx context.Context, kind string, in io.Reader, out io.Writer) (err er
 }
 
 // memory is what the heap and the stacks take in bytes, after a collection.
-func memory() int64 {
+func memory() (all, stacks int64) {
 	runtime.GC()
 	runtime.GC() // what pools held goes with the second one
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc + m.StackInuse)
+	return int64(m.HeapAlloc + m.StackInuse), int64(m.StackInuse)
 }
 
 // part is one that runs, as the program that measures sees it.
@@ -191,7 +192,7 @@ func (p *part) memory(ctx context.Context) (weight, error) {
 		return weight{}, err
 	}
 	rss, _, err := harness.Memory(p.pid())
-	return weight{heap: a.Memory, rss: rss}, err
+	return weight{heap: a.Memory, stacks: a.Stacks, rss: rss}, err
 }
 
 func (p *part) kill() { p.cmd.Process.Kill() } // an error: it has ended
@@ -207,4 +208,4 @@ func (p *part) close() error {
 }
 
 // weight is what a process takes in bytes: heap and stacks after a collection, and RSS.
-type weight struct{ heap, rss int64 }
+type weight struct{ heap, stacks, rss int64 } // stacks: of heap

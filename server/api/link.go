@@ -15,11 +15,11 @@ import (
 	"gururmm/wire"
 )
 
-// upgrader is tuned for many quiet links: 512 bytes to read into, and a buffer
+// upgrader is tuned for many quiet links: 256 bytes to read into, and a buffer
 // to write from only while something is written.
 var upgrader = websocket.Upgrader{
 	HandshakeTimeout: session.DefaultWriteTimeout,
-	ReadBufferSize:   512, WriteBufferSize: 4096,
+	ReadBufferSize:   256, WriteBufferSize: 4096,
 	WriteBufferPool: &sync.Pool{},
 	Subprotocols:    []string{wire.Subprotocol},
 	CheckOrigin:     sameOrigin,

@@ -516,6 +516,6 @@ func (l *link) call() {
 		err = l.Send(env, func(uint64, time.Time, error) {})
 	}
 	if err != nil {
-		l.log.Info("call not queued", "reason", err)
+		l.log().Info("call not queued", "reason", err)
 	}
 }

@@ -97,7 +97,7 @@ func (l *link) upstream(env wire.Envelope, at time.Time) error {
 	case errors.Is(err, delivery.ErrUnparseable), errors.Is(err, delivery.ErrForeign), errors.Is(err, delivery.ErrInvalid):
 		l.count(wire.CodeUnparseable, env, err.Error()) // the nack is among the replies
 	default: // the agent repeats what matters until it is answered
-		l.log.Error("message not taken", "type", env.Type, "error", err)
+		l.log().Error("message not taken", "type", env.Type, "error", err)
 	}
 	return nil
 }
@@ -170,7 +170,7 @@ func (l *link) nacked(env wire.Envelope) error {
 	n := l.peerNacks
 	l.mu.Unlock()
 	if loud(n) {
-		l.log.Warn("the agent refused a message", "code", nack.Code, "type", nack.Type, "seq", nack.Seq,
+		l.log().Warn("the agent refused a message", "code", nack.Code, "type", nack.Type, "seq", nack.Seq,
 			"detail", clip(nack.Detail), "refused_so_far", n)
 	}
 	return nil
@@ -190,7 +190,7 @@ func (l *link) refuse(env wire.Envelope, code wire.Code, detail string) {
 func (l *link) count(code wire.Code, env wire.Envelope, detail string) {
 	l.hub.refusals.add(code)
 	if l.refused++; loud(l.refused) {
-		l.log.Warn("message refused", "code", code, "type", clip(string(env.Type)), "detail", clip(detail), "refused_on_link", l.refused)
+		l.log().Warn("message refused", "code", code, "type", clip(string(env.Type)), "detail", clip(detail), "refused_on_link", l.refused)
 	}
 }
 

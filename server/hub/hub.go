@@ -188,22 +188,18 @@ func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire
 		ep.links = append(ep.links, l)
 		ep.stopped = false
 		ep.readers++
-		h.readers.Go(func() {
-			l.read()
-			h.mu.Lock()
-			ep.readers--
-			h.mu.Unlock()
-		})
+		h.readers.Add(1)
+		go l.run(ep) // not by readers.Go: each frame that waits counts, see session.Conn.Each
 	}
 	h.mu.Unlock()
 	if refuse != nil {
 		settled()
 		h.ends.add(refuse)
-		l.log.Warn("link refused", "reason", refuse)
+		l.log().Warn("link refused", "reason", refuse)
 		l.conn.Close(websocket.CloseTryAgainLater, refuse)
 		return
 	}
-	l.log.Info("link opened", "addr", addr)
+	l.log().Info("link opened", "addr", addr)
 	h.observe(agent)
 	l.conn.Ping(false) // a deaf uplink shows before the first text
 	h.wheel.add(l)

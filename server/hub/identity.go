@@ -46,7 +46,7 @@ func (h *Hub) identify(l *link) {
 				l.doubt(now)
 				asked = append(asked, l)
 			}
-			l.log.Warn("another machine holds the same identity", "older_generation", older.generation, "newer_generation", newer.generation)
+			l.log().Warn("another machine holds the same identity", "older_generation", older.generation, "newer_generation", newer.generation)
 		}
 	}
 	h.mu.Unlock()
@@ -156,7 +156,7 @@ func (h *Hub) judgeIdentity(agent string, ep *endpoint) (j judged) {
 			j.tell = append(j.tell, l)
 		}
 		if after == identityDuplicate {
-			l.log.Warn("two living machines hold one identity: nothing is delivered on this link",
+			l.log().Warn("two living machines hold one identity: nothing is delivered on this link",
 				"verdict", selfcheck.CodeRouteDuplicate, "hostname", clip(who.Platform.Hostname), "fingerprint", clip(who.Fingerprint))
 			j.tell = append(j.tell, l)
 		}

@@ -105,10 +105,10 @@ func (l *link) logVerdict(before, after selfcheck.Code, v selfcheck.LedgerView) 
 		attrs = append(attrs, "agent_read", v.Peer.Read, "agent_written", v.Peer.Written)
 	}
 	if after == "" {
-		l.log.Info("link recovered: "+recovered(before), append(attrs, "was", before)...)
+		l.log().Info("link recovered: "+recovered(before), append(attrs, "was", before)...)
 		return
 	}
-	l.log.Warn("link degraded", append(attrs, "verdict", after)...)
+	l.log().Warn("link degraded", append(attrs, "verdict", after)...)
 }
 
 // recovered says what became of a link that was under verdict.
@@ -143,7 +143,7 @@ func (l *link) Ask() (silent time.Duration) {
 // silentAt is when a link that was asked whether it lives is silent, if nothing comes until
 // then; zero: it has answered, or was not asked.
 func (l *link) silentAt(f session.Facts, now time.Time) time.Time {
-	limit := max(silentAfter, min(silentTrips*rtt(f.Ledger), ms(l.policy.DeadMS)))
+	limit := max(silentAfter, min(silentTrips*rtt(f.Ledger), l.timing.dead))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.asked.IsZero() || l.gone || l.verdict != "" || l.verifiedAt.IsZero() {

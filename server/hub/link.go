@@ -53,8 +53,7 @@ type link struct {
 	caller     wire.Copy // as the upgrade's token says
 	settled    func()    // verified, or over
 	opened     time.Time
-	policy     wire.Policy
-	log        *slog.Logger
+	timing     timing // of its policy
 	conn       *session.Conn
 	inbox      *serial.Queue[session.Message]
 	account    *quota.Account
@@ -86,15 +85,22 @@ type link struct {
 	peerNacks  uint64
 }
 
+// timing is what a link keeps of its policy.
+type timing struct{ ping, dead, verify time.Duration }
+
+// log tells what it says as of this link. Made when it is needed: most links have nothing to say.
+func (l *link) log() *slog.Logger {
+	return l.hub.log.With("agent", l.agent, "link", l.id.String(), "generation", l.generation)
+}
+
 func newLink(h *Hub, ws *websocket.Conn, agent string, id wire.LinkID, addr string) *link {
-	now := time.Now()
+	now, policy := time.Now(), h.opts.Policy(agent)
 	l := &link{
-		hub: h, agent: agent, id: id, generation: h.generation.Add(1),
-		addr: addr, opened: now, policy: h.opts.Policy(agent),
+		hub: h, agent: agent, id: id, generation: h.generation.Add(1), addr: addr, opened: now,
+		timing: timing{ping: ms(policy.PingMS), dead: ms(policy.DeadMS), verify: ms(policy.VerifyMS)},
 	}
-	l.log = h.log.With("agent", agent, "link", id.String(), "generation", l.generation)
 	l.account = h.opts.Quota.Of(agent)
-	l.nextPing = now.Add(spread(ms(l.policy.PingMS)))
+	l.nextPing = now.Add(spread(l.timing.ping))
 	l.inbox = serial.New(inboxLimit, l.handle)
 	l.conn = session.New(ws, session.Options{
 		Link: id, Owed: l.owed, WriteFault: "server.writer",
@@ -111,29 +117,39 @@ func (l *link) owed() uint32 {
 	return uint32(n)
 }
 
-// read is the link's one reader and its owner: when it returns, the link is gone.
-func (l *link) read() {
-	defer l.account.Hold()()
-	for {
-		m, err := l.conn.Read()
-		if err != nil {
-			break
-		}
-		l.lastText.Store(m.At.UnixNano())
-		if err := l.inbox.Push(m, len(m.Text)+messageWeight); err != nil {
-			l.end(websocket.CloseTryAgainLater, selfcheck.CodeAgentExecutorFull, errFlooded)
-			break
-		}
-		if m.TooLarge {
-			l.pace(wire.MaxMessage)
-		} else {
-			l.pace(len(m.Text))
-		}
+// run is the link's one reader and its owner: when it returns, the link is gone.
+func (l *link) run(ep *endpoint) {
+	release := l.account.Hold()
+	l.conn.Each(l.take)
+	l.over(ep, release)
+}
+
+// take hands a message to the handler, which never keeps the reader waiting.
+func (l *link) take(m session.Message) (more bool) {
+	l.lastText.Store(m.At.UnixNano())
+	if err := l.inbox.Push(m, len(m.Text)+messageWeight); err != nil {
+		l.end(websocket.CloseTryAgainLater, selfcheck.CodeAgentExecutorFull, errFlooded)
+		return false
 	}
+	if m.TooLarge {
+		l.pace(wire.MaxMessage)
+	} else {
+		l.pace(len(m.Text))
+	}
+	return true
+}
+
+// over ends the link, of which nothing more is read.
+func (l *link) over(ep *endpoint, release func()) {
+	defer l.hub.readers.Done()
+	defer release()
 	l.end(websocket.CloseNormalClosure, "", nil)
 	l.closing.Wait()
 	l.inbox.Wait() // what was read is still handled: a result may be in it
 	l.inbox.Close()
+	l.hub.mu.Lock()
+	ep.readers--
+	l.hub.mu.Unlock()
 }
 
 // end removes the link, by its own generation, and closes it; it does not wait.
@@ -158,7 +174,7 @@ func (l *link) end(code int, verdict selfcheck.Code, cause error) {
 		if cause == nil {
 			cause = l.conn.Err()
 		}
-		l.log.Info("link ended", "reason", cause, "verdict", verdict, "open_for", time.Since(l.opened).Round(time.Millisecond))
+		l.log().Info("link ended", "reason", cause, "verdict", verdict, "open_for", time.Since(l.opened).Round(time.Millisecond))
 		why, proof := ending(cause)
 		if verdict != "" {
 			why = string(verdict) + ": " + why
@@ -259,7 +275,7 @@ func (l *link) send(env wire.Envelope, opts session.SendOptions) error {
 func (l *link) reply(env wire.Envelope, opts session.SendOptions) {
 	err := l.send(env, opts)
 	if err != nil && !errors.Is(err, session.ErrClosed) {
-		l.log.Warn("answer not queued", "type", env.Type, "reason", err)
+		l.log().Warn("answer not queued", "type", env.Type, "reason", err)
 		l.end(websocket.CloseTryAgainLater, selfcheck.CodeRouteUnwritten, errUnwritten)
 	}
 }
@@ -290,7 +306,7 @@ func (l *link) visit(now time.Time) time.Time {
 	}
 	ping := !now.Before(l.nextPing)
 	if ping {
-		l.nextPing = now.Add(ms(l.policy.PingMS))
+		l.nextPing = now.Add(l.timing.ping)
 	}
 	next := l.nextPing
 	l.mu.Unlock()
@@ -306,11 +322,11 @@ func (l *link) visit(now time.Time) time.Time {
 		l.fallSilent(facts, now)
 	}
 	switch {
-	case passed(facts.Inbound.Add(ms(l.policy.DeadMS))):
+	case passed(facts.Inbound.Add(l.timing.dead)):
 		l.end(websocket.ClosePolicyViolation, selfcheck.CodeLinkSilent, errDead)
 	case !queuedSince.IsZero() && passed(queuedSince.Add(unwrittenAfter)):
 		l.end(websocket.CloseTryAgainLater, selfcheck.CodeRouteUnwritten, errUnwritten)
-	case !verified && passed(l.opened.Add(ms(l.policy.VerifyMS))):
+	case !verified && passed(l.opened.Add(l.timing.verify)):
 		l.end(websocket.ClosePolicyViolation, selfcheck.CodeLinkHandshake, errUnverified)
 	case !challenged.IsZero() && passed(challenged.Add(challengeFor)):
 		l.end(websocket.CloseServiceRestart, selfcheck.CodeRouteDuplicate, errNoPong)

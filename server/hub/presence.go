@@ -352,7 +352,7 @@ func (l *link) look(now time.Time) looked {
 			Queued: facts.Queued, AgeMS: now.Sub(l.opened).Milliseconds(),
 		},
 		verifiedAt: l.verifiedAt,
-		silent:     l.verdict == selfcheck.CodeLinkSilent || now.Sub(facts.Inbound) > max(silentMin, ms(l.policy.PingMS)*3/2),
+		silent:     l.verdict == selfcheck.CodeLinkSilent || now.Sub(facts.Inbound) > max(silentMin, l.timing.ping*3/2),
 		inbound:    facts.Inbound, via: viaPing, gone: l.gone,
 	}
 	if facts.Ledger.Peer != nil {

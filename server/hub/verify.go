@@ -58,13 +58,13 @@ func (l *link) auth(env wire.Envelope, at time.Time, again bool) error {
 	ctx, cancel := l.handling()
 	defer cancel()
 	if err := l.hub.opts.Store.UpdatePresence(ctx, l.agent, auth.Presence); err != nil {
-		l.log.Error("agent not recorded", "error", err)
+		l.log().Error("agent not recorded", "error", err)
 	}
 	attrs := []any{"instance", auth.Instance, "version", auth.Version, "attempts", auth.Attempts}
 	if p := auth.Previous; p != nil {
 		attrs = append(attrs, "previous_link", p.Link.String(), "previous_read", p.Read, "previous_reason", clip(p.Reason))
 	}
-	l.log.Info("link authenticated", attrs...)
+	l.log().Info("link authenticated", attrs...)
 
 	ack, err := wire.Seal(wire.TypeAuthAck, wire.AuthAck{
 		Link: l.id, ServerTime: time.Now(), Capabilities: shared(auth.Capabilities),
@@ -72,11 +72,12 @@ func (l *link) auth(env wire.Envelope, at time.Time, again bool) error {
 	if err != nil {
 		return err
 	}
-	config, err := l.hub.opts.Sign(wire.TypeConfigUpdate, wire.ConfigUpdate{Agent: l.agent, Policy: l.policy})
+	policy := l.hub.opts.Policy(l.agent)
+	config, err := l.hub.opts.Sign(wire.TypeConfigUpdate, wire.ConfigUpdate{Agent: l.agent, Policy: policy})
 	if err != nil {
 		return err
 	}
-	l.probes.configHash, l.probes.configVersion = hash(config.Payload), l.policy.Version
+	l.probes.configHash, l.probes.configVersion = hash(config.Payload), policy.Version
 	l.reply(ack, session.SendOptions{})
 	l.reply(config, session.SendOptions{Flush: true})
 	return nil
@@ -154,7 +155,7 @@ func (l *link) probed(env wire.Envelope, at time.Time) (mine bool, err error) {
 			return false, err
 		}
 		if _, mine = l.probes.pads[nack.ID]; mine {
-			l.log.Warn("the agent refused a probe", "code", nack.Code, "detail", clip(nack.Detail))
+			l.log().Warn("the agent refused a probe", "code", nack.Code, "detail", clip(nack.Detail))
 		}
 		return mine, nil
 	}
@@ -183,7 +184,7 @@ func (l *link) becomeVerified(at time.Time) {
 	l.verifiedAt = at
 	l.mu.Unlock()
 	l.hub.textBothWays(l, at)
-	l.log.Info("link verified", "after", at.Sub(l.opened).Round(time.Millisecond), "rtt", l.RTT().Round(time.Microsecond))
+	l.log().Info("link verified", "after", at.Sub(l.opened).Round(time.Millisecond), "rtt", l.RTT().Round(time.Microsecond))
 
 	l.note(Connecting, Verified, fmt.Sprintf("from %s, %v after it was opened", l.addr, at.Sub(l.opened).Round(time.Millisecond)))
 	l.hub.observe(l.agent)
