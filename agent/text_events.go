@@ -156,6 +156,7 @@ func ReportPolicy(p wire.Policy, source string) PolicyReport {
 		PolicyValue{"oob", cmp.Or(strings.Join(doorURLs(p.OOB), " "), "as enrolled"), len(p.OOB) == 0, "second doors before those of the enrollment"},
 		PolicyValue{"link_urls", cmp.Or(strings.Join(p.LinkURLs, " "), "as enrolled"), len(p.LinkURLs) == 0, "where the link is dialed"},
 		PolicyValue{"hold_recovery", fmt.Sprint(p.HoldRecovery), !p.HoldRecovery, "no forced reconnects and restarts"},
+		PolicyValue{"spread_recovery_ms", fmt.Sprint(p.SpreadRecoveryMS), p.SpreadRecoveryMS == 0, "forced steps wait up to so long, spread"},
 		PolicyValue{"no_bundles", fmt.Sprint(p.NoBundles), !p.NoBundles, "no support bundles by itself"})
 	return r
 }

@@ -44,8 +44,13 @@ type Ladder struct {
 	recent []StepRecord
 	code   Code // the current verdict, for Budgets
 
-	link    linkClimb
-	worker  workerClimb
+	link   linkClimb
+	worker workerClimb
+	// spreadAt is before when no step is forced for spreadFor: the whole fleet has that
+	// verdict; zero: nothing is spread.
+	spreadAt  time.Time
+	spreadFor Code
+
 	ordered []*waiting // by somebody else; their outcomes steer nothing
 }
 
@@ -188,6 +193,20 @@ func (l *Ladder) prune(now time.Time) {
 	}
 }
 
+// spreadOut reports whether a step has to wait for its moment, since the server sees the
+// verdict on many. Each draws one of its own.
+func (t *turn) spreadOut() bool {
+	over := ms(t.p.SpreadRecoveryMS)
+	if over <= 0 {
+		t.spreadAt = time.Time{}
+		return false
+	}
+	if t.spreadAt.IsZero() || t.spreadFor != t.v.Code || t.spreadAt.Sub(t.now) > over {
+		t.spreadAt, t.spreadFor = t.now.Add(time.Duration(t.rng.Int64N(int64(over)+1))), t.v.Code
+	}
+	return !t.due(t.spreadAt)
+}
+
 // backoff draws the wait before the next try: full jitter up to least doubled
 // level times, at most BackoffMax, at least BackoffMin.
 func (l *Ladder) backoff(least time.Duration, level int) time.Duration {
@@ -233,6 +252,9 @@ func (t *turn) due(at time.Time) bool {
 
 func (t *turn) take(kind StepKind, reason, expected string) {
 	r := StepRecord{At: t.now, Kind: kind, Verdict: t.v.Code, Reason: reason, Expected: expected}
+	if kind.judged() && kind != StepOOB || kind == StepRetryLink || kind == StepRestartStage {
+		t.spreadAt = time.Time{} // the next one has a moment of its own
+	}
 	t.steps = append(t.steps, r)
 	t.record(r)
 }

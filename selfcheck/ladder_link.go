@@ -134,6 +134,9 @@ func (t *turn) force() {
 	case t.p.HoldRecovery:
 		t.enter(t.v.Sentence + " Recovery is held back by the server.")
 		return
+	case t.spreadOut():
+		t.enter(t.v.Sentence + " Many agents say so: the server spreads their recovery.")
+		return
 	case c.rung == rungGround:
 		kind, expected = StepReconnect, "a link that is verified within "+span(ms(t.p.VerifyMS))
 	case c.rung == rungReconnected && t.s.Link.Alternatives > 0:
@@ -230,7 +233,7 @@ func (t *turn) retry() {
 	if c.retryAt.IsZero() {
 		t.backOff()
 	}
-	if !t.due(c.retryAt) {
+	if !t.due(c.retryAt) || t.spreadOut() {
 		return
 	}
 	t.backOff()
@@ -256,6 +259,8 @@ func (t *turn) stuck() bool {
 // long; ok is false if none is planned.
 func (l *Ladder) NextStep(now time.Time) (kind StepKind, in time.Duration, ok bool) {
 	switch {
+	case l.link.step == nil && l.link.delivering && l.spreadAt.After(later(l.link.retryAt, now)):
+		return StepRetryLink, l.spreadAt.Sub(now), true
 	case l.link.step == nil && l.link.delivering && l.link.retryAt.After(now):
 		return StepRetryLink, l.link.retryAt.Sub(now), true
 	case l.link.step == nil && l.link.rung != rungGround && l.link.verifiedSince.IsZero() && l.link.retryAt.After(now):

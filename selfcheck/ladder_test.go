@@ -389,6 +389,50 @@ func TestLadderHoldRecovery(t *testing.T) {
 	b.wants(StepRestartWorker, StepRetryLink)
 }
 
+// Where the server sees a verdict on many, each takes its step at a moment of its own.
+func TestLadderSpreadsItsSteps(t *testing.T) {
+	const over = 60 * time.Second
+	var first []time.Duration
+	for seed := range uint64(200) {
+		b := newBench(t)
+		b.l.rng = rand.New(rand.NewPCG(seed, 1))
+		b.p.SpreadRecoveryMS = over.Milliseconds()
+		b.l.SetPolicy(b.p)
+		began := b.now
+		b.s.Worker.Silent = sec(9) // hung
+		for {
+			if steps, _ := b.next(); len(steps) > 0 {
+				if !slices.Equal(steps, []StepKind{StepRestartWorker}) {
+					t.Fatalf("steps %v", steps)
+				}
+				break
+			}
+			b.pass(100 * time.Millisecond)
+		}
+		first = append(first, b.now.Sub(began))
+	}
+	slices.Sort(first)
+	if least, middle, most := first[0], first[len(first)/2], first[len(first)-1]; least > over/10 || middle < over/3 || middle > 2*over/3 || most < 9*over/10 || most > over+100*time.Millisecond {
+		t.Errorf("steps of 200 were taken after %v, %v, %v", least, middle, most)
+	}
+
+	b := newBench(t)
+	b.p.SpreadRecoveryMS = over.Milliseconds()
+	b.l.SetPolicy(b.p)
+	lose(&b.s, 1, 1.1)
+	b.wants(StepOOB) // commands do not wait
+	for range 2 * int(over/time.Second) {
+		b.pass(time.Second)
+		if steps, _ := b.next(); len(steps) > 0 {
+			if !slices.Equal(steps, []StepKind{StepRetryLink}) {
+				t.Fatalf("steps %v", steps)
+			}
+			return
+		}
+	}
+	t.Error("the link was never retried")
+}
+
 func TestLadderWorker(t *testing.T) {
 	b := newBench(t)
 	hang := func(pid int) {

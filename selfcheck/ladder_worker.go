@@ -57,7 +57,7 @@ func (t *turn) climbWorker() {
 	if w.step != nil && !t.workerStepDone() {
 		return
 	}
-	if t.remedy != remedyWorker && t.remedy != remedyStage || t.p.HoldRecovery || !t.due(w.retryAt) {
+	if t.remedy != remedyWorker && t.remedy != remedyStage || t.p.HoldRecovery || !t.due(w.retryAt) || t.spreadOut() {
 		return
 	}
 	w.retryAt = time.Time{}

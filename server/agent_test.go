@@ -310,6 +310,7 @@ type machine struct {
 	nacks    chan wire.Nack
 	called   chan struct{} // one for each call
 	ended    chan error
+	policy   atomic.Pointer[wire.Policy] // last told
 }
 
 func presence(instance, boot, fingerprint string) wire.Presence {
@@ -399,6 +400,7 @@ func (m *machine) read() {
 		switch env.Type {
 		case wire.TypeConfigUpdate:
 			update, _ := wire.DecodePayload[wire.ConfigUpdate](env)
+			m.policy.Store(&update.Policy)
 			m.send(wire.TypeConfigAck, wire.ConfigAck{Version: update.Policy.Version, Hash: hashOf(env.Payload)}, true)
 		case wire.TypeProbe:
 			probe, _ := wire.DecodePayload[wire.Command](env)

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"gururmm/internal/endpoint"
 	"gururmm/internal/fileerr"
 	"gururmm/release"
+	"gururmm/server/hub"
 	"gururmm/server/retention"
 	"gururmm/wire"
 )
@@ -50,6 +52,9 @@ type Config struct {
 	// KeepCommands is how long commands, jobs and orders are kept once they have ended;
 	// default 90 days, below 0 for ever.
 	KeepCommands time.Duration
+	// FleetRecovery is how agents' recovery is paced while many of them come to one verdict:
+	// "spread" (default), "hold" or "as-usual".
+	FleetRecovery string
 	// Limits of each agent and each operator token in a second; see [Limits].
 	Limits Limits
 	Policy wire.Policy // zero fields: defaults
@@ -119,6 +124,10 @@ func (c Config) complete() (Config, error) {
 		return c, fmt.Errorf("keep_commands: %v is too short: at least %v, or 0 for ever", c.KeepCommands, retention.Least)
 	}
 	c.Limits = c.Limits.withDefaults()
+	c.FleetRecovery = cmp.Or(c.FleetRecovery, string(hub.RecoverySpread))
+	if !slices.Contains([]hub.Recovery{hub.RecoverySpread, hub.RecoveryHold, hub.RecoveryAsUsual}, hub.Recovery(c.FleetRecovery)) {
+		return c, fmt.Errorf("fleet_recovery: %q: want %s, %s or %s", c.FleetRecovery, hub.RecoverySpread, hub.RecoveryHold, hub.RecoveryAsUsual)
+	}
 	if c.Policy.Version == 0 {
 		c.Policy.Version = 1
 	}

@@ -372,6 +372,7 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 	})
 	s.hub = hub.New(hub.Options{
 		Delivery: s.delivery, Store: s.store, Sign: sign, Policy: policy, Quota: s.quota, Log: s.log.With("part", "hub"),
+		Recovery: hub.Recovery(s.cfg.FleetRecovery), Returning: returning,
 	})
 	s.rollouts = rollout.New(rollout.Options{
 		Store: s.store, Orders: s.delivery, Fact: s.standing, Log: s.log.With("part", "rollout"),

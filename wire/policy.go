@@ -42,6 +42,9 @@ type Policy struct {
 	// HoldRecovery switches forced reconnects and restarts off (the server saw a
 	// fleet-wide verdict). Beacons and OOB delivery go on.
 	HoldRecovery bool `json:"hold_recovery,omitempty"`
+	// SpreadRecoveryMS has each forced step wait for a time drawn from it (the server saw a
+	// fleet-wide verdict); 0: it is taken at once.
+	SpreadRecoveryMS int64 `json:"spread_recovery_ms,omitempty"`
 	// NoBundles: the endpoint makes no support bundle by itself; it still does when ordered.
 	NoBundles bool `json:"no_bundles,omitempty"`
 }
@@ -128,6 +131,9 @@ func (p Policy) Validate() error {
 			return fmt.Errorf("policy %s is %v, allowed are %v to %v", f.name, d, f.min, f.max)
 		}
 	}
+	if p.SpreadRecoveryMS < 0 || p.SpreadRecoveryMS > maxSpread.Milliseconds() {
+		return fmt.Errorf("policy spread_recovery_ms is %d, allowed are 0 to %d", p.SpreadRecoveryMS, maxSpread.Milliseconds())
+	}
 	if p.DeadMS <= p.PingMS {
 		return fmt.Errorf("policy dead_ms (%d) must exceed ping_ms (%d): each idle link would be cut", p.DeadMS, p.PingMS)
 	}
@@ -152,6 +158,9 @@ func (p Policy) Validate() error {
 	}
 	return nil
 }
+
+// maxSpread bounds for how long an endpoint may be kept from a step that it needs.
+const maxSpread = 10 * time.Minute
 
 // maxDoors bounds the second doors of a policy: each is tried in turn, 2.5 s each.
 const maxDoors = 8

@@ -58,6 +58,9 @@ func (g *Guardian) receive(messages []wire.Envelope) {
 		batch, bytes = nil, 0
 	}
 	for _, m := range messages {
+		if m.Type == wire.TypeConfigUpdate { // how recovery is paced, above all: it holds for a worker that hangs
+			g.adoptUpdate(m)
+		}
 		switch m.Type {
 		case wire.TypeDirective:
 			g.directive(m)

@@ -223,10 +223,18 @@ func (g *Guardian) notePolicy(p wire.Policy, source string) {
 	if reflect.DeepEqual(p, g.policy) {
 		return
 	}
-	g.note(history.Event{
-		Kind: history.KindPolicy, Code: source,
-		Sentence: fmt.Sprintf("Policy %d is in force instead of %d.", p.Version, g.policy.Version),
-	})
+	said := fmt.Sprintf("Policy %d is in force instead of %d.", p.Version, g.policy.Version)
+	switch was := g.policy; {
+	case p.HoldRecovery && !was.HoldRecovery:
+		said += " The server holds recovery: no forced reconnects and restarts."
+	case was.HoldRecovery && !p.HoldRecovery:
+		said += " Recovery is not held any more."
+	case p.SpreadRecoveryMS > 0 && was.SpreadRecoveryMS == 0:
+		said += fmt.Sprintf(" The server spreads recovery: forced steps wait up to %v.", time.Duration(p.SpreadRecoveryMS)*time.Millisecond)
+	case p.SpreadRecoveryMS == 0 && was.SpreadRecoveryMS > 0:
+		said += " Recovery is not spread any more."
+	}
+	g.note(history.Event{Kind: history.KindPolicy, Code: source, Sentence: said})
 }
 
 // noteClock notes that the machine slept or its clock was set, since the last turn. It

@@ -17,6 +17,10 @@ func (g *Guardian) adoptUpdate(signed wire.Envelope) {
 		g.log.Warn("worker passed on a policy that is not ours", "error", err)
 		return
 	}
+	if update.Policy.Version < g.policy.Version { // a replay, or a server restored from a backup
+		g.log.Warn("an older policy is not adopted", "version", update.Policy.Version, "in_force", g.policy.Version)
+		return
+	}
 	if err := g.adopt(update.Policy, &signed); err != nil {
 		g.log.Warn("policy is not adopted", "version", update.Policy.Version, "error", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -65,6 +66,13 @@ func agentsCommand(f *operatorFlags) *cobra.Command {
 			slices.SortFunc(agents, func(a, b operator.Agent) int {
 				return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
 			})
+			if !removed {
+				common, err := client.Fleetwide(cmd.Context())
+				if p, ok := errors.AsType[wire.Problem](err); err != nil && !(ok && p.Status == http.StatusNotFound) { // an older server has none
+					return explain(err)
+				}
+				listCommon(cmd.OutOrStdout(), common)
+			}
 			return listAgents(cmd.OutOrStdout(), agents)
 		},
 	}
@@ -406,6 +414,24 @@ func copyRows(c operator.Copy) [][]string {
 
 // listAgents gives each endpoint a line, and below it its id and, unless all is
 // well, what is wrong.
+// listCommon tells of verdicts that many agents have come to.
+func listCommon(w io.Writer, all []operator.Fleetwide) {
+	for _, f := range all {
+		paced := "Their recovery is not paced."
+		switch f.Recovery {
+		case "spread":
+			paced = fmt.Sprintf("The server spreads their recovery over %v.", time.Duration(f.OverMS)*time.Millisecond)
+		case "hold":
+			paced = "The server holds their recovery: no forced reconnects and restarts."
+		}
+		fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("FLEET-WIDE: %d of the %d agents that are there say %s (%s), since %s. So many have one cause, and it is not theirs: look at what changed last at the server, its proxy and its network. %s",
+			f.Agents, f.Of, f.Verdict, f.Title, moment.UTC(f.Since), paced)))
+	}
+	if len(all) > 0 {
+		fmt.Fprintln(w)
+	}
+}
+
 func listAgents(w io.Writer, agents []operator.Agent) error {
 	rows := [][]string{{"NAME", "PRESENCE", "TEXT VERIFIED", "LAST SEEN", "OWED"}}
 	// Of one that was removed nothing is owed, and when text was verified is not kept.

@@ -101,6 +101,7 @@ var settings = []setting{
 	{"policy", "", "file with the policy of endpoints, YAML or JSON (in the configuration file also inline)", setPolicyFile},
 	{"release_key", "", "public key (RW…, or its file) that updates must be signed with; may be repeated (default: no updates)", setReleaseKeys},
 	{"keep_commands", "90d", "keep commands with their output, jobs and orders so long after their end, as 90d or 36h; 0: for ever", setKeep},
+	{"fleet_recovery", "spread", "while many agents come to one verdict at once: spread their recovery, hold it, or as-usual", to(func(c *serveConfig) *string { return &c.server.FleetRecovery })},
 	{"agent_frames", perSecond(defaults.AgentFrames), "texts and pings that one agent may send in a second, ten times that at once; more is read later; 0: any number", toRate(func(c *serveConfig) *float64 { return &c.server.Limits.AgentFrames })},
 	{"agent_bytes", perSecond(defaults.AgentBytes), "the same in bytes", toRate(func(c *serveConfig) *float64 { return &c.server.Limits.AgentBytes })},
 	{"agent_requests", perSecond(defaults.AgentRequests), "requests that one agent may make in a second, ten times that at once; more is answered 429; 0: any number", toRate(func(c *serveConfig) *float64 { return &c.server.Limits.AgentRequests })},

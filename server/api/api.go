@@ -144,6 +144,7 @@ func (a *API) Main() http.Handler {
 	a.operator(mux, "POST /v1/jobs/{id}/cancel", a.cancelJob)
 	a.operator(mux, "GET /v1/beacons", a.listBeacons)
 	a.operator(mux, "GET /v1/events", a.listAgentEvents)
+	a.operator(mux, "GET /v1/fleet", a.fleet)
 	a.operator(mux, "GET /v1/builds", a.listBuilds)
 	a.operator(mux, "PUT /v1/builds/{sha256}", a.publish)
 	a.operator(mux, "DELETE /v1/builds/{version}", a.removeBuilds)

@@ -71,9 +71,12 @@ func (a *API) beacon(w http.ResponseWriter, r *http.Request, agent store.Agent) 
 		a.o.Hub.Reported(agent.ID, report, addr, at)
 	}
 	a.o.Hub.Called(agent.ID, caller(r), addr, at)
-	envs, done, _, err := a.take(r, agent, report.Snapshot.OOB.Delivering)
+	envs, done, sole, err := a.take(r, agent, report.Snapshot.OOB.Delivering)
 	if err != nil {
 		return err
+	}
+	if env, ok := a.o.Hub.Paced(agent.ID); ok && sole {
+		envs = append(envs, env)
 	}
 	return a.hand(w, envs, done, &view)
 }
@@ -227,6 +230,8 @@ func (a *API) upstream(r *http.Request, agent string, at time.Time, env wire.Env
 			a.o.Store.SaveMetrics(agent, m)
 			return nil, nil
 		}
+	case wire.TypeConfigAck: // of a policy that was in the answer to a beacon
+		return nil, nil
 	case wire.TypeNack:
 		if n, err := wire.DecodePayload[wire.Nack](env); err == nil {
 			if n.Type == wire.TypeDirective && n.ID != "" {

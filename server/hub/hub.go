@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -70,6 +71,11 @@ type Options struct {
 	Sign func(t wire.Type, payload any) (wire.Envelope, error)
 	// Policy is what the server sets for an agent, complete. Must not block.
 	Policy func(agent string) wire.Policy
+	// Recovery is how agents' recovery is paced while a verdict is fleet-wide; empty: spread.
+	Recovery Recovery
+	// Returning is over how long so many agents come back, for the spread of their recovery;
+	// nil: the least there is.
+	Returning func(agents int) time.Duration
 	// Quota bounds what one agent sends, on all of its links and by the second door; nil: nothing does.
 	Quota *quota.Book
 	Log   *slog.Logger
@@ -95,7 +101,8 @@ type Hub struct {
 	probing  map[*session.Conn]struct{}
 	probed   uint64 // probe links since the start
 	draining error  // why no link is taken any more; nil: serving
-	counted  bool   // agents that have not come back since the start were told of
+	pressing pressing
+	counted  bool // agents that have not come back since the start were told of
 }
 
 // endpoint is what is known of one agent in this process.
@@ -132,13 +139,20 @@ type endpoint struct {
 	// verdict is the agent's last word on itself.
 	verdict, sentence string
 	verdictAt         time.Time
-	findings          []operator.Finding // beside it, once one beacon has come
-	findingsKnown     bool
-	skew              *int64 // server's clock minus the agent's, ms, as the agent measured it
+	// fault is the verdict that others may have in common; empty: none.
+	fault         string
+	faultSince    time.Time
+	findings      []operator.Finding // beside it, once one beacon has come
+	findingsKnown bool
+	skew          *int64 // server's clock minus the agent's, ms, as the agent measured it
 }
 
 // New makes a hub; Run keeps it.
 func New(opts Options) *Hub {
+	opts.Recovery = cmp.Or(opts.Recovery, RecoverySpread)
+	if opts.Returning == nil {
+		opts.Returning = func(int) time.Duration { return 0 }
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	return &Hub{
 		opts: opts, log: opts.Log, wheel: newWheel(), started: time.Now(),

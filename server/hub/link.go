@@ -60,6 +60,7 @@ type link struct {
 	debt       atomic.Int64 // nanoseconds that frames which came have yet to wait for
 	lastText   atomic.Int64 // Unix nanoseconds; 0: none yet
 	entry      wheelEntry   // guarded by the wheel
+	configs    []config     // that it was told of, guarded by mu
 	probes     probes       // used by the handler only
 	refused    uint64       // messages, to thin the log; used by the handler only
 

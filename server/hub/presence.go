@@ -568,9 +568,13 @@ func (h *Hub) flush() {
 		links = append(links, ep.links...)
 	}
 	h.mu.Unlock()
-	suspect := map[string]bool{}
+	suspect, faults := map[string]bool{}, map[string]selfcheck.Code{}
 	for _, l := range links {
-		if v := h.seenLink(l); v.silent || v.State != Verified || !h.opts.Delivery.Unacknowledged(l.agent).IsZero() {
+		v := h.seenLink(l)
+		if v.Verdict != "" {
+			faults[l.agent] = selfcheck.Code(v.Verdict)
+		}
+		if v.silent || v.State != Verified || !h.opts.Delivery.Unacknowledged(l.agent).IsZero() {
 			suspect[l.agent] = true
 		}
 	}
@@ -578,6 +582,7 @@ func (h *Hub) flush() {
 	for _, agent := range h.unsettled(suspect) {
 		h.observe(agent)
 	}
+	h.watchFleet(faults, time.Now())
 	h.missed(time.Now())
 	h.remind(time.Now())
 

@@ -13,10 +13,8 @@ import (
 // probes are the state of a link's verification: policy accepted, then a probe
 // of each size acknowledged through the command path, its pad sent back.
 type probes struct {
-	configHash    string
-	configVersion int64
-	configured    bool
-	pads          map[string]string // of probes under way, by id
+	configured bool
+	pads       map[string]string // of probes under way, by id
 }
 
 // probeLife bounds how long a probe may be taken for valid.
@@ -72,14 +70,8 @@ func (l *link) auth(env wire.Envelope, at time.Time, again bool) error {
 	if err != nil {
 		return err
 	}
-	policy := l.hub.opts.Policy(l.agent)
-	config, err := l.hub.opts.Sign(wire.TypeConfigUpdate, wire.ConfigUpdate{Agent: l.agent, Policy: policy})
-	if err != nil {
-		return err
-	}
-	l.probes.configHash, l.probes.configVersion = hash(config.Payload), policy.Version
 	l.reply(ack, session.SendOptions{})
-	l.reply(config, session.SendOptions{Flush: true})
+	l.tellPolicy()
 	return nil
 }
 
@@ -104,7 +96,7 @@ func (l *link) configAck(env wire.Envelope) error {
 		return err
 	}
 	p := &l.probes
-	if ack.Version != p.configVersion || ack.Hash != p.configHash {
+	if !l.told(config{ack.Version, ack.Hash}) {
 		return refusal{wire.CodeUnsupported, "config_ack is not for the policy that was sent"}
 	}
 	if p.configured {

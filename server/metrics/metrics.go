@@ -141,6 +141,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 var (
 	agentsDesc   = describe("gururmm_agents", "Enrolled agents by presence, as gururmm agents shows it.", "presence")
 	verdictsDesc = describe("gururmm_agent_verdicts", "Agents that are not offline, by the verdict on them.", "verdict")
+	commonDesc   = describe("gururmm_fleet_verdicts", "Agents with a verdict that so many have come to at once that its cause is a common one.", "verdict")
 	linksDesc    = describe("gururmm_links", "Live links by state and by what is wrong with them; nothing: an empty verdict.", "state", "verdict")
 	evictedDesc  = describe("gururmm_link_evictions_total", "Links that this server ended or refused, by reason.", "reason")
 	refusedDesc  = describe("gururmm_messages_refused_total", "Messages of agents that were answered with a nack, by its code.", "code")
@@ -151,7 +152,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (*holdings) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{agentsDesc, verdictsDesc, linksDesc, evictedDesc, refusedDesc, owedDesc, oldestDesc, unackedDesc} {
+	for _, d := range []*prometheus.Desc{agentsDesc, verdictsDesc, commonDesc, linksDesc, evictedDesc, refusedDesc, owedDesc, oldestDesc, unackedDesc} {
 		ch <- d
 	}
 }
@@ -165,6 +166,10 @@ func (w *holdings) Collect(ch chan<- prometheus.Metric) {
 	w.agents(c, tell)
 	for verdict, n := range c.Verdicts {
 		tell(verdictsDesc, prometheus.GaugeValue, float64(n), verdict)
+	}
+	all, _ := w.hub.Fleetwide()
+	for _, f := range all {
+		tell(commonDesc, prometheus.GaugeValue, float64(f.Agents), f.Verdict)
 	}
 	for l, n := range c.Links {
 		tell(linksDesc, prometheus.GaugeValue, float64(n), l.State, l.Verdict)
