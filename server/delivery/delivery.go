@@ -118,6 +118,8 @@ type Options struct {
 	// Ended is told of each command that has ended. Must not block, nor wait for this service.
 	// May be nil.
 	Ended func(command string)
+	// Cluster is how this node stands to others on the same store; nil: there are none.
+	Cluster Cluster
 }
 
 // Link is a live link as delivery needs it. Its methods must not block, and
@@ -157,6 +159,7 @@ type Service struct {
 	stop      chan struct{} // closed when the service ends
 	followers sync.WaitGroup
 	watchers  watchers
+	late      late
 }
 
 // New makes a service on st. It works at once; Run takes up what an earlier
@@ -181,8 +184,10 @@ func New(st store.Store, o Options) *Service {
 // acknowledgement go back. Then it waits for ctx, and returns when everything
 // the service had under way has ended.
 func (s *Service) Run(ctx context.Context) error {
-	err := s.recover(ctx)
-	if err == nil {
+	var err error
+	if s.o.Cluster != nil {
+		s.runNode(ctx)
+	} else if err = s.recover(ctx); err == nil {
 		<-ctx.Done()
 	}
 	s.mu.Lock()
@@ -235,13 +240,18 @@ func (s *Service) known(agent string) *route {
 	return s.routes[agent]
 }
 
-// do runs fn in the agent's turn and gives its error.
+// do runs fn in the agent's turn and gives its error. Where another node came before, it is
+// run again with what is stored now.
 func (s *Service) do(ctx context.Context, agent string, fn func() error) error {
 	r := s.route(agent)
 	if r == nil {
 		return ErrStopped
 	}
-	return r.do(ctx, fn)
+	for again := 0; ; again++ {
+		if err := r.do(ctx, fn); !errors.Is(err, errOvertaken) || again == maxAgain {
+			return err
+		}
+	}
 }
 
 // LinkUp says that l is verified (or that its gap has closed): all that waits

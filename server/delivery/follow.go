@@ -13,6 +13,8 @@ import (
 const (
 	// followAgain: a hint may be lost, the database is looked at this often anyway.
 	followAgain = 10 * time.Second
+	// followNodes is the same where other nodes may change it, whose hints may be lost.
+	followNodes = 2 * time.Second
 	// maxNotices bounds those kept for a slow follower; the oldest go first.
 	maxNotices = 32
 	// followChunk bounds the output in one event, in bytes.
@@ -132,7 +134,11 @@ func (f *follower) run() {
 	defer close(f.out)
 	defer f.s.watchers.remove(f.id, f.me)
 	f.offset = map[wire.Stream]int64{}
-	again := time.NewTicker(followAgain)
+	every := followAgain
+	if f.s.o.Cluster != nil {
+		every = followNodes
+	}
+	again := time.NewTicker(every)
 	defer again.Stop()
 	for f.catchUp() {
 		select {

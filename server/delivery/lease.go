@@ -17,7 +17,7 @@ func (r *route) lapse() {
 		if !r.loaded {
 			return
 		}
-		if j.phase.out() && !now.Before(j.claim.deadline()) {
+		if j.phase.out() && j.claim != nil && !now.Before(j.claim.deadline()) {
 			r.overdue(j)
 		}
 		switch {
@@ -97,7 +97,7 @@ func (r *route) release(j *job, stage wire.Stage, note string) {
 	case Undeliverable:
 		t.reason = r.exhausted(j, lost)
 	}
-	r.s.watchers.notice(j.c.ID, fmt.Sprintf("attempt %d by %s: %s", c.attempt, doorName(c.channel), note)) // before its end is told
+	r.s.notice(j.c.ID, fmt.Sprintf("attempt %d by %s: %s", c.attempt, doorName(c.channel), note)) // before its end is told
 	if moved, err := r.move(j, ev, t, stages...); err != nil || !moved {
 		return
 	}

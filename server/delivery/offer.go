@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -98,7 +99,7 @@ func (r *route) tell(j *job, now time.Time, why obstacle) {
 		return
 	}
 	j.told, j.toldAt = why.kind, now
-	r.s.watchers.notice(j.c.ID, why.clause)
+	r.s.watchers.notice(j.c.ID, why.clause) // each node's own followers: they see it from there
 }
 
 // offerOn claims j for l and sends it.
@@ -319,7 +320,7 @@ func (h *handout) settle(at time.Time, err error) {
 // commands claims what waits, what is out on a link that is not trusted, and cancels.
 func (h *handout) commands(limit int) error {
 	r, now := h.r, h.r.now()
-	h.claims = map[string]int{}
+	h.envs, h.claims, h.ordered = nil, map[string]int{}, nil
 	size := 0
 	for _, j := range r.byAge() {
 		if j.claim != nil && j.claim.channel == wire.ChannelLink {
@@ -328,7 +329,7 @@ func (h *handout) commands(limit int) error {
 			}
 		}
 		if !r.loaded {
-			return errStoreFailed
+			return h.failed()
 		}
 		if j.phase.calledOff() && !now.Before(j.cancelSent[wire.ChannelOOB].Add(cancelAgain)) {
 			if env, ok := r.cancelOrder(j.c.Agent, j.c.ID, now); ok {
@@ -341,19 +342,31 @@ func (h *handout) commands(limit int) error {
 		again := j.c.Attempts > 0 && j.c.Channel == wire.ChannelLink
 		env, c, ok := r.claim(j, wire.ChannelOOB, 0, 0, leaseMin)
 		if !r.loaded {
-			return errStoreFailed
+			return h.failed()
 		}
 		if !ok {
 			continue
 		}
 		if again {
-			r.s.watchers.notice(j.c.ID, "now offered by the second door")
+			r.s.notice(j.c.ID, "now offered by the second door")
 		}
 		h.envs = append(h.envs, env)
 		h.claims[j.c.ID] = c.attempt
 		size += len(env.Payload)
 	}
 	return nil
+}
+
+// failed is why no more commands are claimed. What another node was faster with is none of
+// this answer's: what was claimed before goes out with it.
+func (h *handout) failed() error {
+	switch {
+	case !h.r.keep:
+		return errStoreFailed
+	case len(h.claims) > 0:
+		return nil
+	}
+	return errOvertaken
 }
 
 var errStoreFailed = fmt.Errorf("delivery: %w", errDatabase)
@@ -381,6 +394,8 @@ func (h *handout) orders(ctx context.Context) error {
 		return err
 	}
 	size := 0
+	var envs []wire.Envelope
+	var ids []string
 	for _, d := range pending {
 		if _, out := r.directives[d.ID]; out {
 			continue
@@ -389,12 +404,21 @@ func (h *handout) orders(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if size += len(env.Payload); size > maxOrderBytes && len(h.ordered) > 0 {
+		if size += len(env.Payload); size > maxOrderBytes && len(ids) > 0 {
 			h.left = true
 			break // the rest with the next answer
 		}
-		h.envs, h.ordered = append(h.envs, env), append(h.ordered, d.ID)
-		r.directives[d.ID] = now.Add(directiveLease)
+		envs, ids = append(envs, env), append(ids, d.ID)
+	}
+	mine, err := r.takeDirectives(ctx, ids, now)
+	if err != nil {
+		return err
+	}
+	for i, id := range ids {
+		if slices.Contains(mine, id) {
+			h.envs, h.ordered = append(h.envs, envs[i]), append(h.ordered, id)
+			r.directives[id] = now.Add(directiveLease)
+		}
 	}
 	return nil
 }

@@ -17,6 +17,9 @@ func (s *Service) Retire(ctx context.Context, agent, by string) (ended int, err 
 		if r == nil {
 			return ErrStopped
 		}
+		if err := r.fresh(); err != nil {
+			return err
+		}
 		for _, j := range r.byAge() {
 			reason := "the agent was removed by " + by + " before the command was offered to it"
 			switch {

@@ -28,6 +28,8 @@ type rig struct {
 	max   int // attempts; 0: the default
 	why   func(agent string) (kind, clause string)
 	ended func(string)
+	// cluster: nil, it is alone.
+	cluster Cluster
 
 	stop func()
 }
@@ -73,7 +75,7 @@ func (r *rig) enroll(name string) string {
 
 // start runs a service; stop ends it and waits.
 func (r *rig) start() {
-	r.s = New(r.st, Options{MaxAttempts: r.max, Why: r.why, Ended: r.ended, Sign: func(t wire.Type, p any) (wire.Envelope, error) {
+	r.s = New(r.st, Options{Cluster: r.cluster, MaxAttempts: r.max, Why: r.why, Ended: r.ended, Sign: func(t wire.Type, p any) (wire.Envelope, error) {
 		e, err := wire.Seal(t, p)
 		e.KeyID, e.Sig = "k", []byte("sig")
 		return e, err

@@ -3,6 +3,7 @@ package delivery
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,6 +28,10 @@ type route struct {
 
 	loaded bool
 	retry  time.Time // not loaded: when to try again
+	// keep: not loaded only because another node was faster; what this one holds stands.
+	keep   bool
+	stale  atomic.Bool // another node has changed something
+	nudged atomic.Bool // that is on its way through the queue
 	links  map[uint64]*live
 	jobs   map[string]*job
 	hinted atomic.Bool // a hint is on its way through the queue
@@ -44,6 +49,7 @@ type route struct {
 	public  struct {
 		active     int // commands that have not ended
 		owed       int
+		links      int
 		oldest     time.Time
 		unacked    time.Time
 		lastResult *time.Time
@@ -139,6 +145,8 @@ func (r *route) do(ctx context.Context, fn func() error) error {
 		switch {
 		case ctx.Err() != nil: // whoever asked is gone: it must not be done behind their back
 			done <- ctx.Err()
+		case !r.loaded && r.keep:
+			done <- errOvertaken
 		case !r.loaded:
 			done <- fmt.Errorf("commands of agent %s could not be read from the database", r.agent)
 		default:
@@ -181,38 +189,45 @@ func background() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), storeTimeout)
 }
 
-// load takes up the agent's commands from the database: at first, and after an
-// error has left it unknown what is stored. Claims that were out are given back.
+// load takes up the agent's commands from the database: at first, after an error has left
+// it unknown what is stored, and after another node has changed something. Claims that
+// were out and are nobody's are given back.
 func (r *route) load() {
 	now := r.s.o.Now()
+	if r.loaded && r.stale.Swap(false) {
+		r.loaded, r.keep, r.retry = false, true, time.Time{}
+	}
 	if r.loaded || now.Before(r.retry) {
 		return
 	}
+	r.stale.Store(false)
 	ctx, cancel := background()
 	defer cancel()
 	active, err := r.s.st.ActiveCommands(ctx, r.agent)
-	if err != nil {
-		r.broken("read", err)
-		return
+	var last *time.Time
+	if err == nil {
+		last, err = r.s.st.LastResult(ctx, r.agent)
 	}
-	last, err := r.s.st.LastResult(ctx, r.agent)
 	if err != nil {
+		keep := r.keep
 		r.broken("read", err)
+		r.keep = keep
 		return
 	}
 	r.mu.Lock()
 	r.public.lastResult = last
 	r.mu.Unlock()
 	r.loaded = true
-	r.jobs = map[string]*job{}
-	for _, c := range active {
-		r.jobs[c.ID] = newJob(c)
-	}
+	r.adopt(active)
 	for _, j := range r.byAge() {
 		switch {
-		case j.phase.out():
+		case j.phase.out() && j.claim == nil && r.mine(ctx, j):
 			j.claim = &claim{attempt: j.c.Attempts, channel: j.c.Channel, at: now}
-			r.release(j, StageReleased, "the server lost sight of it (a restart, or an error of the database)")
+			owner := j.c.Owner
+			r.release(j, StageReleased, r.lostSight(j))
+			if c := r.s.o.Cluster; c != nil && owner != c.Node() {
+				j.epoch = 0 // no door of this node's failed it
+			}
 		// Of a program that stored an end in two steps, and was ended between them:
 		case j.phase.waits() && j.c.CancelAt != nil:
 			r.cancelWaiting(j, j.c.CancelBy)
@@ -236,6 +251,11 @@ func newJob(c store.Command) *job {
 // broken says that the database failed: what is in memory may not be the truth
 // any more, so it is read again.
 func (r *route) broken(what string, err error) {
+	if r.s.o.Cluster != nil && errors.Is(err, store.ErrConflict) {
+		r.loaded, r.keep, r.retry = false, true, r.s.o.Now()
+		return
+	}
+	r.keep = false
 	r.s.log.Error("commands could not be "+what, "agent", r.agent, "error", err)
 	r.loaded = false
 	r.retry = r.s.o.Now().Add(reloadAfter)
@@ -261,6 +281,12 @@ func (r *route) move(j *job, ev Event, t told, stages ...store.Stage) (moved boo
 		return false, nil
 	}
 	c := rule.apply(j.c, t, r.now())
+	c.Owner = ""
+	if rule.To.out() && r.s.o.Cluster != nil {
+		if c.Owner = j.c.Owner; rule.Do.Has(Count) {
+			c.Owner = r.s.o.Cluster.Node()
+		}
+	}
 	for i := range stages {
 		stages[i].Command, stages[i].Note = c.ID, cut(stages[i].Note)
 	}
@@ -268,6 +294,9 @@ func (r *route) move(j *job, ev Event, t told, stages ...store.Stage) (moved boo
 	defer cancel()
 	if c.Rev, err = r.s.st.SaveCommand(ctx, c, stages...); err != nil {
 		r.broken("stored", err)
+		if r.keep {
+			err = errOvertaken
+		}
 		return false, err
 	}
 	j.c, j.phase = c, rule.To
@@ -294,7 +323,7 @@ func (r *route) move(j *job, ev Event, t told, stages ...store.Stage) (moved boo
 			r.s.o.Ended(c.ID)
 		}
 	}
-	r.s.watchers.touch(c.ID)
+	r.s.touch(c.ID)
 	return true, nil
 }
 
@@ -309,7 +338,7 @@ func (r *route) note(id string, stages ...store.Stage) error {
 	if err != nil {
 		r.broken("stored", err)
 	}
-	r.s.watchers.touch(id)
+	r.s.touch(id)
 	return err
 }
 
@@ -325,6 +354,7 @@ func (r *route) linkUp(l Link) {
 	}
 	r.epoch++
 	r.unwait(len(r.jobs))
+	r.look()
 }
 
 func (r *route) linkDown(gen uint64, verdict string) {
@@ -393,7 +423,7 @@ func (r *route) explain(e explanation) {
 			entry.Stage, entry.Note = StageLost, lostNote(c, e.why)
 		}
 		r.note(id, store.Stage{TraceEntry: entry})
-		r.s.watchers.notice(id, fmt.Sprintf("attempt %d by %s: %s", c.attempt, doorName(c.channel), entry.Note))
+		r.s.notice(id, fmt.Sprintf("attempt %d by %s: %s", c.attempt, doorName(c.channel), entry.Note))
 	}
 	r.fallen = fallen{}
 }
@@ -422,6 +452,9 @@ func (r *route) peerRead(gen, n uint64, proof string) {
 // settle acts on what follows by itself: time that has run out, doors that are
 // open. Then it publishes, and sets the alarm for what time will bring.
 func (r *route) settle() {
+	if !r.loaded && r.keep {
+		r.load()
+	}
 	if r.loaded {
 		r.lapse()
 	}
@@ -450,6 +483,7 @@ func (r *route) publish() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.public.active, r.public.owed, r.public.oldest = len(r.jobs), owed, oldest
+	r.public.links = len(r.links)
 	r.public.unacked = unacked
 }
 
@@ -485,7 +519,9 @@ func (r *route) alarm() {
 	for _, j := range r.jobs {
 		switch {
 		case j.phase.out():
-			sooner(j.claim.deadline())
+			if j.claim != nil { // else it is another node's
+				sooner(j.claim.deadline())
+			}
 		case j.phase.waits():
 			sooner(j.c.ExpiresAt)
 			if r.s.watchers.follow(j.c.ID) {

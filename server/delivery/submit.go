@@ -77,6 +77,9 @@ func (s *Service) submit(ctx context.Context, agentID string, c operator.NewComm
 		}})
 		if errors.Is(err, store.ErrConflict) { // the id is there
 			stored, err = s.st.Command(ctx, cmd.ID)
+			if s.o.Cluster != nil && errors.Is(err, store.ErrNotFound) { // its key was used at another node, just now
+				return errOvertaken
+			}
 		}
 		if err != nil {
 			if !nothingStored(err) { // it may be on disk all the same
@@ -175,6 +178,9 @@ func (s *Service) Cancel(ctx context.Context, id, by string) (operator.Command, 
 			r := s.route(c.Agent)
 			if r == nil {
 				return ErrStopped
+			}
+			if err := r.fresh(); err != nil {
+				return err
 			}
 			return r.cancel(id, by)
 		})

@@ -59,6 +59,7 @@ func (s *Service) Upstream(ctx context.Context, agent string, ch wire.Channel, l
 			if m.r = s.route(agent); m.r == nil {
 				return ErrStopped
 			}
+			m.replies = nil
 			return handle()
 		})
 		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrStopped) {
@@ -119,6 +120,10 @@ func (m *message) find(id string) (*job, store.Command, error) {
 	case err != nil:
 		return nil, c, err
 	case !c.State.Terminal():
+		if m.r.s.o.Cluster != nil { // another node took it
+			m.r.stale.Store(true)
+			return nil, c, errOvertaken
+		}
 		return nil, c, errDatabase // stored, and not taken up here: the load failed half way
 	}
 	return nil, c, nil
@@ -283,6 +288,9 @@ func (m *message) refused(j *job, v wire.Nack, said string) error {
 	}
 	r.release(j, StageReleased, said)
 	if !r.loaded {
+		if r.keep { // another node has given it back
+			return errOvertaken
+		}
 		return errDatabase
 	}
 	now := r.now()
@@ -410,7 +418,7 @@ func (m *message) merge(j *job, stream wire.Stream, offset int64, data []byte) (
 	have, err = m.r.s.st.AddOutput(m.ctx, j.c.ID, stream, offset, data)
 	if err == nil {
 		*known = have
-		m.r.s.watchers.touch(j.c.ID)
+		m.r.s.touch(j.c.ID)
 	}
 	return have, err
 }
