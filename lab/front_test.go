@@ -197,6 +197,30 @@ func (f *front) reload(s *scene) (before []int) {
 	return slices.Collect(maps.Keys(old))
 }
 
+// reloadHAProxy has HAProxy's master read its configuration anew, and waits until another
+// process takes connections, which it gives.
+func (f *front) reloadHAProxy(s *scene) (fresh int) {
+	f.t.Helper()
+	old := f.workers()
+	if err := f.process.Signal(syscall.SIGUSR2); err != nil {
+		f.t.Fatal(err)
+	}
+	s.eventually("a new process of HAProxy", func() (bool, error) {
+		for pid := range f.workers() {
+			if _, was := old[pid]; !was {
+				conn, err := net.Dial("tcp", f.main.target())
+				if err != nil {
+					return false, err
+				}
+				fresh = pid
+				return true, conn.Close()
+			}
+		}
+		return false, fmt.Errorf("processes %v\n%s", old, harness.Tail(f.process.Log, 5))
+	})
+	return fresh
+}
+
 // relay connects its clients to the front from an address of its own.
 type relay struct {
 	ln   net.Listener
@@ -478,11 +502,42 @@ func TestHAProxyPassesThrough(t *testing.T) {
 	f.change = []string{"bind :443", "bind " + f.addr + ":4443", "bind :8444", "bind " + f.addr + ":8444",
 		"127.0.0.1:8443 send", main + " send", "127.0.0.1:8444 send", oob + " send"}
 	f.write()
-	f.start(s, "haproxy", "-db", "-f", f.file)
+	f.start(s, "haproxy", "-W", "-db", "-f", f.file)
 	s.arrive()
 	s.seen(endpointAddr)
 	s.completed(s.submit(""))
 	s.guessed("127.0.0.11", "https://"+f.addr+":4443", rootsOf(t, s.CertFile()))
+
+	// A reload: the old process keeps the link, and a command that runs on it.
+	link := s.linkID(s.verified())
+	running := s.submit("sleep 2")
+	s.eventually("the command to run", func() (bool, error) { return running.lines() == 1, nil })
+	f.reloadHAProxy(s)
+	s.completed(running)
+	s.completed(s.submit(""))
+	if now := s.linkID(s.verified()); now != link {
+		t.Errorf("a reload of HAProxy cost the link: %s, then %s", link, now)
+	}
+	// Set badly: what is open is closed a second after a reload. The next link comes to the
+	// new process, and no command is lost or runs twice.
+	f.write("hard-stop-after 1h", "hard-stop-after 1s")
+	holder := f.reloadHAProxy(s)
+	if out, said, code, err := s.agent.Command(t.Context(), "reconnect"); err != nil || code != 0 {
+		t.Fatalf("reconnect: %d %v\n%s%s", code, err, out, said)
+	}
+	link = s.held(time.Second) // by a process that was started with that setting
+	running = s.submit("sleep 3")
+	s.eventually("the command to run", func() (bool, error) { return running.lines() == 1, nil })
+	f.reloadHAProxy(s)
+	s.completed(running)
+	if now := s.linkID(s.verified()); now == link {
+		t.Error("the link outlived the process that held it: nothing was tried")
+	}
+	s.eventually("the process that held it to end", func() (bool, error) {
+		now := f.workers()
+		_, there := now[holder]
+		return !there, fmt.Errorf("process %d among %v", holder, now)
+	})
 
 	f.oob.close()
 	f.main.close()
@@ -569,9 +624,13 @@ func TestNginxEndsTLS(t *testing.T) {
 		orders = append(orders, s.submit("sleep 1"))
 	}
 	s.verdict(selfcheck.CodeLinkFlapping)
-	if v := s.status().Verdict; !strings.Contains(v.Action, "idle limit") {
+	if v := s.status().Verdict; !strings.Contains(v.Action, "idle") {
 		t.Errorf("the advice is %q", v.Action)
 	}
+	s.eventually("the verdict to name the silence", func() (bool, error) {
+		v := s.status().Verdict
+		return strings.Contains(v.Sentence, "each ended after about "), fmt.Errorf("it says %q", v.Sentence)
+	})
 	for _, o := range orders {
 		s.completed(o)
 	}

@@ -140,7 +140,7 @@ func (n *node) startedAgain(virtual bool) *node {
 	if err := n.stop(); err != nil {
 		n.t.Fatal(err)
 	}
-	again := start(n.t, virtual, func(c *Config) { c.StateDir = n.cfg.StateDir })
+	again := start(n.t, virtual, func(c *Config) { c.StateDir, c.Limits = n.cfg.StateDir, n.cfg.Limits })
 	again.info.OperatorToken = n.info.OperatorToken // shown on the first start only
 	return again
 }

@@ -75,6 +75,7 @@ type Restarted interface {
 	Stop() error
 	Start(context.Context) error // returns once it answers
 	Peak() (int64, error)        // the most memory, in bytes, that it has taken since
+	CPU() (time.Duration, error) // what it has used of all cores since
 }
 
 func (o Options) check() error {

@@ -19,6 +19,7 @@ type Return struct {
 	Agents   int           `json:"agents"`      // that are well
 	Missing  int           `json:"missing"`     // of those not verified again in time
 	Failures int           `json:"failures"`    // attempts at a link that failed or were refused meanwhile
+	CPU      time.Duration `json:"cpu_ns"`      // what the server used of all cores until then
 	Peak     int64         `json:"peak_bytes"`  // the most memory that the server took
 	Orders   int           `json:"orders"`      // times an order was sent again with its key
 }
@@ -56,6 +57,9 @@ func (f *fleet) restart(ctx context.Context) (*Return, error) {
 		r.Half, r.Verified = took[(len(took)-1)/2], took[len(took)-1]
 	}
 	r.Failures = f.failures() - before
+	if r.CPU, err = f.opts.Restart.CPU(); err != nil {
+		return nil, err
+	}
 	if r.Peak, err = f.opts.Restart.Peak(); err != nil {
 		return nil, err
 	}
@@ -94,8 +98,8 @@ func (f *fleet) reordered() int {
 }
 
 func (r *Return) String() string {
-	return fmt.Sprintf("the server was away for %.1f s; %d of %d were verified again %.1f s after it answered, half of them after %.1f s; %d attempts failed or were refused meanwhile; the server took %d MB at the most",
-		r.Down.Seconds(), r.Agents-r.Missing, r.Agents, r.Verified.Seconds(), r.Half.Seconds(), r.Failures, r.Peak/1e6)
+	return fmt.Sprintf("the server was away for %.1f s; %d of %d were verified again %.1f s after it answered, half of them after %.1f s; %d attempts failed or were refused meanwhile; the server used %.1f s of a core until then, and %d MB of memory at the most",
+		r.Down.Seconds(), r.Agents-r.Missing, r.Agents, r.Verified.Seconds(), r.Half.Seconds(), r.Failures, r.CPU.Seconds(), r.Peak/1e6)
 }
 
 // wrong says what must not be.

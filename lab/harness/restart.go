@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"time"
 )
 
 // Fixed has endpoints reach the server itself, at ports that are free now and that it
@@ -35,6 +36,9 @@ func (r Restarted) Stop() error { return r.stack.Server().Stop() }
 
 // Start starts it again, and returns once it answers.
 func (r Restarted) Start(ctx context.Context) error { return r.stack.StartServer(ctx) }
+
+// CPU is what it has used of all cores since its start.
+func (r Restarted) CPU() (time.Duration, error) { return CPU(r.stack.Server().PID()) }
 
 // Peak is the most memory that it has taken since its start, in bytes: VmHWM of
 // /proc/PID/status, see proc(5).
