@@ -439,3 +439,37 @@ func TestAQuarantinedEndpointSaysSoAndDialsWhenItIsLifted(t *testing.T) {
 		b.end()
 	})
 }
+
+// How recovery is paced comes with the answer to a beacon, and the guardian obeys it
+// itself: the worker that hangs can't pass it on. An older policy is not taken.
+func TestPolicyFromABeaconIsInForceAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		status := b.status()
+		b.run()
+		pass(2 * time.Second)
+		policy := func(p wire.Policy) wire.Envelope {
+			env, err := wire.Sign(b.key, wire.TypeConfigUpdate, wire.ConfigUpdate{Agent: agentID, Policy: p})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return env
+		}
+		b.send(policy(wire.Policy{Version: 7, SpreadRecoveryMS: 60_000}))
+		if p := status().Policy; p.SpreadRecoveryMS != 60_000 {
+			t.Errorf("in force: %+v", p)
+		}
+		if n := orders(b.child(), func(o pipe.Order) bool { return len(o.Deliver) == 1 && o.Deliver[0].Type == wire.TypeConfigUpdate }); n != 1 {
+			t.Errorf("the worker was given it %d times", n)
+		}
+		b.send(policy(wire.Policy{Version: 6}))
+		if p := status().Policy; p.SpreadRecoveryMS != 60_000 {
+			t.Errorf("an older one is in force: %+v", p)
+		}
+		b.send(policy(wire.Policy{Version: 7}))
+		if p := status().Policy; p.SpreadRecoveryMS != 0 {
+			t.Errorf("it is not lifted: %+v", p)
+		}
+		b.end()
+	})
+}

@@ -64,7 +64,11 @@ func TestListingsAreReadableAt80Columns(t *testing.T) {
 		print func(w io.Writer) error
 		whole []string // what must stand on one line
 	}{
-		"agents":   {func(w io.Writer) error { return listAgents(w, []operator.Agent{agent}) }, []string{agent.ID, agent.Verdict}},
+		"agents": {func(w io.Writer) error { return listAgents(w, []operator.Agent{agent}) }, []string{agent.ID, agent.Verdict}},
+		"fleet-wide": {func(w io.Writer) error {
+			listCommon(w, []operator.Fleetwide{{Verdict: agent.Verdict, Title: sentence, Agents: 9000, Of: 10_000, Since: now, Recovery: "spread", OverMS: 66_000}})
+			return nil
+		}, []string{"FLEET-WIDE: 9000 of the 10000"}},
 		"agent":    {func(w io.Writer) error { return describeAgent(w, agent) }, []string{agent.ID, "0000000000000007", "update.rolled_back: messages"}},
 		"commands": {func(w io.Writer) error { return listCommands(w, []operator.Command{command}) }, []string{command.ID + "  echo much"}},
 		"trace":    {func(w io.Writer) error { return printTrace(w, trace) }, []string{command.ID, "result_written"}},
