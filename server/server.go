@@ -47,9 +47,10 @@ const (
 	// maxHeader bounds a request's header in bytes: a token and some.
 	maxHeader = 16 << 10
 	// drainTimeout bounds the telling of agents and clients that the server goes
-	// down; with the store's flush after it the whole takes at most ten seconds.
+	// down; the store's flush after it has what is left of stopTimeout: of a large fleet
+	// each link's end is written down.
 	drainTimeout = 6 * time.Second
-	flushTimeout = 2 * time.Second
+	stopTimeout  = 10 * time.Second
 )
 
 // errGoingDown is what agents read in the closing frame.
@@ -482,6 +483,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // drain tells agents and clients, and waits for them, bounded.
 func (s *Server) drain() error {
+	began := time.Now()
 	s.log.Info("draining", "links", s.hub.Links())
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
@@ -501,7 +503,7 @@ func (s *Server) drain() error {
 		}
 	})
 	ending.Wait()
-	flush, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	flush, cancel := context.WithDeadline(context.Background(), began.Add(stopTimeout))
 	defer cancel()
 	return s.store.Flush(flush)
 }

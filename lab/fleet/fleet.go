@@ -256,17 +256,26 @@ func (f *fleet) play(ctx context.Context) (Report, error) {
 	f.mu.Lock()
 	f.held = time.Now()
 	f.mu.Unlock()
-	restarted := make(chan error, 1)
+	restarted := make(chan struct{})
 	var again *Return
+	running, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	go func() {
-		var err error
-		if f.opts.Restart != nil {
-			again, err = f.restart(ctx)
+		defer close(restarted)
+		if f.opts.Restart == nil {
+			return
 		}
-		restarted <- err
+		var err error
+		if again, err = f.restart(running); err != nil {
+			stop(err)
+		}
 	}()
-	orders, err := f.order(ctx)
-	if err := errors.Join(err, <-restarted); err != nil {
+	orders, err := f.order(running)
+	if err != nil {
+		stop(err)
+	}
+	<-restarted
+	if err := context.Cause(running); err != nil {
 		return Report{}, err
 	}
 	if err := sleep(ctx, time.Until(f.heldSince().Add(f.opts.Hold))); err != nil {

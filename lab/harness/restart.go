@@ -32,7 +32,13 @@ type Restarted struct{ stack *Stack }
 func (s *Stack) Restarted() Restarted { return Restarted{s} }
 
 // Stop ends the server in order.
-func (r Restarted) Stop() error { return r.stack.Server().Stop() }
+func (r Restarted) Stop() error {
+	p := r.stack.Server()
+	if err := p.Stop(); err != nil {
+		return fmt.Errorf("%w; its last words:\n%s", err, Tail(p.Log, 10))
+	}
+	return nil
+}
 
 // Start starts it again, and returns once it answers.
 func (r Restarted) Start(ctx context.Context) error { return r.stack.StartServer(ctx) }
