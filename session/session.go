@@ -67,6 +67,7 @@ type Options struct {
 // Conn is one link. All methods but Read are safe for concurrent use.
 type Conn struct {
 	ws   *websocket.Conn
+	cork *corked // below ws; nil: each frame is a write of its own
 	opts Options
 
 	mu       sync.Mutex
@@ -116,6 +117,7 @@ func New(ws *websocket.Conn, opts Options) *Conn {
 		inbound: now, reading: now,
 		done: make(chan struct{}),
 	}
+	c.cork, _ = ws.NetConn().(*corked)
 	ws.SetReadLimit(opts.MaxRead)
 	ws.SetPingHandler(c.onPing)
 	ws.SetPongHandler(c.onPong)
@@ -300,6 +302,9 @@ type SendOptions struct {
 	// Flush sends a ledger ping behind the text that asks for the peer's ledger,
 	// so that a loss is proven about one round trip later.
 	Flush bool
+	// Tell sends a ledger ping behind the text that asks for nothing: enough where the
+	// peer waits for the text and looks itself whether it was lost.
+	Tell bool
 	// Compose makes the envelope when its turn to be written has come, from the
 	// ledger as of then (a heartbeat); it replaces the one given to Send. Must not block.
 	Compose func(wire.Ledger) (wire.Envelope, error)
@@ -322,8 +327,8 @@ func (c *Conn) Send(env wire.Envelope, opts SendOptions) error {
 	}
 	c.queue = append(c.queue, item{env: &env, compose: opts.Compose, written: opts.Written, weight: weight})
 	c.queued += weight
-	if opts.Flush {
-		c.enqueuePing(true)
+	if opts.Flush || opts.Tell {
+		c.enqueuePing(opts.Flush)
 	}
 	c.kick()
 	return nil
@@ -356,12 +361,20 @@ func (c *Conn) kick() {
 	}
 }
 
-// write drains the queue, pongs first, and ends when there is nothing left.
+// write drains the queue, pongs first, and ends when there is nothing left. Where frames can
+// be gathered, those that wait together are one write.
 func (c *Conn) write() {
+	var told gathered
 	for {
 		c.mu.Lock()
+		idle := len(c.queue) == 0 && !c.havePong
+		if told.open && (idle || c.err != nil || len(told.texts) == maxGathered) {
+			c.mu.Unlock()
+			c.flush(&told)
+			continue
+		}
 		c.busy = time.Time{}
-		if c.err != nil || (len(c.queue) == 0 && !c.havePong) {
+		if c.err != nil || idle {
 			rest := c.queue
 			c.queue, c.queued, c.writing = nil, 0, false
 			c.mu.Unlock()
@@ -373,6 +386,10 @@ func (c *Conn) write() {
 			return
 		}
 		c.busy = time.Now()
+		if more := len(c.queue) > 1 || len(c.queue) == 1 && c.havePong; more && !told.open && c.cork != nil {
+			told.open = true
+			c.cork.cork()
+		}
 		if c.havePong {
 			pong := c.pong
 			c.pong, c.havePong = nil, false
@@ -390,18 +407,46 @@ func (c *Conn) write() {
 			continue
 		}
 		c.mu.Unlock()
-		c.text(it)
+		c.text(it, &told)
 	}
 }
 
+// maxGathered bounds the texts that share one write: each is told of only when it is over.
+const maxGathered = 16
+
+// gathered are texts that the connection has and the network does not yet.
+type gathered struct {
+	open  bool // frames are gathered
+	texts []func(error)
+}
+
+// flush writes what is gathered, and tells of each text in it.
+func (c *Conn) flush(g *gathered) {
+	c.cork.SetWriteDeadline(time.Now().Add(c.opts.WriteTimeout)) // an error: the write says so
+	c.atNetwork(true)
+	err := c.cork.uncork()
+	c.atNetwork(false)
+	if err != nil {
+		c.fail(fmt.Errorf("write: %w", err))
+	}
+	for _, tell := range g.texts {
+		tell(err)
+	}
+	clear(g.texts)
+	g.open, g.texts = false, g.texts[:0]
+}
+
 // text writes one envelope. Only the writer calls it, so seq needs no lock.
-func (c *Conn) text(it item) {
+func (c *Conn) text(it item, g *gathered) {
 	raw, err := c.encode(it)
 	if err != nil { // too large: this message is refused, the link goes on
 		if it.written != nil {
 			it.written(0, time.Now(), err)
 		}
 		return
+	}
+	if g.open && len(raw) > maxCorked/2-c.cork.size() { // worth a write by itself
+		c.flush(g)
 	}
 	c.seq++
 	if c.opts.WriteFault != "" {
@@ -420,7 +465,11 @@ func (c *Conn) text(it item) {
 	if err != nil {
 		c.fail(fmt.Errorf("write: %w", err))
 	}
-	if it.written != nil {
+	switch {
+	case it.written == nil:
+	case g.open && err == nil:
+		g.texts = append(g.texts, func(err error) { it.written(it.env.Seq, began, err) })
+	default:
 		it.written(it.env.Seq, began, err)
 	}
 }

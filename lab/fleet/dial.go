@@ -140,7 +140,7 @@ func (a *agent) dial(ctx context.Context) (*link, error) {
 				return nil, err
 			}
 			socket = &still{Conn: conn, closed: make(chan struct{})}
-			return socket, nil
+			return session.Corked(socket), nil
 		},
 		TLSClientConfig: a.fleet.opts.TLS, Subprotocols: []string{wire.Subprotocol}, HandshakeTimeout: dialTimeout,
 		ReadBufferSize: readBuffer, WriteBufferSize: writeBuffer, WriteBufferPool: &a.fleet.writes,

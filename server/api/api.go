@@ -28,6 +28,7 @@ import (
 	"gururmm/server/jobs"
 	"gururmm/server/rollout"
 	"gururmm/server/store"
+	"gururmm/session"
 	"gururmm/wire"
 )
 
@@ -285,5 +286,9 @@ func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, errors.New("this connection can't be upgraded")
 	}
 	r.status = http.StatusSwitchingProtocols
-	return h.Hijack()
+	conn, rw, err := h.Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	return session.Corked(conn), rw, nil
 }

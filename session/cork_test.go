@@ -1,0 +1,167 @@
+package session
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"gururmm/internal/memnet"
+	"gururmm/wire"
+)
+
+// counted counts writes, and fails them once it is told to.
+type counted struct {
+	net.Conn
+	mu     sync.Mutex
+	writes int
+	broken error
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	c.writes++
+	err := c.broken
+	c.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+// corkedEnds are two ends of which the server's gathers its frames.
+func corkedEnds(t *testing.T) (a, s *Conn, below *counted) {
+	t.Helper()
+	listener := memnet.Listen("server:443")
+	upgraded := make(chan *websocket.Conn, 1)
+	web := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		up := websocket.Upgrader{}
+		ws, err := up.Upgrade(hijacked{w, &below}, r, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		upgraded <- ws
+	})}
+	go web.Serve(listener)
+	dialer := websocket.Dialer{NetDialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return listener.Dial(ctx) }}
+	ws, _, err := dialer.Dial("ws://server/v1/link", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, s = New(ws, Options{Link: link}), New(<-upgraded, Options{Link: link, WriteTimeout: 5 * time.Second})
+	t.Cleanup(func() {
+		a.fail(errors.New("test over"))
+		s.fail(errors.New("test over"))
+		a.writer.Wait()
+		s.writer.Wait()
+		web.Close()
+	})
+	return a, s, below
+}
+
+type hijacked struct {
+	http.ResponseWriter
+	below **counted
+}
+
+func (h hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := h.ResponseWriter.(http.Hijacker).Hijack()
+	*h.below = &counted{Conn: conn}
+	return Corked(*h.below), rw, err
+}
+
+func TestFramesThatWaitTogetherAreOneWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, s, below := corkedEnds(t)
+		atAgent := reading(a)
+		reading(s)
+		synctest.Wait()
+		before := below.writes
+		var written []uint64
+		s.mu.Lock() // so that all wait together
+		s.writing = true
+		s.mu.Unlock()
+		for range 3 {
+			if err := s.Send(envelope(t, wire.Echo{ID: "x"}), SendOptions{Flush: true, Written: func(n uint64, _ time.Time, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+				if below.writes == before {
+					t.Error("a text was told to be written before it was")
+				}
+				written = append(written, n)
+			}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.writer.Go(s.write)
+		for want := uint64(1); want <= 3; want++ {
+			if m := <-atAgent; m.Number != want {
+				t.Errorf("text %d came as %d", want, m.Number)
+			}
+		}
+		synctest.Wait()
+		// Three texts and their pings are one; then come pongs of the agent's own pings.
+		if got := below.writes - before; got < 1 || got > 3 {
+			t.Errorf("%d writes", got)
+		}
+		if !slices.Equal(written, []uint64{1, 2, 3}) {
+			t.Errorf("told of %v", written)
+		}
+		if v := s.Facts(time.Now()).Ledger; v.RTT == nil || v.Up != nil || v.Peer == nil || v.Peer.Read != 3 {
+			t.Errorf("the ledger: %+v", v)
+		}
+	})
+}
+
+func TestGatheredTextsOfABrokenWriteAreNotWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, s, below := corkedEnds(t)
+		reading(a)
+		reading(s)
+		synctest.Wait()
+		broken := errors.New("broken")
+		below.mu.Lock()
+		below.broken = broken
+		below.mu.Unlock()
+		told := make(chan error, 2)
+		s.mu.Lock()
+		s.writing = true
+		s.mu.Unlock()
+		for range 2 {
+			if err := s.Send(envelope(t, wire.Echo{}), SendOptions{Flush: true, Written: func(_ uint64, _ time.Time, err error) { told <- err }}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.writer.Go(s.write)
+		for range 2 {
+			if err := <-told; !errors.Is(err, broken) {
+				t.Errorf("told %v", err)
+			}
+		}
+		if <-s.Done(); !errors.Is(s.Err(), broken) {
+			t.Errorf("ended with %v", s.Err())
+		}
+	})
+}
+
+func TestTheClosingFrameIsNotLeftBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, s, _ := corkedEnds(t)
+		s.cork.cork() // as if frames were gathered just now
+		go s.Close(websocket.CloseServiceRestart, errors.New("come back")) // in memory a write waits for its reader
+		_, err := a.Read()
+		if closed, ok := errors.AsType[*websocket.CloseError](err); !ok || closed.Code != websocket.CloseServiceRestart || closed.Text != "come back" {
+			t.Errorf("the peer read %v", err)
+		}
+	})
+}
