@@ -72,8 +72,10 @@ quick: ## all tests but those with whole systems
 
 # The days in virtual time are about timing and run three bubbles of a million
 # events: without the race detector, which watches the same code in e2e.
-days: ## an idle day, one with stripped pings, one with a suspend
+days: ## an idle day, one with stripped pings, one with a suspend; three nodes with 500 agents
+	@sh scripts/need.sh go git initdb
 	$(GO) test -timeout 5m ./lab/virtual
+	$(GO) test -timeout 5m -run '^TestThreeNodes$$' ./lab
 
 e2e: ## real server, proxies and agents; each fault, each kill
 	@sh scripts/need.sh go git gcc bash python3 ps initdb nginx nginx-stream haproxy

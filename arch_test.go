@@ -52,10 +52,11 @@ var allowed = map[string][]string{
 	"server/jobs":            {"operator", "server/store", "server/delivery", "wire"},
 	"server/retention":       {"server/store"},
 	"server/backup":          {},
+	"server/cluster":         {"server/store"},
 	"server/hub":             {"internal", "wire", "selfcheck", "session", "oob", "operator", "server/store", "server/delivery"},
 	"server/api":             {"internal", "wire", "session", "oob", "operator", "release", "server/store", "server/delivery", "server/builds", "server/bundles", "server/rollout", "server/jobs", "server/hub"},
-	"server/metrics":         {"internal", "wire", "operator", "server/store", "server/delivery", "server/hub"},
-	"server":                 {"internal", "wire", "operator", "release", "server/store", "server/delivery", "server/builds", "server/bundles", "server/rollout", "server/jobs", "server/retention", "server/hub", "server/api", "server/metrics", "server/backup"},
+	"server/metrics":         {"internal", "wire", "operator", "server/store", "server/cluster", "server/delivery", "server/hub"},
+	"server":                 {"internal", "wire", "operator", "release", "server/store", "server/delivery", "server/builds", "server/bundles", "server/rollout", "server/jobs", "server/retention", "server/hub", "server/api", "server/metrics", "server/backup", "server/cluster"},
 	"lab":                    {},
 	"lab/virtual":            {},
 	"lab/proxy":              {},
@@ -92,7 +93,7 @@ var foreign = map[string]struct {
 	"github.com/prometheus/client_golang": {[]string{"server", "server/metrics"}, "counted in one place, shown in one"},
 	"github.com/pires/go-proxyproto":      {[]string{"server"}, "who a client is, is settled where connections come in"},
 	"github.com/nats-io/nats-server/v2":   {[]string{"lab/bench"}, "what ours is measured beside; nothing of ours runs on it"},
-	"github.com/nats-io/nats.go":          {[]string{"lab/bench"}, "the same"},
+	"github.com/nats-io/nats.go":          {[]string{"server/cluster", "lab/bench"}, "one house wakes other nodes; the other measures beside it"},
 	"github.com/coreos/go-systemd/v22":    {[]string{"internal"}, "internal/sdnotify alone speaks to systemd"},
 }
 

@@ -210,6 +210,9 @@ func (a *admin) ready(w http.ResponseWriter, r *http.Request) {
 	}
 	found := map[string]string{"store": a.found["store"], "link_door": a.found["link_door"], "drain": "ok"}
 	<-a.turn
+	if a.s.nodes != nil {
+		found["cluster"] = a.check("cluster", "this node's lease is lost or can't be renewed", member{a.s}.Ready())
+	}
 	if a.s.hub.Draining() != nil {
 		found["drain"] = "the server is going down"
 	}

@@ -76,7 +76,7 @@ func Backup(ctx context.Context, cfg Config, w io.Writer, o BackupOptions) (m Ba
 	}
 	// A program's row is in the database only while its file is there. Those of today are
 	// held open, so that one that is removed meanwhile is in both or in none.
-	programs, err := hold(filepath.Join(dir, dirBuilds), nil)
+	programs, err := hold(filepath.Join(cfg.filesDir(), dirBuilds), nil)
 	defer func() { programs.close() }()
 	if err != nil {
 		return m, err
@@ -88,7 +88,7 @@ func Backup(ctx context.Context, cfg Config, w io.Writer, o BackupOptions) (m Ba
 		}
 		defer func() { err = errors.Join(err, os.Remove(database)) }()
 	}
-	if programs, err = hold(filepath.Join(dir, dirBuilds), programs); err != nil { // and what came until now
+	if programs, err = hold(filepath.Join(cfg.filesDir(), dirBuilds), programs); err != nil { // and what came until now
 		return m, err
 	}
 	a := archiving{ctx: ctx, w: backup.NewWriter(w, time.Now())}
@@ -108,7 +108,7 @@ func Backup(ctx context.Context, cfg Config, w io.Writer, o BackupOptions) (m Ba
 		}
 	}
 	if !o.WithoutBundles {
-		if err := a.bundles(filepath.Join(dir, dirBundles)); err != nil {
+		if err := a.bundles(filepath.Join(cfg.filesDir(), dirBundles)); err != nil {
 			return m, err
 		}
 	}

@@ -32,6 +32,15 @@ type Config struct {
 	// DatabaseURL names a PostgreSQL, as store.OpenPostgres takes it; empty: SQLite, in
 	// StateDir. It may hold a password: it is never logged nor shown.
 	DatabaseURL string
+	// ClusterURL names the NATS by which several nodes on one PostgreSQL wake each other, as
+	// cluster.NATSOptions have it; empty: there is one node alone. It may hold a secret: it is
+	// never logged nor shown. ClusterCreds and ClusterCA are files of its credentials and roots.
+	ClusterURL, ClusterCreds, ClusterCA string
+	// NodeName is what people call this node; default: the host's name.
+	NodeName string
+	// SharedDir is where all nodes keep programs and support bundles: one directory, of a
+	// file system that all of them have. Needed with ClusterURL.
+	SharedDir string
 	// CertFile and KeyFile of the main listener (PEM); default: self-signed, kept in StateDir.
 	CertFile, KeyFile string
 	// TrustedProxies may name the client. At a listener of ProxyProtocol they do so by that
@@ -107,7 +116,7 @@ func (c Config) plain() bool {
 }
 
 // complete fills in defaults and refuses what can't work, naming the setting.
-func (c Config) complete() (Config, error) {
+func (c Config) complete() (_ Config, err error) {
 	if c.ListenAddr == "" {
 		c.ListenAddr = DefaultListen
 	}
@@ -140,6 +149,9 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.StateDir == "" {
 		return c, errors.New("state_dir is not set")
+	}
+	if c, err = c.completeNode(); err != nil {
+		return c, err
 	}
 	if (c.CertFile == "") != (c.KeyFile == "") {
 		return c, errors.New("cert and key go together: one of them is missing")

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"gururmm/server/cluster"
 	"gururmm/server/store"
 )
 
@@ -37,7 +38,17 @@ func (s *Server) openPostgres() error {
 	if err := nothingBeside(s.cfg.StateDir); err != nil {
 		return err
 	}
-	st, err := store.OpenPostgres(s.cfg.DatabaseURL, store.PostgresOptions{Log: s.log, Told: s.metrics.Committed})
+	var st store.Store
+	var err error
+	if s.cfg.ClusterURL != "" {
+		st, s.nodes, err = store.OpenNode(s.cfg.DatabaseURL, store.PostgresOptions{Log: s.log, Told: s.committed},
+			store.NodeOptions{Name: s.cfg.NodeName, Lease: cluster.Lease})
+		if errors.Is(err, store.ErrInUse) {
+			err = fmt.Errorf("%w; a server without --cluster-url excludes nodes with it", err)
+		}
+	} else {
+		st, err = store.OpenPostgres(s.cfg.DatabaseURL, store.PostgresOptions{Log: s.log, Told: s.metrics.Committed})
+	}
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,6 +29,7 @@ import (
 	"gururmm/server/api"
 	"gururmm/server/builds"
 	"gururmm/server/bundles"
+	"gururmm/server/cluster"
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
 	"gururmm/server/jobs"
@@ -117,6 +119,10 @@ type Server struct {
 
 	shakes map[string]*admission.Gate // of TLS, by the listener's setting
 
+	nodes   store.Nodes                     // nil: there is one node alone
+	cluster atomic.Pointer[cluster.Cluster] // the same, once it has joined
+	bus     *cluster.NATS
+
 	cleanup []func() error // run in reverse, once
 	closing sync.Once
 	closed  error
@@ -165,6 +171,10 @@ func (s *Server) open() error {
 	if err != nil {
 		return err
 	}
+	same, err := s.openShared(id, key, oobCert)
+	if err != nil {
+		return err
+	}
 	if err := s.openBuilds(); err != nil {
 		return err
 	}
@@ -190,6 +200,9 @@ func (s *Server) open() error {
 	s.assemble(id, key, doors)
 	ctx, cancel := context.WithTimeout(context.Background(), headerTimeout)
 	defer cancel()
+	if s.nodes != nil {
+		return s.join(ctx, same)
+	}
 	return s.hub.Load(ctx)
 }
 
@@ -201,7 +214,11 @@ func (s *Server) openBuilds() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), headerTimeout)
 	defer cancel()
-	s.builds, err = builds.Open(ctx, filepath.Join(s.cfg.StateDir, dirBuilds), s.store, keys, s.log.With("part", "builds"))
+	open := builds.Open
+	if s.nodes != nil {
+		open = builds.OpenShared
+	}
+	s.builds, err = open(ctx, filepath.Join(s.cfg.filesDir(), dirBuilds), s.store, keys, s.log.With("part", "builds"))
 	return err
 }
 
@@ -209,7 +226,7 @@ func (s *Server) openBuilds() error {
 func (s *Server) openBundles() (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), headerTimeout)
 	defer cancel()
-	s.bundles, err = bundles.New(ctx, bundles.Options{Dir: filepath.Join(s.cfg.StateDir, dirBundles), Store: s.store, Log: s.log.With("part", "bundles")})
+	s.bundles, err = bundles.New(ctx, bundles.Options{Dir: filepath.Join(s.cfg.filesDir(), dirBundles), Store: s.store, Leads: s.leads(), Log: s.log.With("part", "bundles")})
 	return err
 }
 
@@ -370,18 +387,19 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 				s.cfg.Ended(command)
 			}
 		},
+		Cluster: s.deliveryCluster(),
 	})
 	s.hub = hub.New(hub.Options{
 		Delivery: s.delivery, Store: s.store, Sign: sign, Policy: policy, Quota: s.quota, Log: s.log.With("part", "hub"),
-		Recovery: hub.Recovery(s.cfg.FleetRecovery), Returning: returning,
+		Recovery: hub.Recovery(s.cfg.FleetRecovery), Returning: returning, Cluster: s.hubCluster(),
 	})
 	s.rollouts = rollout.New(rollout.Options{
-		Store: s.store, Orders: s.delivery, Fact: s.standing, Log: s.log.With("part", "rollout"),
+		Store: s.store, Orders: s.delivery, Fact: s.standing, Leads: s.leads(), Log: s.log.With("part", "rollout"),
 		Later: func(err error) bool { return errors.Is(err, delivery.ErrBusy) || errors.Is(err, delivery.ErrRemoved) },
 	})
-	s.jobs = jobs.New(jobs.Options{Store: s.store, Commands: s.delivery, Present: s.reachable, Log: s.log.With("part", "jobs")})
+	s.jobs = jobs.New(jobs.Options{Store: s.store, Commands: s.delivery, Present: s.reachable, Leads: s.leads(), Log: s.log.With("part", "jobs")})
 	s.api = api.New(api.Options{
-		Store: s.store, Delivery: s.delivery, Hub: s.hub, Builds: s.builds, Bundles: s.bundles, Rollouts: s.rollouts, Jobs: s.jobs, Sign: sign, Policy: policy,
+		Store: s.store, Delivery: s.delivery, Hub: s.hub, Builds: s.builds, Bundles: s.bundles, Rollouts: s.rollouts, Jobs: s.jobs, Cluster: s.apiCluster(), Sign: sign, Policy: policy,
 		Quota: s.quota, Operators: s.operators,
 		ServerID: id, CommandKeys: [][]byte{key.Public().(ed25519.PublicKey)},
 		Doors: doors, TrustedProxies: s.cfg.TrustedProxies,
@@ -443,7 +461,7 @@ func (s *Server) Run(ctx context.Context) error {
 	// The parts outlive ctx: what comes in during the drain is still handled.
 	parts, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	failed := make(chan error, 9) // one for each goroutine below
+	failed := make(chan error, 10) // one for each goroutine below
 	var running sync.WaitGroup
 	part := func(name string, run func() error) {
 		running.Go(func() {
@@ -452,13 +470,16 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 		})
 	}
+	if c := s.cluster.Load(); c != nil {
+		part("cluster", func() error { return c.Run(parts) })
+	}
 	part("delivery", func() error { return s.delivery.Run(parts) })
 	part("hub", func() error { return s.hub.Run(parts) })
 	part("rollouts", func() error { return s.rollouts.Run(parts) })
 	part("jobs", func() error { return s.jobs.Run(parts) })
 	if s.cfg.KeepCommands > 0 {
 		part("retention", func() error {
-			return retention.Run(parts, retention.Options{Store: s.store, Keep: s.cfg.KeepCommands, Log: s.log.With("part", "retention")})
+			return retention.Run(parts, retention.Options{Store: s.store, Keep: s.cfg.KeepCommands, Leads: s.leads(), Log: s.log.With("part", "retention")})
 		})
 	}
 	part("bundles", func() error { return s.bundles.Run(parts) })
@@ -478,7 +499,7 @@ func (s *Server) Run(ctx context.Context) error {
 	err = errors.Join(err, s.drain(), s.closeAdmin()) // until then it says that the drain is on
 	stop()
 	running.Wait()
-	return errors.Join(err, s.Close())
+	return errors.Join(err, s.leave(), s.Close())
 }
 
 // drain tells agents and clients, and waits for them, bounded.

@@ -157,7 +157,7 @@ func TestGatheredTextsOfABrokenWriteAreNotWritten(t *testing.T) {
 func TestTheClosingFrameIsNotLeftBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, s, _ := corkedEnds(t)
-		s.cork.cork() // as if frames were gathered just now
+		s.cork.cork()                                                      // as if frames were gathered just now
 		go s.Close(websocket.CloseServiceRestart, errors.New("come back")) // in memory a write waits for its reader
 		_, err := a.Read()
 		if closed, ok := errors.AsType[*websocket.CloseError](err); !ok || closed.Code != websocket.CloseServiceRestart || closed.Text != "come back" {

@@ -118,4 +118,7 @@ type LinkView struct {
 	// PeerRead is how many the agent last said it has read; absent: it never said.
 	PeerRead *uint64 `json:"peer_read,omitempty"`
 	AgeMS    int64   `json:"age_ms"`
+	// Node has the link, if it is another one than the node that answers; its counts are
+	// those of when that node last told of it.
+	Node string `json:"node,omitempty"`
 }

@@ -549,6 +549,10 @@ func describeAgent(w io.Writer, a operator.Agent) error {
 		rows = append(rows, copyRows(c)...)
 	}
 	for _, l := range a.Links {
+		if l.Node != "" {
+			rows = append(rows, []string{"link", fmt.Sprintf("%s %s for %v at node %s %s", l.Link, l.State, span(time.Duration(l.AgeMS)*time.Millisecond), oneLine(l.Node, 40), l.Verdict)})
+			continue
+		}
 		peer := "not told"
 		if l.PeerRead != nil {
 			peer = fmt.Sprint(*l.PeerRead)

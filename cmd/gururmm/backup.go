@@ -66,7 +66,7 @@ func backupCommand() *cobra.Command {
 	cmd.Flags().StringVar(&verify, "verify", "", "read this backup, - for standard input, and say whether it is whole")
 	cmd.Flags().BoolVar(&without, "without-bundles", false, "leave endpoints' bundles out")
 	help.Apart(cmd, "output", "verify")
-	addLocalFlags(cmd, "state_dir", "database_url", "database_url_file")
+	addLocalFlags(cmd, "state_dir", "database_url", "database_url_file", "shared_dir")
 	return cmd
 }
 

@@ -33,6 +33,8 @@ type serveConfig struct {
 	readyFile string
 	// databaseURLFile holds what server.DatabaseURL is to be.
 	databaseURLFile string
+	// clusterURLFile holds what server.ClusterURL is to be.
+	clusterURLFile string
 	// configFile is where settings came from, policyFile the policy; "": from no file.
 	configFile, policyFile string
 	releaseKeyFiles        []string
@@ -41,7 +43,8 @@ type serveConfig struct {
 // files are all that the configuration is read from, by what names them.
 func (c serveConfig) files() map[string]string {
 	all := map[string]string{"config": c.configFile, "policy": c.policyFile, "cert": c.server.CertFile, "key": c.server.KeyFile,
-		"admin_token_file": c.server.AdminTokenFile, "database_url_file": c.databaseURLFile}
+		"admin_token_file": c.server.AdminTokenFile, "database_url_file": c.databaseURLFile,
+		"cluster_url_file": c.clusterURLFile, "cluster_creds": c.server.ClusterCreds, "cluster_ca": c.server.ClusterCA}
 	for i, path := range c.releaseKeyFiles {
 		all[fmt.Sprintf("release_key-%d", i+1)] = path
 	}
@@ -92,6 +95,12 @@ var settings = []setting{
 	{"state_dir", defaultStateDir(), "directory of keys and database, private to this account", to(func(c *serveConfig) *string { return &c.server.StateDir })},
 	{"database_url", "", "PostgreSQL to keep the database in, as postgres://user@host/name; one with a password: by the variable or the file (default: SQLite in state-dir)", to(func(c *serveConfig) *string { return &c.server.DatabaseURL })},
 	{"database_url_file", "", "private file with such a URL, with its password", to(func(c *serveConfig) *string { return &c.databaseURLFile })},
+	{"cluster_url", "", "NATS by which several nodes on one PostgreSQL wake each other, as nats://host:4222 or tls://…, several with commas; with a secret in it: by the variable or the file (default: one node alone)", to(func(c *serveConfig) *string { return &c.server.ClusterURL })},
+	{"cluster_url_file", "", "private file with such URLs", to(func(c *serveConfig) *string { return &c.clusterURLFile })},
+	{"cluster_creds", "", "file of NATS credentials (nsc's .creds)", to(func(c *serveConfig) *string { return &c.server.ClusterCreds })},
+	{"cluster_ca", "", "roots that NATS's certificate is checked by, PEM (default: the system's)", to(func(c *serveConfig) *string { return &c.server.ClusterCA })},
+	{"node_name", "", "what people call this node of several (default: the host's name)", to(func(c *serveConfig) *string { return &c.server.NodeName })},
+	{"shared_dir", "", "directory of programs and support bundles that all nodes have; needed with cluster-url", to(func(c *serveConfig) *string { return &c.server.SharedDir })},
 	{"cert", "", "certificate chain of the main listener, PEM (default: self-signed)", to(func(c *serveConfig) *string { return &c.server.CertFile })},
 	{"key", "", "its key, PEM", to(func(c *serveConfig) *string { return &c.server.KeyFile })},
 	{"trusted_proxy", "", "addresses (CIDR, comma-separated) that name the client, in X-Forwarded-For or as proxy-protocol says; without cert and that: plain HTTP on loopback", setProxies},
@@ -399,6 +408,11 @@ func loadConfig(fs *pflag.FlagSet, getenv func(string) (string, bool)) (serveCon
 		if err := c.applyFile(file); err != nil {
 			return c, fmt.Errorf("configuration: %w", err)
 		}
+		if c.server.ClusterURL != "" && hasUser(c.server.ClusterURL) {
+			if err := private(file); err != nil {
+				return c, fmt.Errorf("configuration: cluster_url has a secret: %w", err)
+			}
+		}
 		if c.server.DatabaseURL != "" && hasPassword(c.server.DatabaseURL) {
 			if err := private(file); err != nil {
 				return c, fmt.Errorf("configuration: database_url has a password: %w", err)
@@ -419,6 +433,9 @@ func loadConfig(fs *pflag.FlagSet, getenv func(string) (string, bool)) (serveCon
 			if s.key == "database_url" && hasPassword(v) {
 				return c, passwordTyped("--database-url", "--database-url-file")
 			}
+			if s.key == "cluster_url" && hasUser(v) {
+				return c, errors.New("--cluster-url: a name, password or token in it can be read by everybody on this machine (ps); put the URL into a private file and name that by --cluster-url-file, or use $GURURMM_CLUSTER_URL or --cluster-creds")
+			}
 			if err := s.set(&c, v); err != nil {
 				return c, fmt.Errorf("--%s: %w", s.flag(), err)
 			}
@@ -426,6 +443,14 @@ func loadConfig(fs *pflag.FlagSet, getenv func(string) (string, bool)) (serveCon
 	}
 	if err := c.readDatabaseURL(); err != nil {
 		return c, err
+	}
+	if err := c.readClusterURL(); err != nil {
+		return c, err
+	}
+	if c.server.SharedDir != "" {
+		if c.server.SharedDir, err = filepath.Abs(c.server.SharedDir); err != nil {
+			return c, err
+		}
 	}
 	if c.server.StateDir != "" {
 		if c.server.StateDir, err = filepath.Abs(c.server.StateDir); err != nil {
@@ -467,7 +492,33 @@ func (c *serveConfig) readDatabaseURL() error {
 	return nil
 }
 
-// urlIn reads the URL of a database from a private file.
+// hasUser reports whether URLs of NATS hold a secret, or may.
+func hasUser(raw string) bool {
+	for one := range strings.SplitSeq(raw, ",") {
+		if u, err := url.Parse(strings.TrimSpace(one)); err != nil || u.User != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// readClusterURL takes the URL from the file that was named for it.
+func (c *serveConfig) readClusterURL() error {
+	path := c.clusterURLFile
+	if path == "" {
+		return nil
+	}
+	if c.server.ClusterURL != "" {
+		return errors.New("cluster_url and cluster_url_file are both given: one of them is too many")
+	}
+	var err error
+	if c.server.ClusterURL, err = urlIn(path); err != nil {
+		return fmt.Errorf("cluster_url_file: %w", err)
+	}
+	return nil
+}
+
+// urlIn reads the URL of a database or of NATS from a private file.
 func urlIn(path string) (string, error) {
 	if err := private(path); err != nil {
 		return "", err

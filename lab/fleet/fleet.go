@@ -66,6 +66,9 @@ type Options struct {
 	Commands int
 	// Restart is restarted while commands flow; nil: the server is left alone.
 	Restart Restarted
+	// Order gives an agent a command, and its id; nil: the server is asked, once unless it is
+	// restarted. An error ends the run.
+	Order func(ctx context.Context, agent string, c operator.NewCommand) (id string, err error)
 	// Progress is told of each step, in a sentence; nil: nobody is.
 	Progress func(string)
 }
@@ -142,6 +145,9 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	}
 	f := &fleet{opts: o, client: client, dials: make(chan struct{}, dialsAtOnce), runs: map[string]int{}}
 	f.base = memory()
+	if o.Order == nil {
+		f.opts.Order = f.submit
+	}
 	if err := f.enroll(ctx); err != nil {
 		return Report{}, err
 	}
@@ -372,7 +378,7 @@ func (f *fleet) order(ctx context.Context) (map[string]*agent, error) {
 			return
 		}
 		left := time.Until(began.Add(hold)) + expiryAfter
-		c, err := f.submit(ctx, e.to.identity.Agent, operator.NewCommand{
+		id, err := f.opts.Order(ctx, e.to.identity.Agent, operator.NewCommand{
 			Script: "true", ExpiresInMS: max(left, expiryAfter).Milliseconds(), IdempotencyKey: wire.NewID(),
 		})
 		if err != nil {
@@ -380,17 +386,18 @@ func (f *fleet) order(ctx context.Context) (map[string]*agent, error) {
 			return
 		}
 		mu.Lock()
-		orders[c.ID] = e.to
+		orders[id] = e.to
 		mu.Unlock()
 	})
 	return orders, context.Cause(ctx)
 }
 
 // submit orders a command, again while the server is restarted: with one key it is one command.
-func (f *fleet) submit(ctx context.Context, agent string, n operator.NewCommand) (c operator.Command, err error) {
+func (f *fleet) submit(ctx context.Context, agent string, n operator.NewCommand) (id string, err error) {
 	err = until(ctx, orderWithin, orderAgain, func() (bool, error) {
-		var failed error
-		if c, failed = f.client.Submit(ctx, agent, n); failed == nil || f.opts.Restart == nil {
+		c, failed := f.client.Submit(ctx, agent, n)
+		if failed == nil || f.opts.Restart == nil {
+			id = c.ID
 			return true, failed
 		}
 		f.mu.Lock()
@@ -398,7 +405,7 @@ func (f *fleet) submit(ctx context.Context, agent string, n operator.NewCommand)
 		f.mu.Unlock()
 		return false, nil
 	})
-	return c, err
+	return id, err
 }
 
 // close ends all links and waits for what works on them.

@@ -11,6 +11,7 @@ package api
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"log/slog"
 	"net"
@@ -47,7 +48,7 @@ type Doors struct {
 	Pin      string // of the main listener's key, "sha256/…"; empty: system roots decide
 }
 
-// Options of an API. All are needed but TrustedProxies and what goes with them.
+// Options of an API. All are needed but Cluster, TrustedProxies and what goes with them.
 type Options struct {
 	Store       store.Store
 	Delivery    *delivery.Service
@@ -56,6 +57,7 @@ type Options struct {
 	Bundles     *bundles.Shelf
 	Rollouts    *rollout.Service
 	Jobs        *jobs.Service
+	Cluster     Cluster // nil: there is one node alone
 	Sign        func(t wire.Type, payload any) (wire.Envelope, error)
 	Policy      func(agent string) wire.Policy
 	ServerID    string
@@ -68,6 +70,16 @@ type Options struct {
 	TrustedProxies              []netip.Prefix
 	ForwardedMain, ForwardedOOB bool
 	Log                         *slog.Logger
+}
+
+// Cluster is what the nodes on one database know together.
+type Cluster interface {
+	// UseToken takes an agent's token: fresh is false if any node has before.
+	UseToken(ctx context.Context, agent, id string, until time.Time) (fresh bool, err error)
+	// CountOwed counts the commands that have not been acknowledged, by agent; of one, or all ("").
+	CountOwed(ctx context.Context, agent string) (map[string]int, error)
+	// Ready is why this node should get no work; nil: it may.
+	Ready() error
 }
 
 // API serves both listeners.
@@ -183,6 +195,12 @@ func (a *API) health(mux *http.ServeMux) {
 		if err := a.o.Store.Ready(r.Context()); err != nil {
 			a.log.Error("not ready", "error", err)
 			return problem(http.StatusServiceUnavailable, wire.ProblemInternal, "the database does not answer")
+		}
+		if a.o.Cluster != nil {
+			if err := a.o.Cluster.Ready(); err != nil {
+				a.log.Error("not ready", "error", err)
+				return problem(http.StatusServiceUnavailable, wire.ProblemInternal, "this node is not one of its cluster for now")
+			}
 		}
 		return a.answer(w, http.StatusOK, map[string]string{"status": "ready"})
 	})

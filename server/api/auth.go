@@ -159,6 +159,17 @@ func (a *API) claims(r *http.Request, now time.Time) (store.Agent, agentClaims, 
 	case replaysFull:
 		return agent, claims, problem(http.StatusServiceUnavailable, wire.ProblemRateLimited, "too many requests are remembered; come back in a few seconds")
 	}
+	// At another node, perhaps: asked last, it costs a write.
+	if a.o.Cluster != nil {
+		first, err := a.o.Cluster.UseToken(r.Context(), agent.ID, claims.ID, expires.Add(clockLeeway))
+		if err != nil {
+			return agent, claims, err
+		}
+		if !first {
+			a.log.Warn("agent token replayed", "agent", agent.ID, "addr", a.clientAddr(r))
+			return agent, claims, problem(http.StatusUnauthorized, wire.ProblemUnauthorized, "the token was used before")
+		}
+	}
 	if agent.RemovedAt != nil {
 		a.log.Info("a removed agent calls", "agent", agent.ID, "addr", a.clientAddr(r))
 		return agent, claims, errRemoved

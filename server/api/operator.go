@@ -108,6 +108,19 @@ func (a *API) seen(s store.Agent, tags []string) operator.Agent {
 	return out
 }
 
+// owed gives what puts the number of commands owed into an agent: of those that other nodes
+// hold this one need not know.
+func (a *API) owed(r *http.Request, agent string) (func(operator.Agent) operator.Agent, error) {
+	if a.o.Cluster == nil {
+		return func(s operator.Agent) operator.Agent { return s }, nil
+	}
+	all, err := a.o.Cluster.CountOwed(r.Context(), agent)
+	return func(s operator.Agent) operator.Agent {
+		s.Owed = all[s.ID]
+		return s
+	}, err
+}
+
 func (a *API) listAgents(w http.ResponseWriter, r *http.Request, _ string) error {
 	if r.URL.Query().Get("removed") == "true" {
 		return a.listRemoved(w, r)
@@ -121,10 +134,14 @@ func (a *API) listAgents(w http.ResponseWriter, r *http.Request, _ string) error
 	if err != nil {
 		return err
 	}
+	owed, err := a.owed(r, "")
+	if err != nil {
+		return err
+	}
 	items := []operator.Agent{}
 	for _, s := range agents {
 		if pick.Fits(s.ID, s.Site, tags[s.ID]) {
-			items = append(items, a.seen(s, tags[s.ID]))
+			items = append(items, owed(a.seen(s, tags[s.ID])))
 		}
 	}
 	return a.answer(w, http.StatusOK, operator.List[operator.Agent]{Items: items})
@@ -142,7 +159,11 @@ func (a *API) getAgent(w http.ResponseWriter, r *http.Request, _ string) error {
 	if err != nil {
 		return err
 	}
-	out := a.seen(s, tags[s.ID])
+	owed, err := a.owed(r, s.ID)
+	if err != nil {
+		return err
+	}
+	out := owed(a.seen(s, tags[s.ID]))
 	if out.Verdict == "" { // nothing heard since this process started: its last recorded word
 		beacons, err := a.o.Store.Beacons(r.Context(), s.ID, 1)
 		if err != nil {

@@ -73,6 +73,7 @@ var problems = []struct {
 	{store.ErrFull, http.StatusInsufficientStorage, wire.ProblemDiskFull, "the disk of the server's database is full; nothing was stored. Free space there, then repeat"},
 	{store.ErrUnavailable, http.StatusServiceUnavailable, wire.ProblemDatabase, "the server can't reach its database at the moment; nothing was stored. Come back in a few seconds"},
 	{store.ErrUnknown, http.StatusServiceUnavailable, wire.ProblemDatabase, "the server lost its database while this was stored, and does not know whether it is; look before you repeat it"},
+	{store.ErrLeaseLost, http.StatusServiceUnavailable, wire.ProblemDatabase, "this node was away from its database for too long and joins the others anew; come back in a few seconds, or ask another node"},
 	{store.ErrInUse, http.StatusServiceUnavailable, wire.ProblemDatabase, "another server works on the database of this one; nothing was stored"},
 	{store.ErrClosed, http.StatusServiceUnavailable, wire.ProblemDraining, draining},
 

@@ -61,15 +61,28 @@ type Shelf struct {
 	uploads uploads
 	// change orders what changes files and rows together.
 	change sync.Mutex
+	shared bool // with other nodes
 }
+
+// leftAfter is how old a file of a shared directory is before it counts as left behind:
+// another node may be writing it.
+const leftAfter = 24 * time.Hour
 
 // Open opens the shelf in dir, made if need be, and clears what an interrupted
 // publication has left. Programs signed with one of keys are taken.
 func Open(ctx context.Context, dir string, st store.Builds, keys []release.Key, log *slog.Logger) (*Shelf, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	return open(ctx, &Shelf{dir: dir, st: st, keys: keys, log: log})
+}
+
+// OpenShared is [Open] of a directory that several nodes have.
+func OpenShared(ctx context.Context, dir string, st store.Builds, keys []release.Key, log *slog.Logger) (*Shelf, error) {
+	return open(ctx, &Shelf{dir: dir, st: st, keys: keys, log: log, shared: true})
+}
+
+func open(ctx context.Context, s *Shelf) (*Shelf, error) {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, err
 	}
-	s := &Shelf{dir: dir, st: st, keys: keys, log: log}
 	return s, s.clear(ctx)
 }
 
@@ -87,6 +100,9 @@ func (s *Shelf) clear(ctx context.Context) error {
 		recorded := slices.ContainsFunc(known, func(b operator.Build) bool { return b.SHA256 == f.Name() })
 		if recorded || !strings.HasPrefix(f.Name(), partial) && !hashed(f.Name()) {
 			continue // what is not ours is left alone
+		}
+		if info, err := f.Info(); s.shared && (err != nil || time.Since(info.ModTime()) < leftAfter) {
+			continue
 		}
 		s.log.Warn("removing what an interrupted publication has left", "file", f.Name())
 		if err := os.Remove(filepath.Join(s.dir, f.Name())); err != nil {

@@ -123,6 +123,9 @@ type Options struct {
 	Log   *slog.Logger
 	Room  int64                            // instead of MaxBytes, for tests
 	Free  func(dir string) (uint64, error) // bytes free on the disk of dir, for tests
+	// Leads tells whether this is the node that sweeps a directory that several share; nil:
+	// it is the only one.
+	Leads func() bool
 }
 
 // Shelf holds the bundles. All methods are safe for concurrent use.
@@ -165,6 +168,9 @@ func (s *Shelf) clear(ctx context.Context) error {
 		if !usable(id) || owner[id] == filepath.Base(filepath.Dir(f)) {
 			continue // what is not ours is left alone
 		}
+		if info, err := os.Stat(f); err != nil || s.o.Leads != nil && time.Since(info.ModTime()) < keepPartial {
+			continue // another node may be at it
+		}
 		s.o.Log.Warn("removing what an interrupted change has left", "file", f)
 		if err := os.Remove(f); err != nil {
 			return err
@@ -178,8 +184,10 @@ func (s *Shelf) Run(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
-		if err := s.sweep(ctx, time.Now().Add(-keepPartial)); err != nil && ctx.Err() == nil {
-			s.o.Log.Error("bundles that never became complete not dropped", "error", err)
+		if s.o.Leads == nil || s.o.Leads() {
+			if err := s.sweep(ctx, time.Now().Add(-keepPartial)); err != nil && ctx.Err() == nil {
+				s.o.Log.Error("bundles that never became complete not dropped", "error", err)
+			}
 		}
 		select {
 		case <-tick.C:

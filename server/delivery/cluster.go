@@ -106,11 +106,12 @@ func (s *Service) Changed(agent string) {
 		return
 	}
 	r.stale.Store(true)
-	if !r.hasDoor() {
+	switch {
+	case r.hasDoor():
+		r.nudge(func() {})
+	case s.o.Cluster.Leads():
 		s.late.add(agent)
-		return
-	}
-	r.nudge(func() {})
+	} // else it is taken up with whatever is asked of the route next
 }
 
 // Ordered says that another node has a directive for the agent.

@@ -28,7 +28,9 @@ type LinkCount struct {
 
 // Census counts agents and links at one moment.
 type Census struct {
-	Agents   map[string]int // by presence, of those heard of since this process began
+	// Agents by presence, of those heard of since this process began; nil, as Verdicts: the node
+	// of a cluster that leads tells of the fleet.
+	Agents   map[string]int
 	Verdicts map[string]int // by an agent's last word on itself; those that are offline left out
 	Links    map[LinkCount]int
 }
@@ -38,6 +40,7 @@ func (h *Hub) Census() Census {
 	h.mu.Lock()
 	agents := slices.Collect(maps.Keys(h.agents))
 	h.mu.Unlock()
+	fleet := h.opts.Cluster == nil || h.opts.Cluster.Leads()
 	c := Census{Agents: map[string]int{}, Verdicts: map[string]int{}, Links: map[LinkCount]int{}}
 	now := time.Now()
 	for _, agent := range agents {
@@ -51,8 +54,14 @@ func (h *Hub) Census() Census {
 			c.Verdicts[s.said()]++
 		}
 		for _, l := range s.links {
+			if l.Node != "" { // that node counts it
+				continue
+			}
 			c.Links[LinkCount{l.State, CodeOf(l.Verdict)}]++
 		}
+	}
+	if !fleet {
+		c.Agents, c.Verdicts = nil, nil
 	}
 	return c
 }
@@ -94,7 +103,7 @@ var endings = []struct {
 }{
 	{errReplaced, "replaced"}, {errNoPong, "no_pong"}, {errDead, "dead"}, {errUnverified, "unverified"},
 	{errUnwritten, "unwritten"}, {errFlooded, "flooded"}, {errQuarantined, "quarantined"},
-	{errRemoved, "removed"}, {errRefused, "too_many"},
+	{errRemoved, "removed"}, {errRefused, "too_many"}, {errLeaseLost, "lease_lost"},
 }
 
 // ends counts the links that the server ended or refused.

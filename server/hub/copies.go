@@ -54,6 +54,8 @@ type sighting struct {
 	// another one of its boot; 0: none.
 	beside  uint64
 	ordered time.Time // to take a new identity; zero: never
+	told    bool      // by another node; this one has not heard it itself
+	open    string    // the other node at which it has a link; "": at none
 	calls   int       // by its link, to come for that order
 	callAt  time.Time // not before
 }
@@ -70,6 +72,9 @@ func (h *Hub) Load(ctx context.Context) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	for _, ep := range h.agents { // a node that joins anew
+		ep.resolved, ep.quarantined = nil, false
+	}
 	for _, r := range all {
 		ep := h.endpoint(r.Agent)
 		ep.resolved = append(ep.resolved, r)
@@ -90,6 +95,7 @@ func (h *Hub) Called(agent string, who wire.Copy, addr string, at time.Time) {
 	h.mu.Lock()
 	ep := h.endpoint(agent)
 	_, challenged := h.hear(ep, agent, who, wire.ChannelOOB, addr, at)
+	ep.here(who)
 	j := h.judgeIdentity(agent, ep)
 	several := ep.state != identitySole
 	h.mu.Unlock()
@@ -107,6 +113,11 @@ func (h *Hub) Alone(agent string, who wire.Copy) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	ep := h.endpoint(agent)
+	for _, v := range ep.elsewhere {
+		if v.Identity != identitySole && len(v.Links) > 0 {
+			return false
+		}
+	}
 	return !ep.shuns(who) && h.contention(ep, agent, time.Now()) == identitySole
 }
 
@@ -235,6 +246,12 @@ func (h *Hub) contention(ep *endpoint, agent string, now time.Time) identity {
 		}
 	}
 	newest := all[len(all)-1] // first heard last
+	for _, c := range all {   // a link at another node speaks for its copy once that node says so
+		if c.open != "" {
+			open[c.who.Instance] = true
+			doubted[c.who.Instance] = doubted[c.who.Instance] || c != newest && c.at.Before(newest.since)
+		}
+	}
 	window, state := h.aloneAfter(agent), identitySole
 	for _, c := range all {
 		if c == newest {
@@ -293,6 +310,15 @@ func (h *Hub) linked(ep *endpoint, c *sighting) bool {
 		who, authed := l.presence()
 		return authed && who.Instance == c.who.Instance
 	})
+}
+
+// here notes that a copy was heard by this very node. Call with mu held.
+func (ep *endpoint) here(who wire.Copy) {
+	for _, c := range ep.copies {
+		if c.who.Instance == who.Instance {
+			c.told = false
+		}
+	}
 }
 
 // ended takes in that a link has: unless its copy also calls by the second door,
@@ -439,7 +465,7 @@ func (h *Hub) copies(ep *endpoint, agent string, now time.Time) (out []operator.
 	for _, c := range ep.copies {
 		v := operator.Copy{
 			Copy: c.who, Since: c.since.UTC(), LastSeen: c.at.UTC(), Door: c.door, Addr: c.addr,
-			Linked: h.linked(ep, c),
+			Linked: h.linked(ep, c) || c.open != "",
 		}
 		became := ep.became(c.who)
 		switch {

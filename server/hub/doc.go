@@ -2,7 +2,8 @@
 // sees of each.
 //
 // Rules that hold here:
-//   - a link has a generation, rising for the life of the process; nothing is
+//   - a link has a generation, rising for the life of the process, in a cluster over all
+//     nodes; nothing is
 //     removed or replaced but by its own generation;
 //   - a link's reader only reads; what it read is handled in order by a bounded
 //     queue of its own, so no endpoint waits for another;

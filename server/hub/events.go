@@ -46,6 +46,7 @@ func (h *Hub) observe(agent string) {
 		h.mu.Unlock()
 		return
 	}
+	mine := h.speaks(agent, ep)
 	was, is := ep.told, ep.told
 	if p := s.presence(now); ep.removed {
 		is.presence = Gone
@@ -63,6 +64,10 @@ func (h *Hub) observe(agent string) {
 	ended := ep.linkEnded
 	connected := is.presence == Verified && was.presence != Verified && ep.verdict == string(selfcheck.CodeLinkConnecting)
 	h.mu.Unlock()
+	h.share(agent)
+	if !mine {
+		return
+	}
 
 	if is.version != was.version {
 		h.note(agent, operator.AgentEvent{Kind: operator.EventVersion, To: is.version, Reason: "as instance " + short(is.who.Instance) + " says"})

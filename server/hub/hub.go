@@ -59,7 +59,7 @@ type comeBack struct {
 func (c comeBack) Error() string { return wire.ComeBack(c.after, c.error.Error()) }
 func (c comeBack) Unwrap() error { return c.error }
 
-// Options of a Hub. All are needed.
+// Options of a Hub. All are needed but Cluster.
 type Options struct {
 	Delivery *delivery.Service
 	Store    interface {
@@ -79,6 +79,8 @@ type Options struct {
 	// Quota bounds what one agent sends, on all of its links and by the second door; nil: nothing does.
 	Quota *quota.Book
 	Log   *slog.Logger
+	// Cluster is how this node stands to others; nil: there are none.
+	Cluster Cluster
 }
 
 // Hub holds the live links.
@@ -95,6 +97,7 @@ type Hub struct {
 	readers    sync.WaitGroup
 	refusals   refusals
 	ends       ends
+	sharing    sharing
 
 	mu       sync.Mutex
 	agents   map[string]*endpoint
@@ -102,7 +105,8 @@ type Hub struct {
 	probed   uint64 // probe links since the start
 	draining error  // why no link is taken any more; nil: serving
 	pressing pressing
-	counted  bool // agents that have not come back since the start were told of
+	counted  bool  // agents that have not come back since the start were told of
+	lost     error // this node's lease: why no link is taken for now
 }
 
 // endpoint is what is known of one agent in this process.
@@ -145,6 +149,10 @@ type endpoint struct {
 	findings      []operator.Finding // beside it, once one beacon has come
 	findingsKnown bool
 	skew          *int64 // server's clock minus the agent's, ms, as the agent measured it
+
+	elsewhere map[string]*view // what other nodes see, by node
+	orphaned  time.Time        // when a node that saw it ended; zero: none did
+	shared    string           // what other nodes were told last
 }
 
 // New makes a hub; Run keeps it.
@@ -158,6 +166,7 @@ func New(opts Options) *Hub {
 		opts: opts, log: opts.Log, wheel: newWheel(), started: time.Now(),
 		ctx: ctx, stop: stop,
 		agents: map[string]*endpoint{}, probing: map[*session.Conn]struct{}{},
+		sharing: sharing{poke: make(chan struct{}, 1)},
 	}
 }
 
@@ -166,6 +175,9 @@ func New(opts Options) *Hub {
 func (h *Hub) Run(ctx context.Context) error {
 	var wheel sync.WaitGroup
 	wheel.Go(func() { h.wheel.run(ctx) })
+	if h.opts.Cluster != nil {
+		wheel.Go(func() { h.runSharing(ctx) })
+	}
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
 	for {
@@ -184,10 +196,11 @@ func (h *Hub) Run(ctx context.Context) error {
 // returns at once; the link's reader owns the connection from here on. settled is called
 // once or twice, when the link is verified and when it has ended; it must not block.
 func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire.LinkID, addr string, settled func()) {
-	l := newLink(h, ws, agent, id, addr)
+	generation, unknown := h.nextGeneration()
+	l := newLink(h, ws, agent, id, addr, generation)
 	l.caller, l.settled = caller, settled
 	h.mu.Lock()
-	refuse := h.draining
+	refuse := cmp.Or(h.draining, h.lost, unknown)
 	ep := h.endpoint(agent)
 	if refuse == nil && ep.removed {
 		refuse = errRemoved
@@ -254,6 +267,14 @@ func (h *Hub) Links() int {
 	return n
 }
 
+// sendAway ends links and tells each when to come back, at a moment of its own.
+func sendAway(all []*link, reason error, over func(links int) time.Duration) {
+	for i, at := range rand.Perm(len(all)) { // who was last is not always last
+		after := returnLeast + over(len(all))*time.Duration(at)/time.Duration(len(all))
+		all[i].end(websocket.CloseServiceRestart, "", comeBack{reason, after})
+	}
+}
+
 // Drain refuses new links, tells all agents why with close code 1012 and when to come
 // back, each at a moment of its own, and waits until their readers have ended or ctx
 // has. over is for how long so many are spread.
@@ -269,10 +290,7 @@ func (h *Hub) Drain(ctx context.Context, reason error, over func(links int) time
 	for _, c := range looks {
 		h.readers.Go(func() { c.Close(websocket.CloseServiceRestart, reason) })
 	}
-	for i, at := range rand.Perm(len(all)) { // who was last is not always last
-		after := returnLeast + over(len(all))*time.Duration(at)/time.Duration(len(all))
-		all[i].end(websocket.CloseServiceRestart, "", comeBack{reason, after})
-	}
+	sendAway(all, reason, over)
 	ended := make(chan struct{})
 	go func() { // ends with the last reader; each is bounded by its write timeout
 		h.readers.Wait()

@@ -14,6 +14,7 @@ import (
 // is: of links of one copy only the newest stays; links of others are asked whether
 // they live, and so is one that comes back after another of its boot was heard.
 func (h *Hub) identify(l *link) {
+	h.consult(l.agent)
 	now := time.Now()
 	var replaced []*link
 	h.mu.Lock()
@@ -23,6 +24,7 @@ func (h *Hub) identify(l *link) {
 	if c.linked.IsZero() {
 		c.linked = now
 	}
+	c.told, c.open = false, ""
 	for _, o := range ep.links {
 		who, authed := o.presence()
 		if o == l || !authed {
@@ -56,6 +58,9 @@ func (h *Hub) identify(l *link) {
 	}
 	if len(asked) > 0 {
 		h.challenge(l.agent, asked, now)
+	}
+	if newer := h.newerElsewhere(l); newer {
+		l.end(websocket.CloseServiceRestart, "", errReplaced)
 	}
 	h.rejudge(l.agent)
 	h.observe(l.agent)
@@ -115,6 +120,7 @@ func (h *Hub) follow(agent string, j judged) {
 	if j.turned || j.cleared {
 		h.observe(agent)
 	}
+	h.share(agent)
 }
 
 // judgeIdentity sets for each link of ep whether other machines hold the same

@@ -94,10 +94,10 @@ func (l *link) log() *slog.Logger {
 	return l.hub.log.With("agent", l.agent, "link", l.id.String(), "generation", l.generation)
 }
 
-func newLink(h *Hub, ws *websocket.Conn, agent string, id wire.LinkID, addr string) *link {
+func newLink(h *Hub, ws *websocket.Conn, agent string, id wire.LinkID, addr string, generation uint64) *link {
 	now, policy := time.Now(), h.opts.Policy(agent)
 	l := &link{
-		hub: h, agent: agent, id: id, generation: h.generation.Add(1), addr: addr, opened: now,
+		hub: h, agent: agent, id: id, generation: generation, addr: addr, opened: now,
 		timing: timing{ping: ms(policy.PingMS), dead: ms(policy.DeadMS), verify: ms(policy.VerifyMS)},
 	}
 	l.account = h.opts.Quota.Of(agent)

@@ -3,6 +3,7 @@ package hub
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -288,7 +289,8 @@ type sight struct {
 	inbound   time.Time // when its last frame came
 	unacked   time.Time // since when a link that is up leaves a command unacknowledged
 	copies    []operator.Copy
-	ep        endpoint // a copy
+	elsewhere []viewLink // those of links that are at other nodes
+	ep        endpoint   // a copy
 }
 
 func (h *Hub) sight(agent string, now time.Time) sight {
@@ -304,8 +306,9 @@ func (h *Hub) sight(agent string, now time.Time) sight {
 		}
 		s.copies = h.copies(ep, agent, now)
 	}
+	elsewhere := maps.Clone(s.ep.elsewhere)
 	h.mu.Unlock()
-	s.ep.links, s.ep.copies, s.unacked = nil, nil, h.opts.Delivery.Unacknowledged(agent)
+	s.ep.links, s.ep.copies, s.ep.elsewhere, s.unacked = nil, nil, nil, h.opts.Delivery.Unacknowledged(agent)
 	s.duplicate = s.ep.state == identityDuplicate
 	for _, l := range links {
 		v := l.look(now)
@@ -325,6 +328,9 @@ func (h *Hub) sight(agent string, now time.Time) sight {
 			s.degraded = true
 		}
 		s.ep.seen(v.inbound, v.via, l.addr)
+	}
+	if len(elsewhere) > 0 {
+		s.add(elsewhere, h.opts.Cluster.NodeName, now)
 	}
 	return s
 }
@@ -431,7 +437,7 @@ func (h *Hub) View(agent string, who wire.Copy) wire.ServerView {
 		})
 	}
 	h.mu.Unlock()
-	v := wire.ServerView{Presence: s.presence(now), Links: s.links}
+	v := wire.ServerView{Presence: s.presence(now), Links: neutral(s.links)}
 	if v.Links == nil {
 		v.Links = []wire.LinkView{}
 	}
@@ -478,6 +484,14 @@ func (h *Hub) Sighted(agent string) Sighting {
 			out.Version, out.VerifiedSince = l.who.Version, l.verifiedAt
 		}
 		l.mu.Unlock()
+	}
+	for _, l := range seen.elsewhere {
+		if l.VerifiedAt.After(out.VerifiedSince) {
+			out.Version, out.VerifiedSince = l.Version, l.VerifiedAt
+		}
+		if l.State == Verified && !seen.silent { // its node lives, and would tell otherwise
+			out.Heard = now
+		}
 	}
 	return out
 }
@@ -579,11 +593,13 @@ func (h *Hub) flush() {
 		}
 	}
 	h.rejudgeAll()
-	for _, agent := range h.unsettled(suspect) {
+	for _, agent := range append(h.unsettled(suspect), h.awaited(time.Now())...) {
 		h.observe(agent)
 	}
 	h.watchFleet(faults, time.Now())
-	h.missed(time.Now())
+	if h.opts.Cluster == nil || h.opts.Cluster.Leads() {
+		h.missed(time.Now())
+	}
 	h.remind(time.Now())
 
 	h.mu.Lock()

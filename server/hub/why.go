@@ -24,6 +24,9 @@ func (h *Hub) Why(agent string) (kind, clause string) {
 		return Duplicate + "?", "another machine called with its identity: both are asked whether they live"
 	}
 	if n := len(s.links); n > 0 {
+		if l := s.links[n-1]; l.Node != "" {
+			return whyElsewhere(l)
+		}
 		return s.whyLink(s.links[n-1], now)
 	}
 	ago := func(t time.Time) time.Duration { return now.Sub(t).Round(time.Second) }

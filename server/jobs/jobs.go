@@ -67,14 +67,16 @@ type Commands interface {
 	Cancel(ctx context.Context, id, by string) (operator.Command, error)
 }
 
-// Options of a Service. All are needed but Now.
+// Options of a Service. All are needed but Leads and Now.
 type Options struct {
 	Store    store.Store
 	Commands Commands
 	// Present tells whether an endpoint is there now. Must not block.
 	Present func(agent string) bool
-	Now     func() time.Time // default time.Now
-	Log     *slog.Logger
+	// Leads tells whether this is the node that gives commands; nil: it is the only one.
+	Leads func() bool
+	Now   func() time.Time // default time.Now
+	Log   *slog.Logger
 }
 
 // Service runs jobs. All methods are safe for concurrent use.
@@ -107,7 +109,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		began := s.o.Now()
-		for s.pass(ctx) { // more can be done at once
+		for (s.o.Leads == nil || s.o.Leads()) && s.pass(ctx) { // more can be done at once
 			began = s.o.Now()
 		}
 		took := s.o.Now().Sub(began)

@@ -17,6 +17,7 @@ import (
 	"gururmm/internal/admission"
 	"gururmm/operator"
 	"gururmm/selfcheck"
+	"gururmm/server/cluster"
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
 	"gururmm/server/metrics"
@@ -35,6 +36,7 @@ func watched(t *testing.T) (*metrics.Metrics, store.Store) {
 	t.Cleanup(func() { raw.Close() })
 	st, log := m.Meter(raw), slog.New(slog.DiscardHandler)
 	d := delivery.New(st, delivery.Options{Acked: m.Acked})
+	m.WatchCluster(func() cluster.State { return cluster.State{} })
 	m.Watch(hub.New(hub.Options{Delivery: d, Store: st, Log: log}), d, st, log)
 	m.WatchQuotas(nil)
 	m.WatchDoors(func() map[string]admission.Stats { return map[string]admission.Stats{"link": {}} })

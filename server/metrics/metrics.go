@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"gururmm/internal/version"
+	"gururmm/server/cluster"
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
 	"gururmm/server/store"
@@ -126,6 +127,49 @@ func (m *Metrics) Watch(h *hub.Hub, d *delivery.Service, st store.Store, log *sl
 	m.reg.MustRegister(&holdings{hub: h, delivery: d, store: st, log: log})
 }
 
+// WatchCluster shows, from now on, how this node stands among the others.
+func (m *Metrics) WatchCluster(state func() cluster.State) { m.reg.MustRegister(members{state}) }
+
+// members is how a node of a cluster stands.
+type members struct{ state func() cluster.State }
+
+var (
+	nodesDesc   = describe("gururmm_cluster_nodes", "Nodes that live, this one too, as of its last look.")
+	leadsDesc   = describe("gururmm_cluster_leads", "1 if this node does what one alone must do; one node of all says so.")
+	leaseDesc   = describe("gururmm_cluster_lease", "1 if this node's lease is held and renewed; 0: it takes no links, or soon will not.")
+	lossesDesc  = describe("gururmm_cluster_lease_losses_total", "Leases that this node has lost.")
+	busDesc     = describe("gururmm_cluster_bus", "1 if NATS is reached; 0: nodes find each other's changes by looking.")
+	wakeupsDesc = describe("gururmm_cluster_wakeups_total", "Wake-ups of other nodes: received; of this one: dropped.", "what")
+)
+
+// Describe implements prometheus.Collector.
+func (members) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{nodesDesc, leadsDesc, leaseDesc, lossesDesc, busDesc, wakeupsDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (w members) Collect(ch chan<- prometheus.Metric) {
+	tell := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, kind, v, labels...)
+	}
+	one := func(yes bool) float64 {
+		if yes {
+			return 1
+		}
+		return 0
+	}
+	s := w.state()
+	tell(nodesDesc, prometheus.GaugeValue, float64(len(s.Living)))
+	tell(leadsDesc, prometheus.GaugeValue, one(s.Leads))
+	tell(leaseDesc, prometheus.GaugeValue, one(s.Lease == nil))
+	tell(lossesDesc, prometheus.CounterValue, float64(s.Losses))
+	tell(busDesc, prometheus.GaugeValue, one(s.Bus == nil))
+	tell(wakeupsDesc, prometheus.CounterValue, float64(s.Received), "received")
+	tell(wakeupsDesc, prometheus.CounterValue, float64(s.Dropped), "dropped")
+}
+
 // holdings is what is counted at a scrape, not as it happens.
 type holdings struct {
 	hub      *hub.Hub
@@ -163,7 +207,9 @@ func (w *holdings) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, kind, v, labels...)
 	}
 	c := w.hub.Census()
-	w.agents(c, tell)
+	if c.Agents != nil { // else the node that leads tells of the fleet
+		w.agents(c, tell)
+	}
 	for verdict, n := range c.Verdicts {
 		tell(verdictsDesc, prometheus.GaugeValue, float64(n), verdict)
 	}
@@ -181,13 +227,16 @@ func (w *holdings) Collect(ch chan<- prometheus.Metric) {
 		tell(refusedDesc, prometheus.CounterValue, float64(n), string(code))
 	}
 	b := w.delivery.Backlog()
+	tell(unackedDesc, prometheus.GaugeValue, float64(b.Unacknowledged))
+	if c.Agents == nil { // it has no routes to those that have no link here
+		return
+	}
 	tell(owedDesc, prometheus.GaugeValue, float64(b.Owed))
 	age := 0.0
 	if !b.Oldest.IsZero() {
 		age = max(time.Since(b.Oldest), 0).Seconds()
 	}
 	tell(oldestDesc, prometheus.GaugeValue, age)
-	tell(unackedDesc, prometheus.GaugeValue, float64(b.Unacknowledged))
 }
 
 // agents tells presences. Who was not heard of since the start is known to the database alone.

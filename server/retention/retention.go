@@ -29,10 +29,12 @@ const (
 	chunkTimeout = 30 * time.Second
 )
 
-// Options of a sweep. All are needed but Now.
+// Options of a sweep. All are needed but Leads and Now.
 type Options struct {
 	Store store.Retention
 	Keep  time.Duration
+	// Leads tells whether this is the node that sweeps; nil: it is the only one.
+	Leads func() bool
 	Now   func() time.Time // default time.Now
 	Log   *slog.Logger
 }
@@ -43,7 +45,9 @@ func Run(ctx context.Context, o Options) error {
 		o.Now = time.Now
 	}
 	for wait := firstAfter; pause(ctx, wait); wait = sweepEvery {
-		o.sweep(ctx)
+		if o.Leads == nil || o.Leads() {
+			o.sweep(ctx)
+		}
 	}
 	return nil
 }

@@ -68,8 +68,10 @@ type Nodes interface {
 	NextGeneration(ctx context.Context) (uint64, error)
 	// SaveViews replaces what this node sees of agents, by id; "" is nothing.
 	SaveViews(ctx context.Context, seen map[string]string) error
-	// Views lists what other nodes see of one agent, or of all ("").
-	Views(ctx context.Context, agent string) ([]View, error)
+	// Views lists what other nodes see of agents, or of all if none is named.
+	Views(ctx context.Context, agents ...string) ([]View, error)
+	// Lives tells whether a node's lease was not ended yet. Once it was, it stays so.
+	Lives(ctx context.Context, id string) (bool, error)
 	// UseToken takes an agent's token: fresh is false if any node has before.
 	UseToken(ctx context.Context, agent, id string, until time.Time) (fresh bool, err error)
 	// TakeDirectives marks those as delivered that have not ended, and gives them.
@@ -93,8 +95,12 @@ type View struct {
 // keepChanges is how long changes are kept: no node is behind for longer than a lease.
 const keepChanges = time.Minute
 
-// clock is the database's own time, in microseconds.
-const clock = `(extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
+// keepWriters is how long a writer is let in that is no node: one that starts.
+const keepWriters = time.Hour
+
+// clock is the database's own time, in microseconds: that at which the transaction began, so
+// that an index serves.
+const clock = `(extract(epoch FROM now()) * 1000000)::bigint`
 
 // OpenNode opens a PostgreSQL as [OpenPostgres] does, for one node of several. The error is
 // ErrInUse if a server works on it that is no node.
@@ -122,11 +128,19 @@ var _ Nodes = (*nodes)(nil)
 func (n *nodes) Node() string { return *n.p.id.Load() }
 
 func (n *nodes) Join(ctx context.Context, same string) error {
+	was := n.Node()
 	// In the writer's turn: what waits for it is written under the id that it was meant for, or not at all.
 	if err := n.group.alone(ctx, func() error { n.p.rename(); return nil }); err != nil {
 		return err
 	}
 	return n.group.do(ctx, func(tx *txn) error {
+		// Its lease of before is nobody's any more, and need not be waited for.
+		if _, err := tx.Exec(`DELETE FROM nodes WHERE id = ?`, was); err != nil {
+			return err
+		}
+		if err := forget(tx, was); err != nil {
+			return err
+		}
 		all, err := living(tx, `same <> ?1 AND until > `+clock, same)
 		if err != nil {
 			return err
@@ -219,6 +233,10 @@ func (n *nodes) Beat(ctx context.Context) (b Beat, err error) {
 			if _, err := tx.Exec(`DELETE FROM used_tokens WHERE until < ` + clock); err != nil {
 				return err
 			}
+			// Of nodes that went in order, or never joined.
+			if _, err := tx.Exec(`DELETE FROM writer WHERE owner NOT IN (SELECT id FROM nodes) AND since < `+clock+` - ?`, keepWriters.Microseconds()); err != nil {
+				return err
+			}
 		}
 		b.Living, err = living(tx, `until > `+clock)
 		return err
@@ -292,12 +310,17 @@ func (n *nodes) SaveViews(ctx context.Context, seen map[string]string) error {
 	})
 }
 
-func (n *nodes) Views(ctx context.Context, agent string) ([]View, error) {
+func (n *nodes) Lives(ctx context.Context, id string) (bool, error) {
+	count, err := first(ctx, n.database, func(r row) (n int, err error) { err = r.Scan(&n); return n, err }, `SELECT count(*) FROM nodes WHERE id = ?`, id)
+	return count > 0, err
+}
+
+func (n *nodes) Views(ctx context.Context, agents ...string) ([]View, error) {
 	scan := func(r row) (v View, err error) { err = r.Scan(&v.Agent, &v.Node, &v.Seen); return v, err }
-	if agent == "" {
+	if len(agents) == 0 {
 		return list(ctx, n.database, scan, `SELECT agent, node, seen FROM views WHERE node <> ?`, n.Node())
 	}
-	return list(ctx, n.database, scan, `SELECT agent, node, seen FROM views WHERE agent = ? AND node <> ?`, agent, n.Node())
+	return list(ctx, n.database, scan, `SELECT agent, node, seen FROM views WHERE agent = ANY (CAST(? AS TEXT[])) AND node <> ?`, agents, n.Node())
 }
 
 func (n *nodes) UseToken(ctx context.Context, agent, id string, until time.Time) (fresh bool, err error) {

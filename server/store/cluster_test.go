@@ -88,7 +88,7 @@ func TestNodeWhoseLeaseIsOverWritesNothing(t *testing.T) {
 	if lost, err := b.Orphaned(t.Context()); err != nil || !slices.Equal(lost, []string{agent}) {
 		t.Errorf("claims without an owner: %v, %v", lost, err)
 	}
-	if seen, err := b.Views(t.Context(), ""); err != nil || len(seen) != 0 {
+	if seen, err := b.Views(t.Context()); err != nil || len(seen) != 0 {
 		t.Errorf("what the node saw is shown still: %v, %v", seen, err)
 	}
 	for range 2 {

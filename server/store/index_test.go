@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -56,11 +57,70 @@ func TestEveryQueryHasAnIndex(t *testing.T) {
 	t.Run("postgres", func(t *testing.T) { explainPostgres(t, all.by) })
 }
 
+// The same of what only nodes of a cluster ask.
+func TestEveryQueryOfANodeHasAnIndex(t *testing.T) {
+	var all asked
+	url := pgtest.Shared(t).Database(t)
+	st, n, err := store.OpenNode(url, store.PostgresOptions{}, store.NodeOptions{Name: "a", Lease: lease})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	store.Watch(st, all.note)
+	ctx := t.Context()
+	agent := enroll(t, st, 1)[0]
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(n.Join(ctx, "same"))
+	for range 2 {
+		_, err = n.Beat(ctx)
+		must(err)
+	}
+	_, err = n.Orphaned(ctx)
+	must(err)
+	_, after, err := n.Changes(ctx, 0)
+	must(err)
+	_, _, err = n.Changes(ctx, after)
+	must(err)
+	_, err = n.NextGeneration(ctx)
+	must(err)
+	must(n.SaveViews(ctx, map[string]string{agent: "{}", "gone": ""}))
+	_, err = n.Views(ctx)
+	must(err)
+	_, err = n.Views(ctx, agent)
+	must(err)
+	_, err = n.Lives(ctx, n.Node())
+	must(err)
+	for range 2 {
+		_, err = n.UseToken(ctx, agent, "id", time.Now())
+		must(err)
+	}
+	_, err = n.TakeDirectives(ctx, []string{"none"}, time.Now())
+	must(err)
+	_, err = n.CountOwed(ctx, "")
+	must(err)
+	_, err = n.CountOwed(ctx, agent)
+	must(err)
+	must(n.Leave(ctx))
+	if len(all.by) < 20 {
+		t.Fatalf("only %d queries were asked", len(all.by))
+	}
+	explainPostgres(t, all.by)
+}
+
 // whole reports whether a query asks for all of a table, which may be read whole then.
 func whole(table, query string) bool {
 	switch table {
 	case "operator_tokens", "enroll_tokens", "builds", "bundles", "rollouts", "rollout_agents", "resolutions", "writer":
 		return true // some rows, made by hand
+	case "views": // all of them, by a node that joins
+		return !strings.Contains(query, "agent =") && strings.HasPrefix(query, "SELECT")
+	case "nodes", "leader":
+		return true // as many as there are nodes
 	case "agents": // the list of all, and their number
 		return allAgents.MatchString(query)
 	case "agent_tags": // all
@@ -149,6 +209,9 @@ var fill = []string{
 		SELECT pg_temp.id(i), '{}', 'sh', 'true', 1, 1, 0, '', 'done', 'ops', pg_temp.at(i), pg_temp.at(i), CASE WHEN i % 100 > 0 THEN pg_temp.at(i) END, 2, 'key' || i FROM generate_series(1, 5000) i`,
 	`INSERT INTO job_agents (job, n, agent, command) SELECT pg_temp.id(i / 8 + 1), i % 8, pg_temp.id(i % 5000 + 1), pg_temp.id(i) FROM generate_series(1, 40000) i`,
 	`SET session_replication_role = origin`,
+	`INSERT INTO views (agent, node, seen) SELECT md5(i::text), 'node' || i % 20, '{}' FROM generate_series(1, 20000) i`,
+	`INSERT INTO changes (xid, node, at, topics) SELECT -i, 'node', (extract(epoch FROM now()) * 1000000)::bigint + i * 1000::bigint, '{x}' FROM generate_series(1, 20000) i`,
+	`INSERT INTO used_tokens (agent, id, until) SELECT md5(i::text), i::text, (extract(epoch FROM now()) * 1000000)::bigint + i * 1000::bigint FROM generate_series(1, 20000) i`,
 	`ANALYZE`,
 }
 

@@ -9,6 +9,7 @@ ALTER TABLE rollouts ADD COLUMN rev BIGINT NOT NULL DEFAULT 1;
 ALTER TABLE writer DROP COLUMN one;
 DELETE FROM writer WHERE owner = '';
 ALTER TABLE writer ADD PRIMARY KEY (owner);
+ALTER TABLE writer ADD COLUMN since BIGINT NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
 
 -- The nodes of a cluster that live: each renews its row. Times are the database's own.
 CREATE TABLE nodes (
