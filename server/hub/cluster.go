@@ -54,7 +54,10 @@ const (
 	stoppedFor = 5 * time.Second
 )
 
-var errLeaseLost = errors.New("this node was away from its database for too long")
+var (
+	errLeaseLost  = errors.New("this node was away from its database for too long")
+	errUnnumbered = errors.New("the server can't reach its database at the moment")
+)
 
 // view is what a node sees of an agent, as the others are told.
 type view struct {
@@ -295,14 +298,19 @@ func (h *Hub) away() error {
 	return h.lost
 }
 
-// nextGeneration gives a new link its generation.
-func (h *Hub) nextGeneration() (uint64, error) {
+// nextGeneration gives a new link of agent its generation.
+func (h *Hub) nextGeneration(agent string) (uint64, error) {
 	if h.opts.Cluster == nil {
 		return h.generation.Add(1), nil
 	}
 	ctx, cancel := context.WithTimeout(h.ctx, consultTimeout)
 	defer cancel()
-	return h.opts.Cluster.NextGeneration(ctx)
+	g, err := h.opts.Cluster.NextGeneration(ctx)
+	if err != nil { // the agent reads no more of it than this
+		h.log.Error("a link can't be numbered", "agent", agent, "error", err)
+		err = errUnnumbered
+	}
+	return g, err
 }
 
 // LeaseLost ends all links: other nodes count this one as gone, and its links are theirs to
