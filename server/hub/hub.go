@@ -92,6 +92,7 @@ type Hub struct {
 	started time.Time
 
 	generation atomic.Uint64
+	around     atomic.Int64    // see aroundProbe; 0: not known yet
 	ctx        context.Context // of handling; ends after the drain
 	stop       context.CancelFunc
 	readers    sync.WaitGroup
