@@ -27,6 +27,11 @@ type Database func(t *testing.T) (open func() store.Store)
 
 // Run runs all tests against databases made by fresh.
 func Run(t *testing.T, fresh Database) {
+	Some(t, fresh, func(string) bool { return true })
+}
+
+// Some runs those tests of the suite whose names pick wants.
+func Some(t *testing.T, fresh Database, pick func(name string) bool) {
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *rig)
@@ -65,6 +70,9 @@ func Run(t *testing.T, fresh Database) {
 		{"what was stored is there after closing", reopened},
 		{"after closing everything says so", closed},
 	} {
+		if !pick(test.name) {
+			continue
+		}
 		t.Run(test.name, func(t *testing.T) {
 			open := fresh(t)
 			r := &rig{Store: open(), open: open}
