@@ -3,6 +3,7 @@
 package lab_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -174,7 +175,7 @@ func (one *node) kill() {
 
 func (n *nodes) startBus() {
 	n.t.Helper()
-	bus, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: max(n.busPort, nats.RANDOM_PORT), NoSigs: true, NoLog: true})
+	bus, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: cmp.Or(n.busPort, nats.RANDOM_PORT), NoSigs: true, NoLog: true})
 	if err != nil {
 		n.t.Fatal(err)
 	}
