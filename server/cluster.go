@@ -174,6 +174,8 @@ func (s *Server) look(ctx context.Context, topics []string) (again []string) {
 		case store.TopicCommands:
 			s.delivery.Changed(id)
 			s.jobs.Look()
+		case store.TopicJob:
+			s.jobs.Look()
 		case store.TopicDirectives:
 			s.delivery.Ordered(id)
 		case store.TopicAgent:

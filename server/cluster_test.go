@@ -115,6 +115,19 @@ func TestTwoNodesAreOneServer(t *testing.T) {
 		t.Errorf("owed at node a: %d", s.Owed)
 	}
 
+	// A job of the node that does not lead is carried out by the one that does.
+	if !a.cluster.Load().Leads() || b.cluster.Load().Leads() {
+		t.Error("not the first node leads")
+	}
+	began := time.Now()
+	job := operate[operator.Job](b, "POST", "/v1/jobs", operator.NewJob{Pick: operator.Pick{Agents: []string{id.Agent}}, Script: "true"})
+	given := <-m.commands
+	m.send(wire.TypeCommandResult, wire.CommandResult{ID: given.ID, State: wire.StateCompleted, ExitCode: &code}, true)
+	await(t, "the job ends", func() bool {
+		return operate[operator.Job](b, "GET", "/v1/jobs/"+job.ID, nil).State == operator.JobDone
+	})
+	t.Logf("a job of node b took %v", time.Since(began).Round(time.Millisecond))
+
 	// A directive of node a: called for by the link at node b, fetched at node a.
 	operate[operator.Directive](a, "POST", "/v1/agents/"+id.Agent+"/directives", operator.NewDirective{Kind: wire.DirectiveRunProbes})
 	select {

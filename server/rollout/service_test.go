@@ -58,6 +58,7 @@ type rig struct {
 	orders *orders
 	agents []string
 	stop   func()
+	leads  func() bool // nil: it is alone
 
 	mu    sync.Mutex // the race detector knows nothing of virtual time
 	known map[string]Fact
@@ -128,7 +129,7 @@ func (r *rig) publish(versions ...string) {
 
 func (r *rig) start() {
 	r.Service = New(Options{
-		Store: r.st, Orders: r.orders, Fact: r.fact,
+		Store: r.st, Orders: r.orders, Fact: r.fact, Leads: r.leads,
 		Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)),
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -29,6 +29,7 @@ const (
 	TopicDirectives = "d" // directives of an agent
 	TopicAgent      = "a" // an operator's word on an agent: quarantine, removal, resolution of duplicates
 	TopicView       = "v" // what a node sees of an agent
+	TopicJob        = "j" // a job
 )
 
 func topic(kind, id string) string { return kind + "/" + id }

@@ -71,6 +71,7 @@ func (d *database) CreateJob(ctx context.Context, j Job, members []JobMember) (s
 	}
 	err = d.group.do(ctx, func(tx *txn) error {
 		stored, created = Job{}, false
+		tx.touch(TopicJob, j.ID)
 		if j.IdempotencyKey != "" {
 			stored, err = scanJob(tx.QueryRow(jobColumns+`WHERE idem_key = ?`, j.IdempotencyKey))
 			if !errors.Is(err, sql.ErrNoRows) {
@@ -231,6 +232,7 @@ func (d *database) LeaveOut(ctx context.Context, id string, members ...JobMember
 
 func (d *database) StopJob(ctx context.Context, id, reason string, cancelled bool) (changed bool, err error) {
 	err = d.group.do(ctx, func(tx *txn) error {
+		tx.touch(TopicJob, id)
 		also := 0
 		if cancelled {
 			also = 1
