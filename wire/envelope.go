@@ -110,9 +110,11 @@ func (e Envelope) Encode() ([]byte, error) {
 	}
 	e.Payload = payload
 	e.CRC = e.crc()
-	raw, err := json.Marshal(e)
-	if err != nil {
-		return nil, fmt.Errorf("encode %s: %w", e.Type, err)
+	raw, ok := e.appendPlain(make([]byte, 0, len(e.Payload)+envelopeSize))
+	if !ok {
+		if raw, err = json.Marshal(e); err != nil {
+			return nil, fmt.Errorf("encode %s: %w", e.Type, err)
+		}
 	}
 	if len(raw) > MaxMessage {
 		return nil, fmt.Errorf("encode %s of %d bytes: %w", e.Type, len(raw), ErrTooLarge)
@@ -120,20 +122,27 @@ func (e Envelope) Encode() ([]byte, error) {
 	return raw, nil
 }
 
+// envelopeSize is about what an envelope takes around its payload, in bytes.
+const envelopeSize = 192
+
 func (e Envelope) crc() string {
-	crc := Chain(0, []byte(string(e.Type)+"\n"+strconv.FormatUint(e.Seq, 10)+"\n"))
-	return fmt.Sprintf("%08x", Chain(crc, e.Payload))
+	head := append(make([]byte, 0, 64), e.Type...)
+	head = append(strconv.AppendUint(append(head, '\n'), e.Seq, 10), '\n')
+	return hexOf(Chain(Chain(0, head), e.Payload))
 }
 
 // Decode reads one text frame. It bounds the size, then checks the frame's
 // shape and checksum; the payload is left raw, so that its signature can be checked first.
 func Decode(text []byte) (Envelope, error) {
-	var e Envelope
 	if len(text) > MaxMessage {
-		return e, ErrTooLarge
+		return Envelope{}, ErrTooLarge
 	}
-	if err := json.Unmarshal(text, &e); err != nil {
-		return e, fmt.Errorf("%w: %w", ErrUnparseable, err)
+	e, ok := decodePlain(text)
+	if !ok {
+		e = Envelope{}
+		if err := json.Unmarshal(text, &e); err != nil {
+			return e, fmt.Errorf("%w: %w", ErrUnparseable, err)
+		}
 	}
 	if e.Type == "" {
 		return e, fmt.Errorf("%w: no type", ErrUnparseable)
