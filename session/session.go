@@ -154,39 +154,42 @@ type Message struct {
 // Read waits for the next data message. Pings are answered and ledgers taken
 // in on the way. An oversized message is thrown away but counted. An error is final.
 func (c *Conn) Read() (Message, error) {
-	kind, r, err := c.next()
+	c.idle()
+	kind, r, err := c.ws.NextReader()
 	if err != nil {
+		c.fail(err)
 		return Message{}, err
 	}
 	return c.message(kind, r)
 }
 
 // Each reads in place of [Conn.Read] until the link ends, or take says that no more is
-// wanted. While it waits it stands on little stack: that is what most links do, most of the time.
+// wanted. While it waits it stands on little stack, so that the runtime can halve it (it does
+// below a quarter): that is what most links do, most of the time. A frame more here, and
+// each of them takes 4 KB more.
 func (c *Conn) Each(take func(Message) (more bool)) {
-	for {
-		kind, r, err := c.next()
-		if err != nil || !c.hand(kind, r, take) {
+	for c.idle(); ; c.idle() {
+		if kind, r, err := c.ws.NextReader(); !c.hand(kind, r, err, take) {
 			return
 		}
 	}
 }
 
 // hand reads the rest of a message and hands it over.
-func (c *Conn) hand(kind int, r io.Reader, take func(Message) bool) bool {
+func (c *Conn) hand(kind int, r io.Reader, err error, take func(Message) bool) bool {
+	if err != nil {
+		c.fail(err)
+		return false
+	}
 	m, err := c.message(kind, r)
 	return err == nil && take(m)
 }
 
-// next waits for the beginning of a data message.
-func (c *Conn) next() (kind int, r io.Reader, err error) {
+// idle says that the reader has come back for more.
+func (c *Conn) idle() {
 	c.mu.Lock()
 	c.reading = time.Time{}
 	c.mu.Unlock()
-	if kind, r, err = c.ws.NextReader(); err != nil {
-		c.fail(err)
-	}
-	return kind, r, err
 }
 
 // message reads one to its end.
