@@ -49,10 +49,10 @@ A figure says something only beside the others of its run.`,
 			} else {
 				defer func() { err = errors.Join(err, os.RemoveAll(o.Dir)) }()
 			}
-			report, err := bench.Run(cmd.Context(), o)
-			if out != "" && err == nil {
-				err = report.Document(out)
+			if out != "" { // after each section: one that fails takes no other's figures with it
+				o.Done = func(r bench.Report) error { return r.Document(out) }
 			}
+			report, err := bench.Run(cmd.Context(), o)
 			if asJSON {
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")

@@ -53,6 +53,8 @@ type Options struct {
 	Quick  bool     // so short that figures say little: whether it works
 	Dir    string   // for state and logs
 	Out    io.Writer
+	// Done is told of the report after each section; nil: nobody is.
+	Done func(Report) error
 }
 
 // Figure is one of the report: least or most is what must hold, 0: for information.
@@ -134,6 +136,11 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 		r.section = s.name
 		if err := s.measure(r, ctx); err != nil {
 			return r.report, fmt.Errorf("%s: %w", s.name, err)
+		}
+		if o.Done != nil {
+			if err := o.Done(r.report); err != nil {
+				return r.report, err
+			}
 		}
 	}
 	r.report.OK = !slices.ContainsFunc(r.report.Figures, func(f Figure) bool { return !f.Held })

@@ -153,10 +153,10 @@ func (r *run) pinging(ctx context.Context, name string, n int) (cost float64, er
 		}
 	}
 	// Until what connecting left behind is over, and each link has had its first ping.
-	if err := pause(ctx, r.pick(35*time.Second, 200*time.Millisecond)); err != nil {
+	if err := pause(ctx, r.pick(pingEvery+2*time.Second, 200*time.Millisecond)); err != nil {
 		return 0, err
 	}
-	return used(ctx, c.server, r.pick(60*time.Second, 300*time.Millisecond))
+	return used(ctx, c.server, r.pick(pingEvery, 300*time.Millisecond))
 }
 
 // storm has all links cut at once, and come back over TLS.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -114,22 +115,57 @@ func (h *herd) do(ctx context.Context, o order) (a answer, err error) {
 	case "connect":
 		a, err = h.gather(ctx, o)
 	case "echo":
-		began := time.Now()
-		all, err := h.herds[0].Echoes(ctx, o.InFlight, o.For)
-		a.Load = loadOf(all, time.Since(began))
-		return a, err
+		a.Load, err = h.echoes(ctx, o)
 	case "ping":
 		for _, one := range h.herds {
 			one.Rest()
 		}
 	case "cut":
-		h.herds[0].Cut()
-		a.Took, err = h.herds[0].Verified(ctx)
+		began := time.Now()
+		for _, one := range h.herds {
+			one.Cut()
+		}
+		for _, one := range h.herds {
+			if _, err := one.Verified(ctx); err != nil {
+				return a, err
+			}
+		}
+		a.Took = time.Since(began)
 	}
 	return a, err
 }
 
+// mostOfToken is how many agents are enrolled by one token.
+const mostOfToken = 5000
+
+// echoes has all herds do their share.
+func (h *herd) echoes(ctx context.Context, o order) (load, error) {
+	var mu sync.Mutex
+	var all []time.Duration
+	var failed error
+	var working sync.WaitGroup
+	began := time.Now()
+	for _, one := range h.herds {
+		working.Go(func() {
+			each, err := one.Echoes(ctx, max(1, o.InFlight*len(one.Agents())/len(h.agents)), o.For)
+			mu.Lock()
+			all, failed = append(all, each...), errors.Join(failed, err)
+			mu.Unlock()
+		})
+	}
+	working.Wait()
+	return loadOf(all, time.Since(began)), failed
+}
+
+// gather adds agents.
 func (h *herd) gather(ctx context.Context, o order) (a answer, err error) {
+	for ; o.N > mostOfToken; o.N, o.First = o.N-mostOfToken, o.First+mostOfToken {
+		some := o
+		some.N = mostOfToken
+		if _, err := h.gather(ctx, some); err != nil {
+			return a, err
+		}
+	}
 	client, err := operator.New(o.Door.URL, o.Door.Token, o.Door.tls())
 	if err != nil {
 		return a, err
