@@ -330,7 +330,7 @@ func (n *nodes) tell(what string, took time.Duration) {
 // back, NATS goes away and the database is killed. Each command runs once and ends once.
 func TestThreeNodes(t *testing.T) {
 	if raced {
-		t.Skip("500 agents under the race detector take minutes; make days runs it without")
+		t.Skip("500 agents under the race detector take minutes; make nodes runs it without")
 	}
 	n := startNodes(t, "a", "b", "c")
 	const agents = 500
