@@ -134,12 +134,12 @@ rm /etc/systemd/system/$unit.d/test.conf
 
 # A stop drains.
 (execs 'sleep 100' >/dev/null) &
-until_ 30 pgrep -f 'sleep 100' >/dev/null || fail "stop drains" "no job runs: $(cat /root/exec.err)"
+until_ 30 pgrep -f '^sleep 100$' >/dev/null || fail "stop drains" "no job runs: $(cat /root/exec.err)"
 began=$SECONDS
 $agent stop || fail "stop drains" "exit code $?"
 [ "$(show Result)/$(show ActiveState)" = success/inactive ] || fail "stop drains" "$(show Result)/$(show ActiveState)"
 pgrep -x gururmm-agent >/dev/null && fail "stop drains" "left: $(pgrep -ax gururmm-agent)"
-pgrep -f 'sleep 100' >/dev/null && fail "stop drains" "the job is left"
+pgrep -f '^sleep 100$' >/dev/null && fail "stop drains" "the job is left"
 journalctl --no-pager -u $unit -n 30 -o cat | grep -q '"message":"guardian ended"' || fail "stop drains" "not by itself"
 say "stop drains" "after $((SECONDS - began)) s, with a job running"
 
