@@ -230,7 +230,7 @@ func (r *route) adopt(active []store.Command) {
 // overtake takes up what another node has stored of j.
 func (r *route) overtake(j *job, c store.Command) {
 	c.Script = ""
-	j.c, j.phase = c, phaseOf(c)
+	j.c, j.phase, j.acked = c, phaseOf(c), 0
 	if j.claim != nil && !(j.phase.out() && c.Owner == r.s.o.Cluster.Node() && c.Attempts == j.claim.attempt) {
 		j.claim = nil
 	}

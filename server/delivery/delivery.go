@@ -76,6 +76,9 @@ const (
 	maxOut = 64
 	// maxOwed bounds the commands waiting for one agent.
 	maxOwed = 1000
+	// shortScript, in bytes, is what is kept of a command's script until it is acknowledged, so
+	// that it need not be read for its first offer.
+	shortScript = 1 << 10
 	// maxQueued bounds the requests waiting for one agent's turn.
 	maxQueued = 1024
 	// defaultTake and maxTakeBytes bound the commands in one poll's answer.

@@ -124,14 +124,17 @@ func (r *route) claim(j *job, ch wire.Channel, link wire.LinkID, gen uint64, lea
 	if !now.Before(j.c.ExpiresAt) {
 		return env, nil, false // lapse ends it
 	}
-	ctx, cancel := background()
-	defer cancel()
-	whole, err := r.s.st.Command(ctx, j.c.ID)
-	if err != nil {
-		r.broken("read", err)
-		return env, nil, false
+	whole := j.c
+	if whole.Script = j.script; j.script == "" {
+		ctx, cancel := background()
+		defer cancel()
+		var err error
+		if whole, err = r.s.st.Command(ctx, j.c.ID); err != nil {
+			r.broken("read", err)
+			return env, nil, false
+		}
 	}
-	env, err = r.s.sign(wire.TypeCommand, payload(whole))
+	env, err := r.s.sign(wire.TypeCommand, payload(whole))
 	if err != nil {
 		r.s.log.Error("command could not be signed", "command", j.c.ID, "error", err)
 		r.tell(j, now, obstacle{"key", "not offered: the server can't sign it"})

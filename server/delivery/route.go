@@ -83,6 +83,11 @@ type fallen struct {
 type job struct {
 	c     store.Command // without its script
 	phase Phase
+	// script, where it was ordered of this process, is short and not acknowledged yet:
+	// else it is read when it goes out.
+	script string
+	// acked is the attempt that was acknowledged; 0: not to this process, the trace has it.
+	acked int
 	claim *claim  // while claimed
 	past  []claim // all claims made by this process, to tell which attempt an ack is of
 	// epoch: not offered on a link before the route's epoch has come so far.
@@ -315,6 +320,9 @@ func (r *route) move(j *job, ev Event, t told, stages ...store.Stage) (moved boo
 	}
 	if rule.Do.Has(Slot) {
 		r.unwait(1)
+	}
+	if j.phase.taken() {
+		j.script = "" // it goes out no more
 	}
 	if rule.Do.Has(End) {
 		delete(r.jobs, c.ID)

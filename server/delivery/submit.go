@@ -91,7 +91,11 @@ func (s *Service) submit(ctx context.Context, agentID string, c operator.NewComm
 			return fmt.Errorf("%w, %s", ErrKeyUsed, stored.ID)
 		}
 		if cmd = stored; created {
-			r.jobs[cmd.ID] = newJob(cmd)
+			j := newJob(cmd)
+			if len(cmd.Script) <= shortScript {
+				j.script = cmd.Script
+			}
+			r.jobs[cmd.ID] = j
 		}
 		return nil
 	})

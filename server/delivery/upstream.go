@@ -179,6 +179,9 @@ func (m *message) acknowledge(j *job, times wire.StageTimes, note string) error 
 	attempt := m.attempt(j, times)
 	stages := append(agentTimes(times, attempt, m), m.entry(wire.StageAckRead, attempt, note))
 	moved, err := m.r.move(j, Ack, told{at: m.at}, stages...)
+	if moved {
+		j.acked = attempt
+	}
 	if tell := m.r.s.o.Acked; moved && tell != nil {
 		for _, c := range j.past {
 			if c.attempt == attempt {
@@ -425,6 +428,9 @@ func (m *message) merge(j *job, stream wire.Stream, offset int64, data []byte) (
 
 // ackedAttempt is the attempt that the agent acknowledged, as the trace has it.
 func (m *message) ackedAttempt(j *job) int {
+	if j.acked > 0 {
+		return j.acked
+	}
 	stages, err := m.r.s.st.Stages(m.ctx, j.c.ID, 0)
 	if err != nil {
 		return j.c.Attempts
