@@ -75,6 +75,7 @@ type Report struct {
 	Go      string   `json:"go"`
 	OS      string   `json:"os"`
 	Agents  int      `json:"agents"`
+	Fleet   int      `json:"fleet"`
 	Figures []Figure `json:"figures"`
 	Growth  []Row    `json:"growth,omitempty"`
 }
@@ -122,7 +123,7 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 	if o.Agents < 2 || o.Fleet < 2 {
 		return Report{}, fmt.Errorf("%d and %d agents: want 2 or more", o.Agents, o.Fleet)
 	}
-	r := &run{o: o, report: Report{Cores: runtime.NumCPU(), Go: runtime.Version(), OS: runtime.GOOS + "/" + runtime.GOARCH, Agents: o.Agents}}
+	r := &run{o: o, report: Report{Cores: runtime.NumCPU(), Go: runtime.Version(), OS: runtime.GOOS + "/" + runtime.GOARCH, Agents: o.Agents, Fleet: o.Fleet}}
 	if r.log, err = os.OpenFile(filepath.Join(o.Dir, "parts.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
 		return r.report, err
 	}

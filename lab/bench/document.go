@@ -26,14 +26,15 @@ func (r Report) Document(path string) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Performance
 
-Written by %s: what the server costs and how fast it is, beside what others reach
-on the same machine in the same run. Read the ratios: %d cores, %s, %s, loopback, everything on
+Written by %s:
+what the server costs and how fast it is, beside what others reach on the same machine in
+the same run. Read the ratios: %d cores, %s, %s, loopback, everything on
 these cores, and others on them too. What is measured how: [decisions/0034](decisions/0034-bench.md).
 A figure that does not hold here is said to.
 
 | section | figure | value | must hold | |
 |---|---|---|---|---|
-`, "`gururmm-lab bench --out docs/performance.md`", r.Cores, r.Go, r.OS)
+`, fmt.Sprintf("`gururmm-lab bench --agents %d --fleet %d --out %s`", r.Agents, r.Fleet, filepath.Base(path)), r.Cores, r.Go, r.OS)
 	for _, f := range r.Figures {
 		limit, mark := "", ""
 		switch {
