@@ -42,18 +42,12 @@ func paced(cfg *tls.Config) (*tls.Config, *admission.Gate) {
 		if err != nil {
 			return nil, err
 		}
-		one := cfg.Clone()
-		// By now our part is signed and sent; the rest is the other end's to send.
-		one.VerifyConnection = func(tls.ConnectionState) error {
-			leave()
-			return nil
-		}
 		late := time.AfterFunc(shakeWork, leave)
 		context.AfterFunc(hello.Context(), func() { // the handshake is over, or given up
 			late.Stop()
 			leave()
 		})
-		return one, nil
+		return nil, nil // as configured: one of its own would stay with each connection
 	}
 	return out, gate
 }

@@ -4,6 +4,7 @@ package quota
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,10 +58,10 @@ func (b *Book) Of(key string) *Account {
 	b.sweep(now)
 	a := b.by[key]
 	if a == nil {
-		a = &Account{book: b, key: key, buckets: make(map[string]*rate.Limiter, len(b.limits))}
+		a = &Account{book: b, key: key}
 		for what, l := range b.limits {
 			if l.Rate > 0 {
-				a.buckets[what] = rate.NewLimiter(rate.Limit(l.Rate), l.Burst)
+				a.buckets = append(a.buckets, bucket{what, rate.NewLimiter(rate.Limit(l.Rate), l.Burst)})
 			}
 		}
 		b.by[key] = a
@@ -93,11 +94,17 @@ func (b *Book) Exceeded() map[string]uint64 {
 	return out
 }
 
+// bucket is what is left of one thing that is done.
+type bucket struct {
+	what  string
+	limit *rate.Limiter
+}
+
 // Account is one's own share. A nil account is unlimited.
 type Account struct {
 	book    *Book
 	key     string
-	buckets map[string]*rate.Limiter
+	buckets []bucket // a few: a map would weigh more than they do
 
 	// Guarded by the book.
 	used  time.Time
@@ -129,10 +136,14 @@ func (a *Account) Try(what string, n int) (wait time.Duration) { return a.take(w
 func (a *Account) Owe(what string, n int) (wait time.Duration) { return a.take(what, n, true) }
 
 func (a *Account) take(what string, n int, owe bool) time.Duration {
-	if a == nil || a.buckets[what] == nil || n <= 0 {
+	if a == nil || n <= 0 {
 		return 0
 	}
-	l, now := a.buckets[what], time.Now()
+	i := slices.IndexFunc(a.buckets, func(b bucket) bool { return b.what == what })
+	if i < 0 {
+		return 0
+	}
+	l, now := a.buckets[i].limit, time.Now()
 	n = min(n, l.Burst()) // what is larger than any burst waits as long as one
 	r := l.ReserveN(now, n)
 	wait := r.DelayFrom(now)
