@@ -57,7 +57,7 @@ func New(base, token string, tlsConf *tls.Config) (*Client, error) {
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/")
 	tr := http.DefaultTransport.(*http.Transport).Clone()
-	tr.TLSClientConfig = tlsConf
+	tr.TLSClientConfig = tlsConf.Clone() // a transport writes to it, and it may be several clients'
 	return &Client{base: u, token: token, http: &http.Client{Transport: tr}}, nil
 }
 
