@@ -295,8 +295,11 @@ func (n *nodes) play(agents, commands int, mix string, hold time.Duration, distu
 		Mix: kinds, Seed: 3, Hold: hold, Commands: commands, Order: n.order,
 		Progress: func(s string) {
 			t.Log(s)
-			if strings.HasPrefix(s, "all verified") {
+			switch {
+			case strings.HasPrefix(s, "all verified"):
 				close(held)
+			case strings.HasPrefix(s, "asking the server"):
+				disturbing.Wait() // the fleet is held until then, however slow the machine
 			}
 		},
 	})
