@@ -214,7 +214,7 @@ func refusal(resp *http.Response, raw []byte) (hint string, err error) {
 		return "make a new one with: gururmm enroll-token create", p
 	case wire.ProblemNotFound:
 		return wrongURL, p
-	case wire.ProblemRateLimited, wire.ProblemDraining, wire.ProblemDatabase:
+	case wire.ProblemRateLimited, wire.ProblemBusy, wire.ProblemDraining, wire.ProblemDatabase:
 		if after := resp.Header.Get("Retry-After"); after != "" {
 			return "try again in " + after + " s", p
 		}

@@ -43,7 +43,7 @@ const (
 	// settleFor, beside the policy's dead window, is how long commands and
 	// evictions may still take once the time of the run is over.
 	settleFor = 30 * time.Second
-	// orderWithin and orderAgain are for how long, and how often, an order is sent
+	// orderWithin and orderAgain are for how long, and how often, an order or enrollment is sent
 	// that a server under restart does not take.
 	orderWithin = 2 * time.Minute
 	orderAgain  = 500 * time.Millisecond
@@ -189,7 +189,15 @@ func (f *fleet) enroll(ctx context.Context) error {
 		if a.copy {
 			return
 		}
-		if err := a.enroll(ctx); err != nil {
+		// A server remembers so many addresses at once, and asks the rest to come back.
+		err := until(ctx, orderWithin, orderAgain, func() (bool, error) {
+			err := a.enroll(ctx)
+			if p, refused := errors.AsType[wire.Problem](err); refused && (p.Code == wire.ProblemRateLimited || p.Code == wire.ProblemBusy) {
+				return false, nil
+			}
+			return true, err
+		})
+		if err != nil {
 			cancel(fmt.Errorf("agent %d of %d: %w", a.number+1, f.opts.Agents, err))
 		}
 	})
