@@ -85,25 +85,17 @@ func (g *group) do(ctx context.Context, fn func(*txn) error) error {
 
 // alone runs fn in the writer's turn, outside of a transaction.
 func (g *group) alone(ctx context.Context, fn func() error) error {
-	w := &write{aside: fn, done: make(chan struct{})}
-	select {
-	case g.in <- w:
-	case <-g.quit:
-		return ErrClosed
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case <-w.done:
-		return w.err
-	case <-g.quit:
-		return ErrClosed
-	}
+	return g.submit(ctx, &write{aside: fn})
 }
 
 // doSingle is do for a write whose usual case is one statement.
 func (g *group) doSingle(ctx context.Context, s *single, fn func(*txn) error) error {
-	w := &write{fn: fn, single: s, done: make(chan struct{})}
+	return g.submit(ctx, &write{fn: fn, single: s})
+}
+
+// submit gives w to the writer and waits for its outcome, or for its turn no longer than ctx lasts.
+func (g *group) submit(ctx context.Context, w *write) error {
+	w.done = make(chan struct{})
 	select {
 	case <-g.quit:
 		return ErrClosed
@@ -178,7 +170,9 @@ func (g *group) gather(first *write) []*write {
 func (g *group) commit(all []*write) {
 	all = slices.DeleteFunc(all, func(w *write) bool {
 		if w.aside != nil {
-			w.err = w.aside()
+			if w.claim() { // else it was given up
+				w.err = w.aside()
+			}
 			close(w.done)
 		}
 		return w.aside != nil
