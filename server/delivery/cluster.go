@@ -255,7 +255,9 @@ func (r *route) mine(ctx context.Context, j *job) bool {
 // lostSight says why a claim is given back that nothing is known of here.
 func (r *route) lostSight(j *job) string {
 	if c := r.s.o.Cluster; c != nil && j.c.Owner != "" && j.c.Owner != c.Node() {
-		_, name, _ := c.Ended(context.Background(), j.c.Owner) // asked a moment ago
+		ctx, cancel := background()
+		defer cancel()
+		_, name, _ := c.Ended(ctx, j.c.Owner) // an error: its name is not told
 		return "its node " + cmp.Or(name, "of before") + " has ended, or was away from the database for too long"
 	}
 	return "the server lost sight of it (a restart, or an error of the database)"
