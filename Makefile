@@ -101,9 +101,9 @@ figures: build ## what an endpoint costs and how soon it is served again, measur
 
 bench: build ## the server beside raw TCP, NATS and JetStream, and small parts by themselves
 	@sh scripts/need.sh go initdb
-	./bin/gururmm-lab bench
 	$(GO) test -run '^$$' -bench . -benchmem ./selfcheck ./wire
 	$(GO) test -run '^$$' -bench 'Accepted|Life' -benchtime 20000x ./server/store
+	./bin/gururmm-lab bench
 
 fuzz: ## a minute for each fuzz target
 	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do \
