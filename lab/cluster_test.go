@@ -329,46 +329,6 @@ func (n *nodes) tell(what string, took time.Duration) {
 	n.t.Logf("%s: %v", what, took.Round(10*time.Millisecond))
 }
 
-// TestThreeNodes: while 500 agents get commands by all nodes, one node is killed and comes
-// back, NATS goes away and the database is killed. Each command runs once and ends once.
-func TestThreeNodes(t *testing.T) {
-	if raced {
-		t.Skip("500 agents under the race detector take minutes; make nodes runs it without")
-	}
-	n := startNodes(t, "a", "b", "c")
-	const agents = 500
-	n.play(agents, 2, "idle=100", 16*time.Second, func() {
-		a, b, c := n.all[0], n.all[1], n.all[2]
-		by := map[string]int{}
-		if all, err := a.client.Agents(t.Context()); err == nil {
-			for _, one := range all {
-				for _, l := range one.Links {
-					by[l.Node]++
-				}
-			}
-		}
-		t.Logf("links, as node a shows them by node (none: its own): %v", by)
-		if by["b"] == 0 || by["c"] == 0 {
-			t.Error("no links of other nodes are shown")
-		}
-		time.Sleep(time.Second)
-		b.kill()
-		n.tell("node b killed; all agents verified again, as node a sees it", n.verified(a, agents, "b"))
-		n.start(b)
-		n.stopBus()
-		time.Sleep(2 * time.Second)
-		n.tell("NATS away for 2 s; all verified, as node b sees it", n.verified(b, agents))
-		n.startBus()
-		if err := n.db.Kill(); err != nil {
-			t.Error(err)
-		}
-		if err := n.db.Start(); err != nil {
-			t.Error(err)
-		}
-		n.tell("database killed; all verified, as node c sees it", n.verified(c, agents))
-	})
-}
-
 // TestNodesOfAllKinds: agents that flap, are deaf or are copies of one another find at three
 // nodes what they find at one.
 func TestNodesOfAllKinds(t *testing.T) {
