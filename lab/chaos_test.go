@@ -598,7 +598,7 @@ func (c *chaos) whole(dir string) {
 		}
 	}
 	// A result is stored once.
-	rows, err := db.Query("SELECT command, count(*) FROM stages WHERE stage = 'result_stored' GROUP BY command HAVING count(*) > 1")
+	rows, err := db.Query(`SELECT id, (length(trace) - length(replace(trace, '"s":"result_stored"', ''))) / length('"s":"result_stored"') AS n FROM commands WHERE n > 1`)
 	c.fatal(err)
 	defer rows.Close()
 	for rows.Next() {

@@ -3,10 +3,10 @@ package store
 import (
 	"context"
 	"crypto/rand"
+	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -325,17 +325,16 @@ func (n *nodes) Views(ctx context.Context, agents ...string) ([]View, error) {
 }
 
 func (n *nodes) UseToken(ctx context.Context, agent, id string, until time.Time) (fresh bool, err error) {
-	const insert = `INSERT INTO used_tokens (agent, id, until) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING RETURNING 1`
-	args := []any{agent, id, micros(until)}
-	err = n.group.doSingle(ctx, &single{query: insert, args: args, scan: func(r row) error { fresh = true; return scanDone(r) }},
-		func(tx *txn) error {
-			err := one(tx.Exec(strings.TrimSuffix(insert, ` RETURNING 1`), args...))
-			fresh = err == nil
-			if errors.Is(err, ErrNotFound) {
-				return nil
-			}
-			return err
-		})
+	usual := &single{query: `INSERT INTO used_tokens (agent, id, until) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING RETURNING true`,
+		args: []any{agent, id, micros(until)}, scan: func(r row) error { return r.Scan(&fresh) }}
+	err = n.group.doSingle(ctx, usual, func(tx *txn) error {
+		fresh = false
+		err := usual.scan(tx.QueryRow(usual.query, usual.args...))
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		return err
+	})
 	return fresh, err
 }
 

@@ -45,7 +45,7 @@ func late(err error) bool { return breaks(err, "GR001", sqlite3.SQLITE_CONSTRAIN
 
 // everyday reports whether err is one of this package's that say nothing of the database.
 func everyday(err error) bool {
-	for _, known := range []error{ErrNotFound, ErrConflict, ErrTokenInvalid, ErrClosed, ErrNoRoom, ErrLeaseLost, context.Canceled, context.DeadlineExceeded} {
+	for _, known := range []error{ErrNotFound, ErrRemoved, ErrQuarantined, ErrConflict, ErrTokenInvalid, ErrClosed, ErrNoRoom, ErrLeaseLost, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, known) {
 			return true
 		}

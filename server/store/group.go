@@ -55,17 +55,15 @@ func (w *write) claim() bool {
 	return w.ours
 }
 
-// single is a write's usual case, which does all or nothing and so needs no savepoint. An
-// engine may do it in place of the write's function, which is for all other cases.
+// single is a write's usual case: one statement, which does all or nothing and so needs no
+// savepoint. It is tried in place of the write's function, which is for all other cases.
 type single struct {
-	// query is that case as one statement, for an engine that can send many in one message:
-	// it gives a row if it did all, and else has done nothing.
-	query string
+	query string // it gives a row if it did all, and else has done nothing
 	args  []any
 	topic string          // what it changes; see [txn.touch]
 	scan  func(row) error // that row; may run again, on another try
-	// steps is the same as statements one after the other: the first decides, and has done
-	// nothing where did is false. After an error the transaction is lost.
+	// steps are the same for SQLite, where it knows no such statement; nil: it does. The
+	// first decides, and has done nothing where did is false.
 	steps func(*txn) (did bool, err error)
 	done  bool
 }

@@ -194,8 +194,6 @@ var fill = []string{
 	`INSERT INTO commands (id, agent, shell, script, timeout_ms, max_output, created_at, created_by, expires_at, state, acked_at, ended_at, idem_key)
 		SELECT pg_temp.id(i), pg_temp.id(i % 5000 + 1), 'sh', 'true', 1, 1, pg_temp.at(i), 'ops', pg_temp.at(i), CASE WHEN i % 100 = 0 THEN 'pending' ELSE 'completed' END,
 		CASE WHEN i % 100 > 0 THEN pg_temp.at(i) END, CASE WHEN i % 100 > 0 THEN pg_temp.at(i) END, 'key' || i FROM generate_series(1, 40000) i`,
-	`INSERT INTO stages (command, stage, attempt, side, channel, link, at, note)
-		SELECT pg_temp.id(i % 40000 + 1), 's' || i / 40000, 1, 'server', '', '', pg_temp.at(i), '' FROM generate_series(1, 120000) i`,
 	`INSERT INTO outputs (command, stream, start, data) SELECT pg_temp.id(i), 'stdout', 0, 'x' FROM generate_series(1, 40000) i`,
 	`INSERT INTO directives (id, agent, payload, created_by, created_at, expires_at, ended_at)
 		SELECT pg_temp.id(i), pg_temp.id(i % 5000 + 1), '{}', 'ops', pg_temp.at(i), pg_temp.at(i), CASE WHEN i % 100 > 0 THEN pg_temp.at(i) END FROM generate_series(1, 40000) i`,

@@ -37,7 +37,7 @@ var (
 // moveTables are all tables, each behind those that it refers to.
 var moveTables = []string{
 	"enroll_tokens", "operator_tokens", "agents", "agent_state", "agent_tags", "agent_events", "beacons", "builds", "bundles",
-	"directives", "resolutions", "rollouts", "rollout_agents", "jobs", "job_agents", "commands", "stages", "outputs",
+	"directives", "resolutions", "rollouts", "rollout_agents", "jobs", "job_agents", "commands", "outputs",
 }
 
 // ownTables are PostgreSQL's alone: of its schema, its writers, and a cluster's nodes.

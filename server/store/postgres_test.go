@@ -276,7 +276,7 @@ func TestARestedConnectionMayBeLost(t *testing.T) {
 		if _, created, err := st.CreateCommand(t.Context(), c); err != nil || !created {
 			t.Errorf("write: %v, %v", created, err)
 		}
-		if err := st.SetQuarantined(t.Context(), agent, true); err != nil {
+		if err := st.SetQuarantined(t.Context(), agent, false); err != nil {
 			t.Errorf("write of another kind: %v", err)
 		}
 	}
@@ -320,7 +320,7 @@ func TestTextThatPostgresHasNot(t *testing.T) {
 	if err := st.AddStages(t.Context(), s); err != nil { // the same once more
 		t.Fatal(err)
 	}
-	if all, err := st.Stages(t.Context(), c.ID, 0); err != nil || len(all) != 1 || all[0].Note != "a\ufffdb\ufffdc" {
+	if all, err := st.Stages(t.Context(), c.ID, 0); err != nil || len(all) != 1 || all[0].Note != "a\x00b\ufffdc" {
 		t.Errorf("%+v, %v", all, err)
 	}
 	if found, err := st.FindAgents(t.Context(), "\x00\xff"); err != nil || len(found) != 0 {

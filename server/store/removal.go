@@ -78,7 +78,6 @@ func (d *database) PurgeAgent(ctx context.Context, id string) error {
 		for _, q := range []string{
 			`DELETE FROM job_agents WHERE agent = ?`,
 			`DELETE FROM outputs WHERE command IN (SELECT id FROM commands WHERE agent = ?)`,
-			`DELETE FROM stages WHERE command IN (SELECT id FROM commands WHERE agent = ?)`,
 			`DELETE FROM commands WHERE agent = ?`,
 			`DELETE FROM directives WHERE agent = ?`,
 			`DELETE FROM beacons WHERE agent = ?`,

@@ -96,7 +96,7 @@ func deleteCommands(tx *txn, before int64, out *Deleted) error {
 	}
 	rows.Close() // before the next statement of this connection
 	for _, id := range ids {
-		for _, q := range []string{`DELETE FROM outputs WHERE command = ?`, `DELETE FROM stages WHERE command = ?`, `DELETE FROM commands WHERE id = ?`} {
+		for _, q := range []string{`DELETE FROM outputs WHERE command = ?`, `DELETE FROM commands WHERE id = ?`} {
 			if _, err := tx.Exec(q, id); err != nil {
 				return err
 			}

@@ -188,7 +188,7 @@ func (d *lite) begin(first []*single) (*txn, error) {
 	}
 	for _, s := range first {
 		var err error
-		if s.done, err = s.steps(tx); err == nil {
+		if s.done, err = once(tx, s); err == nil {
 			continue
 		}
 		for _, s := range first {
@@ -200,6 +200,18 @@ func (d *lite) begin(first []*single) (*txn, error) {
 		return tx, tx.do("BEGIN IMMEDIATE")
 	}
 	return tx, nil
+}
+
+// once does a write's usual case; did is false if it is another.
+func once(tx *txn, s *single) (did bool, err error) {
+	if s.steps != nil {
+		return s.steps(tx)
+	}
+	err = s.scan(tx.QueryRow(s.query, s.args...))
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (d *lite) announce(*txn) ([]string, error) { return nil, nil }

@@ -29,6 +29,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrRemoved: the agent was removed by an operator; nothing is kept of it any more.
 	ErrRemoved = errors.New("the agent was removed by an operator")
+	// ErrQuarantined: the agent takes no commands until an operator lifts that.
+	ErrQuarantined = errors.New("the agent is quarantined")
 	// ErrConflict: someone else changed the row since it was read, or the name is taken.
 	ErrConflict = errors.New("changed or taken by someone else")
 	// ErrTokenInvalid: unknown, spent or expired. Which of them is not said.
@@ -162,6 +164,8 @@ type OperatorToken struct {
 type Commands interface {
 	// CreateCommand stores c and its first stages. If c has an idempotency key
 	// that its agent has seen before, the first one's command is returned and created is false.
+	// The error is ErrNotFound, ErrRemoved or ErrQuarantined of its agent, or ErrConflict if
+	// its id is taken.
 	CreateCommand(ctx context.Context, c Command, first ...Stage) (stored Command, created bool, err error)
 	Command(ctx context.Context, id string) (Command, error)
 	// FindCommands gives the id that is ref, else up to [MaxFound] of those that
@@ -175,9 +179,11 @@ type Commands interface {
 	ActiveAgents(ctx context.Context) ([]string, error)
 	// SaveCommand writes what can change of c (state, reason, attempts, channel,
 	// acked, ended, exit code, lost bytes, cancel, owner) together with stages, if c.Rev
-	// is still what is stored, and gives the new Rev; else ErrConflict.
+	// is still what is stored, and gives the new Rev; else ErrConflict. The stages must be none
+	// that were stored before.
 	SaveCommand(ctx context.Context, c Command, stages ...Stage) (rev int64, err error)
-	// AddStages adds stages; one that is known (same stage, attempt, end, channel and note) is left as it is.
+	// AddStages adds stages of one command; one that is known (same stage, attempt, end,
+	// channel and note) is left as it is. Beyond what a trace may have they are dropped.
 	AddStages(ctx context.Context, stages ...Stage) error
 	// Stages lists those of a command with Seq above after, in order of arrival.
 	Stages(ctx context.Context, command string, after int64) ([]Stage, error)
@@ -217,7 +223,7 @@ const MaxList = 500
 // Stage is one entry of a command's trace.
 type Stage struct {
 	Command string
-	Seq     int64 // in order of arrival, given by the store
+	Seq     int64 // its place in the command's trace, from 1
 	operator.TraceEntry
 }
 

@@ -62,7 +62,10 @@ func Grow(t *testing.T, st store.Store) {
 	for i := range 30 {
 		r.grownRare(t, fleet, i)
 	}
-	// Last, for they take nothing more: one whose history stays, one of which nothing does.
+	// Last, for they take nothing more: the quarantined, one whose history stays, one of which nothing does.
+	for i := range 15 {
+		must(t, st.SetQuarantined(ctx, fleet[4*i], true))
+	}
 	must(t, st.RemoveAgent(ctx, fleet[0], "ops", epoch))
 	must(t, st.RemoveAgent(ctx, fleet[1], "ops", epoch))
 	must(t, st.PurgeAgent(ctx, fleet[1]))
@@ -75,7 +78,6 @@ func (r *rig) grownAgents(t *testing.T, n int) (ids []string) {
 		load := float64(i)
 		r.SaveMetrics(a.ID, wire.Metrics{At: epoch, Load1: &load})
 		r.Seen(a.ID, epoch.Add(time.Duration(i)), "ping")
-		must(t, r.SetQuarantined(t.Context(), a.ID, i%4 == 0))
 		must(t, r.ChangeTags(t.Context(), []string{a.ID}, []string{"web", fmt.Sprint("tag", i%5)}, nil))
 		ids = append(ids, a.ID)
 	}

@@ -192,6 +192,8 @@ func agents(t *testing.T, r *rig) {
 		t.Fatalf("got %+v", got)
 	}
 	want(t, r.UpdatePresence(t.Context(), "nobody", p), store.ErrNotFound)
+	_, _, err = r.CreateCommand(t.Context(), newCommand(a.ID, epoch))
+	want(t, err, store.ErrQuarantined)
 	want(t, r.SetQuarantined(t.Context(), "nobody", true), store.ErrNotFound)
 }
 
@@ -515,15 +517,22 @@ func stages(t *testing.T, r *rig) {
 
 func stagesBounded(t *testing.T, r *rig) {
 	c := r.command(t, r.agent(t, "a").ID, epoch)
-	var many []store.Stage
-	for i := range 520 {
-		many = append(many, store.Stage{Command: c.ID, TraceEntry: operator.TraceEntry{Stage: "note", At: epoch, End: "server", Note: fmt.Sprint(i)}})
+	for i := range 120 {
+		note := store.Stage{Command: c.ID, TraceEntry: operator.TraceEntry{Stage: "note", At: epoch, End: "server", Note: fmt.Sprint(i, strings.Repeat("x", 2000))}}
+		must(t, r.AddStages(t.Context(), note))
 	}
-	must(t, r.AddStages(t.Context(), many...))
 	list, err := r.Stages(t.Context(), c.ID, 0)
 	must(t, err)
-	if len(list) < 100 || len(list) > 500 {
-		t.Fatalf("%d stages of one command", len(list))
+	if len(list) < 50 || len(list) > 70 {
+		t.Fatalf("%d notes of 2 kB of one command", len(list))
+	}
+	c.State = wire.StateRunning // what is no note is told all the same
+	_, err = r.SaveCommand(t.Context(), c, store.Stage{Command: c.ID, TraceEntry: operator.TraceEntry{Stage: wire.StageClaimed, At: epoch, End: "server"}})
+	must(t, err)
+	more, err := r.Stages(t.Context(), c.ID, 0)
+	must(t, err)
+	if len(more) != len(list)+1 {
+		t.Fatalf("%d stages, then %d", len(list), len(more))
 	}
 }
 
