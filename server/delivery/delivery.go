@@ -59,6 +59,8 @@ const (
 	maxOrderBytes = 512 << 10
 	// storeTimeout bounds waiting for the database in the service's own work.
 	storeTimeout = 30 * time.Second
+	// saveWithin: what may be stored together with what comes next waits no longer for it.
+	saveWithin = 50 * time.Millisecond
 	// reloadAfter: the database failed; its truth is taken up again after so long.
 	reloadAfter = time.Second
 

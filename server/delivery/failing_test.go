@@ -96,9 +96,9 @@ func TestDatabaseFailsAndComesBack(t *testing.T) {
 				f := &failing{Store: r.st}
 				r.st = f
 				r.restart()
-				l := r.up()
-				test.fail(f)
 				id := r.submit()
+				test.fail(f)
+				l := r.up()
 				if len(l.sent) != 0 {
 					t.Fatal("sent though it is not known to be stored as claimed")
 				}

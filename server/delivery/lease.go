@@ -121,7 +121,7 @@ func (r *route) untold(j *job, more ...store.Stage) string {
 	if err != nil {
 		return "its trace could not be read"
 	}
-	stages = append(stages, more...)
+	stages = append(append(stages, j.stages...), more...)
 	last, maybe := "", ""
 	for _, s := range stages {
 		if s.Stage == StageLost || s.Stage == StageReleased {

@@ -50,12 +50,7 @@ func (r *route) offer() {
 	if fault.Active("delivery.skip") {
 		l, why = nil, obstacle{"skip", "its link is passed over"}
 	}
-	poke, out := false, 0
-	for _, j := range r.jobs {
-		if j.phase.out() {
-			out++
-		}
-	}
+	poke, out := false, r.out()
 	for _, j := range r.byAge() {
 		if !r.loaded {
 			return
@@ -102,14 +97,35 @@ func (r *route) tell(j *job, now time.Time, why obstacle) {
 	r.s.watchers.notice(j.c.ID, why.clause) // each node's own followers: they see it from there
 }
 
+// out counts the claims that are out.
+func (r *route) out() (n int) {
+	for _, j := range r.jobs {
+		if j.phase.out() {
+			n++
+		}
+	}
+	return n
+}
+
+// free reports whether a new command may go out on l at once.
+func (r *route) free(l *live) bool {
+	return r.out() < maxOut && !(l.suspect && r.pollWaits()) && !fault.Active("delivery.skip")
+}
+
+// leaseOf is how long a claim on l is waited for.
+func leaseOf(l *live) time.Duration { return max(leaseMin, leaseRTTs*l.RTT()) }
+
 // offerOn claims j for l and sends it.
 func (r *route) offerOn(j *job, l *live) {
-	env, c, ok := r.claim(j, wire.ChannelLink, l.ID(), l.Generation(), max(leaseMin, leaseRTTs*l.RTT()))
-	if !ok {
-		return
+	if t := r.claim(j, wire.ChannelLink, l.ID(), l.Generation(), leaseOf(l)); t != nil {
+		r.sendOn(j, l, t)
 	}
-	id, attempt := j.c.ID, c.attempt
-	err := l.Send(env, func(n uint64, at time.Time, err error) {
+}
+
+// sendOn sends j, whose claim is stored.
+func (r *route) sendOn(j *job, l *live, t *ticket) {
+	id, attempt := j.c.ID, t.claim.attempt
+	err := l.Send(t.env, func(n uint64, at time.Time, err error) {
 		r.post(func() { r.written(id, attempt, n, at, err) })
 	})
 	if err != nil {
@@ -117,12 +133,26 @@ func (r *route) offerOn(j *job, l *live) {
 	}
 }
 
-// claim takes j for a door: the next attempt is stored before anything is sent.
-// ok is false if it could not be; then j is as it was, or ended.
-func (r *route) claim(j *job, ch wire.Channel, link wire.LinkID, gen uint64, lease time.Duration) (env wire.Envelope, c *claim, ok bool) {
+// ticket is an attempt: what is sent, and the claim that is stored before.
+type ticket struct {
+	env   wire.Envelope
+	claim *claim
+}
+
+// stage is the claim's entry in the trace.
+func (t *ticket) stage(command string) store.Stage {
+	c := t.claim
+	return store.Stage{Command: command, TraceEntry: operator.TraceEntry{
+		Stage: wire.StageClaimed, At: c.at, End: "server", Attempt: c.attempt, Channel: c.channel, Link: linkName(c.link),
+	}}
+}
+
+// claim takes j for a door: the next attempt is stored before anything is sent. Of nil,
+// j is as it was, or has ended.
+func (r *route) claim(j *job, ch wire.Channel, link wire.LinkID, gen uint64, lease time.Duration) *ticket {
 	now := r.now()
 	if !now.Before(j.c.ExpiresAt) {
-		return env, nil, false // lapse ends it
+		return nil // lapse ends it
 	}
 	whole := j.c
 	if whole.Script = j.script; j.script == "" {
@@ -131,25 +161,29 @@ func (r *route) claim(j *job, ch wire.Channel, link wire.LinkID, gen uint64, lea
 		var err error
 		if whole, err = r.s.st.Command(ctx, j.c.ID); err != nil {
 			r.broken("read", err)
-			return env, nil, false
+			return nil
 		}
 	}
-	env, err := r.s.sign(wire.TypeCommand, payload(whole))
-	if err != nil {
-		r.s.log.Error("command could not be signed", "command", j.c.ID, "error", err)
+	t := r.ticket(whole, ch, link, gen, lease)
+	if t == nil {
 		r.tell(j, now, obstacle{"key", "not offered: the server can't sign it"})
 		r.wait(j, now)
-		return env, nil, false
+		return nil
 	}
-	c = &claim{attempt: j.c.Attempts + 1, channel: ch, link: link, gen: gen, at: now, lease: lease}
-	moved, err := r.move(j, Claim, told{claim: c},
-		store.Stage{TraceEntry: operator.TraceEntry{
-			Stage: wire.StageClaimed, At: now, End: "server", Attempt: c.attempt, Channel: ch, Link: linkName(link),
-		}})
-	if err != nil || !moved {
-		return env, nil, false
+	if moved, err := r.move(j, Claim, told{claim: t.claim}, t.stage(j.c.ID)); err != nil || !moved {
+		return nil
 	}
-	return env, c, true
+	return t
+}
+
+// ticket signs the next attempt of a command; nil: it can't be signed.
+func (r *route) ticket(c store.Command, ch wire.Channel, link wire.LinkID, gen uint64, lease time.Duration) *ticket {
+	env, err := r.s.sign(wire.TypeCommand, payload(c))
+	if err != nil {
+		r.s.log.Error("command could not be signed", "command", c.ID, "error", err)
+		return nil
+	}
+	return &ticket{env, &claim{attempt: c.Attempts + 1, channel: ch, link: link, gen: gen, at: r.now(), lease: lease}}
 }
 
 // payload is what the agent is ordered: fixed when the command was submitted,
@@ -202,7 +236,12 @@ func (r *route) written(id string, attempt int, n uint64, at time.Time, werr err
 			entry.Note = "after its claim had been given back"
 		}
 	}
-	if r.note(id, store.Stage{TraceEntry: entry}) != nil || c == nil {
+	if j != nil {
+		r.keepStages(j, store.Stage{TraceEntry: entry})
+	} else if r.note(id, store.Stage{TraceEntry: entry}) != nil {
+		return
+	}
+	if c == nil {
 		return
 	}
 	switch l := r.links[c.gen]; {
@@ -343,19 +382,19 @@ func (h *handout) commands(limit int) error {
 			continue
 		}
 		again := j.c.Attempts > 0 && j.c.Channel == wire.ChannelLink
-		env, c, ok := r.claim(j, wire.ChannelOOB, 0, 0, leaseMin)
+		t := r.claim(j, wire.ChannelOOB, 0, 0, leaseMin)
 		if !r.loaded {
 			return h.failed()
 		}
-		if !ok {
+		if t == nil {
 			continue
 		}
 		if again {
 			r.s.notice(j.c.ID, "now offered by the second door")
 		}
-		h.envs = append(h.envs, env)
-		h.claims[j.c.ID] = c.attempt
-		size += len(env.Payload)
+		h.envs = append(h.envs, t.env)
+		h.claims[j.c.ID] = t.claim.attempt
+		size += len(t.env.Payload)
 	}
 	return nil
 }

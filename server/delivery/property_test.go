@@ -100,7 +100,10 @@ func (w *world) checkOffer(env wire.Envelope) {
 	if end, over := w.ended[c.ID]; over {
 		w.fail("%s was offered after it was %s", c.ID, end.State)
 	}
-	stored := w.command(c.ID)
+	stored, err := w.s.Command(w.t.Context(), c.ID)
+	if err != nil {
+		w.fail("%v", err)
+	}
 	if stored.State != wire.StateRunning || stored.AckedAt != nil || stored.Attempts < 1 || stored.Attempts > fewAttempts {
 		w.fail("%s was offered while stored as %+v", c.ID, stored)
 	}
@@ -302,8 +305,13 @@ func (w *world) step() {
 	case n < 94:
 		w.s.Hint(w.agent)
 	case n < 95:
-		w.logf("restart")
-		w.restart()
+		if w.rnd.IntN(2) == 0 {
+			w.logf("restart")
+			w.restart()
+		} else {
+			w.logf("crash")
+			w.crash()
+		}
 		w.links = nil
 	default:
 		d := time.Duration(w.rnd.Int64N(int64(8 * time.Second)))
@@ -335,6 +343,10 @@ func (w *world) stored() map[string]operator.Command {
 
 // check holds what must be true at any moment.
 func (w *world) check() {
+	all := w.rnd.IntN(4) > 0 // else what is kept for a moment may be lost yet
+	if all {
+		w.saved()
+	}
 	owed := 0
 	for id, c := range w.stored() {
 		if !c.State.Terminal() && c.AckedAt == nil {
@@ -360,7 +372,7 @@ func (w *world) check() {
 			w.fail("the agent forgot the result of %s, which is %s", id, c.State)
 		}
 	}
-	if got, _ := w.s.Owed(w.agent); got != owed {
+	if got, _ := w.s.Owed(w.agent); all && got != owed {
 		w.fail("owed is %d, stored are %d", got, owed)
 	}
 }

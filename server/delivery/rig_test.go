@@ -99,6 +99,18 @@ func (r *rig) restart() {
 	r.start()
 }
 
+// crash is a restart of a process that could not store what it kept.
+func (r *rig) crash() {
+	if v := r.s.known(r.agent); v != nil {
+		v.post(func() {
+			for _, j := range v.jobs {
+				j.saved()
+			}
+		})
+	}
+	r.restart()
+}
+
 func (r *rig) submit() string {
 	r.t.Helper()
 	return r.order(operator.NewCommand{Script: "true"})
@@ -114,8 +126,17 @@ func (r *rig) order(n operator.NewCommand) string {
 	return c.ID
 }
 
+// saved has the service store what it keeps for a moment.
+func (r *rig) saved() {
+	if v := r.s.known(r.agent); v != nil {
+		v.post(func() { v.saveKept(true) })
+	}
+	synctest.Wait()
+}
+
 func (r *rig) command(id string) operator.Command {
 	r.t.Helper()
+	r.saved()
 	c, err := r.s.Command(r.t.Context(), id)
 	if err != nil {
 		r.t.Fatal(err)
@@ -135,6 +156,7 @@ func (r *rig) expect(id string, state wire.State, attempts int) operator.Command
 // stopped checks the sentence of a trace.
 func (r *rig) stopped(id, part string) {
 	r.t.Helper()
+	r.saved()
 	tr, err := r.s.Trace(r.t.Context(), id)
 	if err != nil {
 		r.t.Fatal(err)
@@ -146,6 +168,7 @@ func (r *rig) stopped(id, part string) {
 
 // trace prints a trace for people who read a failure.
 func (r *rig) trace(id string) string {
+	r.saved()
 	tr, err := r.s.Trace(context.Background(), id)
 	if err != nil {
 		return err.Error()

@@ -88,6 +88,11 @@ type job struct {
 	script string
 	// acked is the attempt that was acknowledged; 0: not to this process, the trace has it.
 	acked int
+	// unsaved: c is not stored yet as it is here, or stages are not; by saveAt they are.
+	unsaved bool
+	stages  []store.Stage // that are not stored yet
+	saveAt  time.Time     // zero: all is stored
+
 	claim *claim  // while claimed
 	past  []claim // all claims made by this process, to tell which attempt an ack is of
 	// epoch: not offered on a link before the route's epoch has come so far.
@@ -187,6 +192,7 @@ func (r *route) close() {
 	r.mu.Unlock()
 	r.queue.Close()
 	r.queue.Wait()
+	r.saveKept(true)
 }
 
 // background gives a bounded context for the service's own work.
@@ -285,23 +291,11 @@ func (r *route) move(j *job, ev Event, t told, stages ...store.Stage) (moved boo
 	if !ok || rule == (Rule{To: j.phase}) {
 		return false, nil
 	}
-	c := rule.apply(j.c, t, r.now())
-	c.Owner = ""
-	if rule.To.out() && r.s.o.Cluster != nil {
-		if c.Owner = j.c.Owner; rule.Do.Has(Count) {
-			c.Owner = r.s.o.Cluster.Node()
-		}
-	}
-	for i := range stages {
-		stages[i].Command, stages[i].Note = c.ID, cut(stages[i].Note)
-	}
-	ctx, cancel := background()
-	defer cancel()
-	if c.Rev, err = r.s.st.SaveCommand(ctx, c, stages...); err != nil {
-		r.broken("stored", err)
-		if r.keep {
-			err = errOvertaken
-		}
+	c := r.after(j.c, rule, t)
+	if rule.Do.Has(Soon) && r.s.o.Cluster == nil { // another node sees only what is stored
+		r.keepStages(j, stages...)
+		j.unsaved = true
+	} else if err := r.save(j, &c, stages...); err != nil {
 		return false, err
 	}
 	j.c, j.phase = c, rule.To
@@ -309,8 +303,7 @@ func (r *route) move(j *job, ev Event, t told, stages ...store.Stage) (moved boo
 		j.claim = nil
 	}
 	if rule.Do.Has(Count) {
-		j.claim, j.told, j.poke = t.claim, "", false
-		j.past = append(j.past, *t.claim)
+		j.hold(t.claim)
 	}
 	if rule.Do.Has(Again) {
 		j.epoch, j.poke = r.epoch+1, true
@@ -331,23 +324,94 @@ func (r *route) move(j *job, ev Event, t told, stages ...store.Stage) (moved boo
 			r.s.o.Ended(c.ID)
 		}
 	}
-	r.s.touch(c.ID)
 	return true, nil
+}
+
+// after is c after a move, as it is stored.
+func (r *route) after(c store.Command, rule Rule, t told) store.Command {
+	owner := ""
+	if rule.To.out() && r.s.o.Cluster != nil {
+		if owner = c.Owner; rule.Do.Has(Count) {
+			owner = r.s.o.Cluster.Node()
+		}
+	}
+	c = rule.apply(c, t, r.now())
+	c.Owner = owner
+	return c
+}
+
+// hold has the job claimed.
+func (j *job) hold(c *claim) {
+	j.claim, j.told, j.poke = c, "", false
+	j.past = append(j.past, *c)
+}
+
+// keepStages has stages stored with what is stored next of j, or soon.
+func (r *route) keepStages(j *job, stages ...store.Stage) {
+	j.stages = append(j.stages, stagesOf(j.c.ID, stages)...)
+	if j.saveAt.IsZero() {
+		j.saveAt = r.now().Add(saveWithin)
+	}
+}
+
+// stagesOf gives stages as those of a command.
+func stagesOf(id string, stages []store.Stage) []store.Stage {
+	for i := range stages {
+		stages[i].Command, stages[i].Note = id, cut(stages[i].Note)
+	}
+	return stages
+}
+
+// save stores c, which j is or becomes, with stages and all that was kept of j.
+func (r *route) save(j *job, c *store.Command, stages ...store.Stage) (err error) {
+	ctx, cancel := background()
+	defer cancel()
+	if c.Rev, err = r.s.st.SaveCommand(ctx, *c, append(j.stages, stagesOf(c.ID, stages)...)...); err != nil {
+		r.broken("stored", err)
+		if r.keep {
+			err = errOvertaken
+		}
+		return err
+	}
+	j.saved()
+	r.s.touch(c.ID)
+	return nil
 }
 
 // note adds stages to a command without changing it.
 func (r *route) note(id string, stages ...store.Stage) error {
-	for i := range stages {
-		stages[i].Command, stages[i].Note = id, cut(stages[i].Note)
+	stages = stagesOf(id, stages)
+	j := r.jobs[id]
+	if j != nil && j.unsaved {
+		return r.save(j, &j.c, stages...)
+	}
+	if j != nil {
+		stages = append(j.stages, stages...)
 	}
 	ctx, cancel := background()
 	defer cancel()
-	err := r.s.st.AddStages(ctx, stages...)
-	if err != nil {
+	if err := r.s.st.AddStages(ctx, stages...); err != nil {
 		r.broken("stored", err)
+		return err
+	}
+	if j != nil {
+		j.saved()
 	}
 	r.s.touch(id)
-	return err
+	return nil
+}
+
+// saved says that all of j is stored.
+func (j *job) saved() { j.unsaved, j.stages, j.saveAt = false, nil, time.Time{} }
+
+// saveKept stores what was kept of the jobs for long enough, or of all.
+func (r *route) saveKept(all bool) {
+	now := r.now()
+	for _, j := range r.jobs {
+		if r.loaded && !j.saveAt.IsZero() && (all || !now.Before(j.saveAt)) {
+			r.note(j.c.ID) // its error: all is read again
+		}
+	}
 }
 
 // now is the time as it is stored.
@@ -469,6 +533,7 @@ func (r *route) settle() {
 	if r.loaded {
 		r.offer()
 	}
+	r.saveKept(false)
 	r.publish()
 	r.alarm()
 }
@@ -525,6 +590,9 @@ func (r *route) alarm() {
 		sooner(r.retry)
 	}
 	for _, j := range r.jobs {
+		if r.loaded && !j.saveAt.IsZero() {
+			sooner(j.saveAt)
+		}
 		switch {
 		case j.phase.out():
 			if j.claim != nil { // else it is another node's

@@ -98,12 +98,16 @@ const (
 )
 
 // Effects are what a move does beside changing the phase.
-type Effects uint8
+type Effects uint16
 
 // The effects; route.move carries them out.
 const (
 	// Count: this is the next attempt, by the door that is told, and its lease runs.
 	Count Effects = 1 << iota
+	// Soon: it may be stored a moment later, together with what comes next. Lost with the
+	// process, it is as if it had not come: the claim goes back, is offered again, and the
+	// agent, which has journaled the command, says so again.
+	Soon
 	// Again: its claim is over; any other open door may have it at once, the same
 	// one with the agent's next sign of life.
 	Again
@@ -146,7 +150,7 @@ var table = map[Phase]map[Event]Rule{
 		Expire:  {Expired, End},                 // 5
 		Cancel:  {Cancelled, StampCancel | End}, // 8: nobody knows of it, so nobody is asked
 		Retire:  {Cancelled, End},               // 9: the same
-		Ack:     {Acked, StampAck},              // 2: a database from a backup is older than the agent's journal
+		Ack:     {Acked, StampAck | Soon},       // 2: a database from a backup is older than the agent's journal
 		Refuse:  {Undeliverable, End},           // 4
 		TooLate: {Expired, End},                 // 5
 	},
@@ -156,7 +160,7 @@ var table = map[Phase]map[Event]Rule{
 		Expire:  {Expired, End},                 // 5
 		Cancel:  {Cancelled, StampCancel | End}, // 8: if it did arrive, its ack is answered with a cancel
 		Retire:  {Interrupted, End},             // 9: it may have arrived
-		Ack:     {Acked, StampAck},              // 2: of a claim that was given back too early
+		Ack:     {Acked, StampAck | Soon},       // 2: of a claim that was given back too early
 		Refuse:  {Undeliverable, End},           // 4
 		TooLate: {Expired, End},                 // 5
 	},
@@ -166,7 +170,7 @@ var table = map[Phase]map[Event]Rule{
 		Exhaust: {Undeliverable, End},              // 4
 		Cancel:  {Recalled, StampCancel | CallOff}, // 8: it may be running
 		Retire:  {Interrupted, End},                // 9
-		Ack:     {Acked, StampAck},                 // 2
+		Ack:     {Acked, StampAck | Soon},          // 2
 		Refuse:  {Undeliverable, End},              // 4
 		TooLate: {Expired, End},                    // 5
 	},

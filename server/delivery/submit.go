@@ -37,7 +37,7 @@ func (s *Service) Submit(ctx context.Context, agentID string, c operator.NewComm
 
 // Check refuses what Submit would refuse of any agent.
 func (s *Service) Check(c operator.NewCommand) error {
-	_, err := s.prepare(store.Agent{ID: wire.NewID()}, c, "")
+	_, err := s.prepare(wire.NewID(), c, "")
 	return err
 }
 
@@ -49,17 +49,12 @@ func (s *Service) Place(ctx context.Context, agentID, id string, expires time.Ti
 
 // submit stores what c asks for, as settled changes it.
 func (s *Service) submit(ctx context.Context, agentID string, c operator.NewCommand, by string, settled func(*store.Command)) (operator.Command, error) {
-	agent, err := s.st.Agent(ctx, agentID)
-	if err != nil {
-		return operator.Command{}, err
+	if s.known(agentID) == nil { // who is not known gets no route
+		if _, err := s.st.Agent(ctx, agentID); err != nil {
+			return operator.Command{}, err
+		}
 	}
-	if agent.RemovedAt != nil {
-		return operator.Command{}, ErrRemoved
-	}
-	if agent.Quarantined {
-		return operator.Command{}, ErrQuarantined
-	}
-	cmd, err := s.prepare(agent, c, by)
+	cmd, err := s.prepare(agentID, c, by)
 	if err != nil {
 		return operator.Command{}, err
 	}
@@ -72,42 +67,65 @@ func (s *Service) submit(ctx context.Context, agentID string, c operator.NewComm
 		if len(r.jobs) >= maxOwed {
 			return ErrBusy
 		}
-		stored, created, err := s.st.CreateCommand(ctx, cmd, store.Stage{Command: cmd.ID, TraceEntry: operator.TraceEntry{
-			Stage: wire.StageAccepted, At: cmd.CreatedAt, End: "server",
-		}})
-		if errors.Is(err, store.ErrConflict) { // the id is there
-			stored, err = s.st.Command(ctx, cmd.ID)
-			if s.o.Cluster != nil && errors.Is(err, store.ErrNotFound) { // its key was used at another node, just now
-				return errOvertaken
-			}
-		}
-		if err != nil {
-			if !nothingStored(err) { // it may be on disk all the same
-				r.broken("stored", err)
-			}
-			return err
-		}
-		if !created && !alike(stored, cmd) {
-			return fmt.Errorf("%w, %s", ErrKeyUsed, stored.ID)
-		}
-		if cmd = stored; created {
-			j := newJob(cmd)
-			if len(cmd.Script) <= shortScript {
-				j.script = cmd.Script
-			}
-			r.jobs[cmd.ID] = j
-		}
-		return nil
+		cmd, err = r.create(ctx, cmd)
+		return err
 	})
+	if errors.Is(err, store.ErrQuarantined) {
+		err = ErrQuarantined
+	}
 	if err != nil { // if only ctx has ended, the task may still be using cmd
 		return operator.Command{}, err
 	}
 	return cmd.Command, nil
 }
 
+// create stores an order and gives what is stored, which may be an earlier one. Where a link
+// is open its first claim is stored with it, and it goes out at once.
+func (r *route) create(ctx context.Context, order store.Command) (store.Command, error) {
+	first, stages := order, []store.Stage{{Command: order.ID, TraceEntry: operator.TraceEntry{
+		Stage: wire.StageAccepted, At: order.CreatedAt, End: "server",
+	}}}
+	var out *ticket
+	l, _ := r.door()
+	if l != nil && r.free(l) && r.now().Before(order.ExpiresAt) {
+		out = r.ticket(order, wire.ChannelLink, l.ID(), l.Generation(), leaseOf(l))
+	}
+	if out != nil {
+		first, stages = r.after(order, table[Pending][Claim], told{claim: out.claim}), append(stages, out.stage(order.ID))
+	}
+	stored, created, err := r.s.st.CreateCommand(ctx, first, stages...)
+	if errors.Is(err, store.ErrConflict) { // the id is there
+		stored, err = r.s.st.Command(ctx, order.ID)
+		if r.s.o.Cluster != nil && errors.Is(err, store.ErrNotFound) { // its key was used at another node, just now
+			return stored, errOvertaken
+		}
+	}
+	switch {
+	case err != nil:
+		if !nothingStored(err) { // it may be on disk all the same
+			r.broken("stored", err)
+		}
+		return stored, err
+	case !created && !alike(stored, order):
+		return stored, fmt.Errorf("%w, %s", ErrKeyUsed, stored.ID)
+	case !created:
+		return stored, nil
+	}
+	j := newJob(stored)
+	if len(order.Script) <= shortScript {
+		j.script = order.Script
+	}
+	r.jobs[stored.ID] = j
+	if out != nil {
+		j.hold(out.claim)
+		r.sendOn(j, l, out)
+	}
+	return stored, nil
+}
+
 // nothingStored reports whether err says that nothing was stored.
 func nothingStored(err error) bool {
-	return slices.ContainsFunc([]error{store.ErrNotFound, store.ErrConflict, store.ErrRemoved, store.ErrFull, store.ErrUnavailable, store.ErrInUse, store.ErrClosed, context.Canceled, context.DeadlineExceeded},
+	return slices.ContainsFunc([]error{store.ErrNotFound, store.ErrConflict, store.ErrRemoved, store.ErrQuarantined, store.ErrFull, store.ErrUnavailable, store.ErrInUse, store.ErrClosed, context.Canceled, context.DeadlineExceeded},
 		func(known error) bool { return errors.Is(err, known) })
 }
 
@@ -117,7 +135,7 @@ func alike(a, b store.Command) bool {
 }
 
 // prepare checks c and makes the command that is stored.
-func (s *Service) prepare(agent store.Agent, c operator.NewCommand, by string) (store.Command, error) {
+func (s *Service) prepare(agent string, c operator.NewCommand, by string) (store.Command, error) {
 	invalid := func(format string, args ...any) (store.Command, error) {
 		return store.Command{}, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
 	}
@@ -153,7 +171,7 @@ func (s *Service) prepare(agent store.Agent, c operator.NewCommand, by string) (
 	now := s.o.Now().UTC().Truncate(time.Microsecond)
 	cmd := store.Command{
 		Command: operator.Command{
-			ID: wire.NewID(), Agent: agent.ID, AgentName: agent.Name, Shell: c.Shell, Script: c.Script, State: wire.StatePending,
+			ID: wire.NewID(), Agent: agent, Shell: c.Shell, Script: c.Script, State: wire.StatePending,
 			CreatedAt: now, ExpiresAt: now.Add(time.Duration(expiry) * time.Millisecond), TimeoutMS: timeout, CreatedBy: by,
 		},
 		MaxOutput: output, IdempotencyKey: c.IdempotencyKey,
