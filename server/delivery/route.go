@@ -88,10 +88,12 @@ type job struct {
 	script string
 	// acked is the attempt that was acknowledged; 0: not to this process, the trace has it.
 	acked int
-	// unsaved: c is not stored yet as it is here, or stages are not; by saveAt they are.
+	// unsaved: c is not stored yet as it is here; stages are none of them. By saveAt all
+	// is; zero: it is.
 	unsaved bool
-	stages  []store.Stage // that are not stored yet
-	saveAt  time.Time     // zero: all is stored
+	stages  []store.Stage
+	saveAt  time.Time
+	said    []store.Stage // the agent's that are stored: its result repeats those of its ack
 
 	claim *claim  // while claimed
 	past  []claim // all claims made by this process, to tell which attempt an ack is of
@@ -348,10 +350,23 @@ func (j *job) hold(c *claim) {
 
 // keepStages has stages stored with what is stored next of j, or soon.
 func (r *route) keepStages(j *job, stages ...store.Stage) {
-	j.stages = append(j.stages, stagesOf(j.c.ID, stages)...)
+	j.stages = append(j.stages, j.fresh(stages)...)
 	if j.saveAt.IsZero() {
 		j.saveAt = r.now().Add(saveWithin)
 	}
+}
+
+// fresh gives stages as those of j, without what the agent has told before.
+func (j *job) fresh(stages []store.Stage) (fresh []store.Stage) {
+	for _, s := range stagesOf(j.c.ID, stages) {
+		same := func(o store.Stage) bool {
+			return o.Stage == s.Stage && o.Attempt == s.Attempt && o.Channel == s.Channel && o.End == s.End
+		}
+		if s.End != "agent" || !slices.ContainsFunc(j.said, same) && !slices.ContainsFunc(j.stages, same) {
+			fresh = append(fresh, s)
+		}
+	}
+	return fresh
 }
 
 // stagesOf gives stages as those of a command.
@@ -366,27 +381,29 @@ func stagesOf(id string, stages []store.Stage) []store.Stage {
 func (r *route) save(j *job, c *store.Command, stages ...store.Stage) (err error) {
 	ctx, cancel := background()
 	defer cancel()
-	if c.Rev, err = r.s.st.SaveCommand(ctx, *c, append(j.stages, stagesOf(c.ID, stages)...)...); err != nil {
+	all := append(j.stages, j.fresh(stages)...)
+	if c.Rev, err = r.s.st.SaveCommand(ctx, *c, all...); err != nil {
 		r.broken("stored", err)
 		if r.keep {
 			err = errOvertaken
 		}
 		return err
 	}
-	j.saved()
+	j.saved(all)
 	r.s.touch(c.ID)
 	return nil
 }
 
 // note adds stages to a command without changing it.
 func (r *route) note(id string, stages ...store.Stage) error {
-	stages = stagesOf(id, stages)
 	j := r.jobs[id]
-	if j != nil && j.unsaved {
+	switch {
+	case j == nil:
+		stages = stagesOf(id, stages)
+	case j.unsaved:
 		return r.save(j, &j.c, stages...)
-	}
-	if j != nil {
-		stages = append(j.stages, stages...)
+	default:
+		stages = append(j.stages, j.fresh(stages)...)
 	}
 	ctx, cancel := background()
 	defer cancel()
@@ -395,14 +412,21 @@ func (r *route) note(id string, stages ...store.Stage) error {
 		return err
 	}
 	if j != nil {
-		j.saved()
+		j.saved(stages)
 	}
 	r.s.touch(id)
 	return nil
 }
 
-// saved says that all of j is stored.
-func (j *job) saved() { j.unsaved, j.stages, j.saveAt = false, nil, time.Time{} }
+// saved says that j is stored, with all of its stages that were not.
+func (j *job) saved(stages []store.Stage) {
+	for _, s := range stages {
+		if s.End == "agent" {
+			j.said = append(j.said, s)
+		}
+	}
+	j.unsaved, j.stages, j.saveAt = false, nil, time.Time{}
+}
 
 // saveKept stores what was kept of the jobs for long enough, or of all.
 func (r *route) saveKept(all bool) {

@@ -60,9 +60,12 @@ var toAck = []wire.Stage{wire.StageRead, wire.StageDecoded, wire.StageVerified, 
 // passed counts stages. The agent's come with its acknowledgement, and, if that was lost,
 // all with its result: each is counted with the one it belongs to, so once.
 func (m *Metrics) passed(stages []store.Stage) {
-	stored := slices.ContainsFunc(stages, func(s store.Stage) bool { return s.Stage == wire.StageResultStored })
+	has := func(stage wire.Stage) bool {
+		return slices.ContainsFunc(stages, func(s store.Stage) bool { return s.Stage == stage })
+	}
+	acked, stored := has(wire.StageAckRead), has(wire.StageResultStored)
 	for _, s := range stages {
-		if s.End == "agent" && slices.Contains(toAck, s.Stage) == stored {
+		if early := slices.Contains(toAck, s.Stage); s.End == "agent" && (early && !acked || !early && !stored) {
 			continue
 		}
 		m.stages.WithLabelValues(string(s.Stage), string(s.Channel)).Inc()

@@ -51,6 +51,11 @@ func (d *database) CreateCommand(ctx context.Context, c Command, first ...Stage)
 			ON CONFLICT DO NOTHING RETURNING (SELECT name FROM agents WHERE id = agent)`,
 		args: []any{c.ID, c.Agent, string(c.Shell), c.Script, c.TimeoutMS, c.MaxOutput, micros(c.CreatedAt), c.CreatedBy, micros(c.ExpiresAt),
 			c.IdempotencyKey, string(c.State), c.Attempts, string(c.Channel), c.Owner, trace},
+		many: `INSERT INTO commands (id, agent, shell, script, timeout_ms, max_output, created_at, created_by, expires_at, idem_key, state,
+			attempts, channel, owner, trace)
+			SELECT a1, id, a3, a4, a5, a6, a7, a8, a9, nullif(a10, ''), a11, a12, a13, a14, a15 FROM g JOIN agents ON id = a2 WHERE removed_at IS NULL AND NOT quarantined
+			ON CONFLICT DO NOTHING RETURNING id, (SELECT name FROM agents WHERE id = agent)`,
+		key:   c.ID,
 		topic: topic(TopicCommands, c.Agent),
 		scan: func(r row) error {
 			stored, created = c.fresh(), true
@@ -147,6 +152,10 @@ func (d *database) SaveCommand(ctx context.Context, c Command, stages ...Stage) 
 			WHERE id = ?15 AND rev = ?16 RETURNING rev`,
 		args: []any{string(c.State), c.Reason, c.Attempts, string(c.Channel), microsPtr(c.AckedAt), microsPtr(c.EndedAt), exit,
 			c.StdoutLost, c.StderrLost, c.Orphans, microsPtr(c.CancelAt), c.CancelBy, c.Owner, trace, c.ID, c.Rev},
+		many: `UPDATE commands SET state = a1, reason = a2, attempts = a3, channel = a4, acked_at = a5, ended_at = a6, exit_code = a7,
+			stdout_lost = a8, stderr_lost = a9, orphans = a10, cancel_at = a11, cancel_by = a12, owner = a13, trace = trace || a14, rev = rev + 1
+			FROM g WHERE id = a15 AND rev = a16 RETURNING id, rev`,
+		key:   c.ID,
 		topic: topic(TopicCommands, c.Agent),
 		scan:  func(r row) error { return r.Scan(&rev) }}
 	err = d.group.doSingle(ctx, usual, func(tx *txn) error {

@@ -30,6 +30,10 @@ func (w watched) query(ctx context.Context, query string, args []any) (rows, err
 func (w watched) begin(first []*single) (*txn, error) {
 	for _, s := range first {
 		w.told(s.query, s.args, true)
+		if s.many != "" {
+			query, args := together([]*single{s})
+			w.told(query, args, true)
+		}
 	}
 	tx, err := w.engine.begin(first)
 	if err != nil {

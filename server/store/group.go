@@ -65,7 +65,11 @@ type single struct {
 	// steps are the same for SQLite, where it knows no such statement; nil: it does. The
 	// first decides, and has done nothing where did is false.
 	steps func(*txn) (did bool, err error)
-	done  bool
+	// many is the same for some writes at once, where an engine knows that; "": there is no
+	// such. It finds what is given as "g", with a column "a1" for "?1", and gives the row of
+	// each write that it did behind the write's key.
+	many, key string
+	done      bool
 }
 
 func newGroup(e engine, told func(Commit)) *group {

@@ -409,7 +409,13 @@ func (p *postgres) opening(first []*single) *pgx.Batch {
 		p.n++
 		b.Queue("SELECT note_transaction($1, $2)", *p.id.Load(), p.n)
 	}
-	for _, one := range first {
+	for _, some := range alike(first) {
+		if len(some) > 1 {
+			query, args := together(some)
+			b.Queue(query, args...).Query(func(rows pgx.Rows) error { return scanTogether(rows, some) })
+			continue
+		}
+		one := some[0]
 		b.Queue(p.queries.get(one.query), storable(one.args)...).QueryRow(func(row pgx.Row) error {
 			err := one.scan(row)
 			if errors.Is(err, pgx.ErrNoRows) { // not the usual case

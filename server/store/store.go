@@ -179,8 +179,7 @@ type Commands interface {
 	ActiveAgents(ctx context.Context) ([]string, error)
 	// SaveCommand writes what can change of c (state, reason, attempts, channel,
 	// acked, ended, exit code, lost bytes, cancel, owner) together with stages, if c.Rev
-	// is still what is stored, and gives the new Rev; else ErrConflict. The stages must be none
-	// that were stored before.
+	// is still what is stored, and gives the new Rev; else ErrConflict.
 	SaveCommand(ctx context.Context, c Command, stages ...Stage) (rev int64, err error)
 	// AddStages adds stages of one command; one that is known (same stage, attempt, end,
 	// channel and note) is left as it is. Beyond what a trace may have they are dropped.

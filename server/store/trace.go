@@ -57,7 +57,7 @@ func traced(command string, stages []Stage) (string, error) {
 	return out.String(), nil
 }
 
-// readTrace gives a trace's lines.
+// readTrace gives a trace's lines, but for those that repeat one.
 func readTrace(trace string) (all []traceLine, err error) {
 	lines := json.NewDecoder(strings.NewReader(trace))
 	for lines.More() {
@@ -65,7 +65,9 @@ func readTrace(trace string) (all []traceLine, err error) {
 		if err := lines.Decode(&l); err != nil {
 			return nil, fmt.Errorf("%w: a trace: %w", ErrCorrupt, err)
 		}
-		all = append(all, l)
+		if !slices.ContainsFunc(all, l.same) {
+			all = append(all, l)
+		}
 	}
 	return all, nil
 }
