@@ -67,7 +67,7 @@ func (d *lite) open() error {
 	if err != nil {
 		return err
 	}
-	if d.write, err = connect(d.path, 1, "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"); err != nil {
+	if d.write, err = connect(d.path, 1, "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "temp_store(MEMORY)"); err != nil {
 		return err
 	}
 	if info.Size() > 0 && info.Size() <= maxChecked {
