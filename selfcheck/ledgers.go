@@ -263,6 +263,12 @@ func (l *Ledgers) Suspicious() bool {
 	return l.down.missing > 0 || l.up.missing > 0 || l.excess.missing > 0 || !l.unanswered.IsZero()
 }
 
+// Altered reports whether texts were ever found to be altered.
+func (l *Ledgers) Altered() bool { return l.altered != "" }
+
+// PeerRead is how many texts the peer had read as of its last ledger; 0: none, or it never said.
+func (l *Ledgers) PeerRead() uint64 { return l.peer.Read }
+
 // Clean reports whether nothing was ever found wrong with the frames of this link, and
 // nothing is suspected or owed.
 func (l *Ledgers) Clean() bool {

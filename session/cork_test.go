@@ -87,11 +87,8 @@ func TestFramesThatWaitTogetherAreOneWrite(t *testing.T) {
 		synctest.Wait()
 		before := below.writes
 		var written []uint64
-		s.mu.Lock() // so that all wait together
-		s.writing = true
-		s.mu.Unlock()
 		for range 3 {
-			if err := s.Send(envelope(t, wire.Echo{ID: "x"}), SendOptions{Flush: true, Written: func(n uint64, _ time.Time, err error) {
+			if err := s.Send(envelope(t, wire.Echo{ID: "x"}), SendOptions{Flush: true, Hold: true, Written: func(n uint64, _ time.Time, err error) {
 				if err != nil {
 					t.Error(err)
 				}
@@ -103,7 +100,7 @@ func TestFramesThatWaitTogetherAreOneWrite(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		s.writer.Go(s.write)
+		s.Drain()
 		for want := uint64(1); want <= 3; want++ {
 			if m := <-atAgent; m.Number != want {
 				t.Errorf("text %d came as %d", want, m.Number)
@@ -134,15 +131,12 @@ func TestGatheredTextsOfABrokenWriteAreNotWritten(t *testing.T) {
 		below.broken = broken
 		below.mu.Unlock()
 		told := make(chan error, 2)
-		s.mu.Lock()
-		s.writing = true
-		s.mu.Unlock()
 		for range 2 {
-			if err := s.Send(envelope(t, wire.Echo{}), SendOptions{Flush: true, Written: func(_ uint64, _ time.Time, err error) { told <- err }}); err != nil {
+			if err := s.Send(envelope(t, wire.Echo{}), SendOptions{Flush: true, Hold: true, Written: func(_ uint64, _ time.Time, err error) { told <- err }}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		s.writer.Go(s.write)
+		s.Drain()
 		for range 2 {
 			if err := <-told; !errors.Is(err, broken) {
 				t.Errorf("told %v", err)

@@ -9,15 +9,18 @@
 package session
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
 
+	"gururmm/internal/crew"
 	"gururmm/internal/fault"
 	"gururmm/internal/wrap"
 	"gururmm/selfcheck"
@@ -58,10 +61,22 @@ type Options struct {
 	// Owed gives the commands owed to the peer, for pings; nil: 0. Must not block.
 	Owed func() uint32
 	// Changed is called after new evidence (a ledger, pong or text) was taken in,
-	// from the reader; it must not block. clean: see [selfcheck.Ledgers.Clean].
-	Changed func(clean bool)
+	// from the reader; it must not block.
+	Changed func(Evidence)
+	// Crew runs the writer; nil: a goroutine for each time that there is something to write.
+	Crew *crew.Crew
 	// WriteFault labels the seam before each text write; see internal/fault.
 	WriteFault string
+}
+
+// Evidence is what there is to know of an account after a frame without a look at all of it.
+type Evidence struct {
+	// Clean: see [selfcheck.Ledgers.Clean].
+	Clean bool
+	// Calm: nothing is suspected and nothing was altered, so no verdict follows from the account.
+	Calm bool
+	// PeerRead is how many texts the peer had read as of its last ledger; 0: none, or it never said.
+	PeerRead uint64
 }
 
 // Conn is one link. All methods but Read are safe for concurrent use.
@@ -81,6 +96,7 @@ type Conn struct {
 	network  bool      // ... and is in a call to the network, which has a deadline
 	reading  time.Time // the reader came back with something at; zero: it waits in Read
 	inbound  time.Time // last frame of any kind
+	waits    time.Time // the oldest text that was given to the network, and is not written yet, is queued since; zero: none
 	seq      uint64
 	recheck  *time.Timer
 	wait     time.Duration // until the next recheck; 0: none is armed
@@ -92,7 +108,9 @@ type Conn struct {
 
 // item is a text to be written, or a ping.
 type item struct {
-	env     *wire.Envelope
+	ping    bool
+	env     wire.Envelope
+	at      time.Time // of a text: queued
 	compose func(wire.Ledger) (wire.Envelope, error)
 	answer  bool // of a ping
 	written func(n uint64, at time.Time, err error)
@@ -194,11 +212,9 @@ func (c *Conn) idle() {
 
 // message reads one to its end.
 func (c *Conn) message(kind int, r io.Reader) (m Message, err error) {
-	c.mu.Lock()
-	crc := c.ledgers.ReadCRC()
-	c.mu.Unlock()
+	crc := c.ledgers.ReadCRC() // only the reader changes it
 	m = Message{Binary: kind != websocket.TextMessage, CRCBefore: crc}
-	m.Text, err = io.ReadAll(io.LimitReader(r, wire.MaxMessage+1))
+	m.Text, err = readText(r)
 	crc = wire.Chain(crc, m.Text)
 	if err == nil && len(m.Text) > wire.MaxMessage {
 		m.Text, m.TooLarge = nil, true
@@ -213,9 +229,32 @@ func (c *Conn) message(kind int, r io.Reader) (m Message, err error) {
 	c.ledgers.DidRead(crc, m.At)
 	m.Number = c.ledgers.ReadCount()
 	c.inbound, c.reading = m.At, m.At
-	c.mu.Unlock()
 	c.changed()
 	return m, nil
+}
+
+// scratch is what a text is read into, of which most are far smaller.
+type scratch [4 << 10]byte
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// readText reads a message of which at most one byte more than [wire.MaxMessage] is wanted.
+func readText(r io.Reader) ([]byte, error) {
+	buf := scratches.Get().(*scratch)
+	defer scratches.Put(buf)
+	n := 0
+	for n < len(buf) {
+		some, err := r.Read(buf[n:])
+		n += some
+		if err == io.EOF {
+			return bytes.Clone(buf[:n]), nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	rest, err := io.ReadAll(io.LimitReader(r, wire.MaxMessage+1-int64(n)))
+	return slices.Concat(buf[:n], rest), err
 }
 
 func discard(r io.Reader, crc uint32) (uint32, error) {
@@ -243,7 +282,6 @@ func (c *Conn) onPing(data string) error {
 		c.enqueuePing(false)
 	}
 	c.kick()
-	c.mu.Unlock()
 	c.changed()
 	return nil
 }
@@ -253,17 +291,17 @@ func (c *Conn) onPong(data string) error {
 	c.mu.Lock()
 	c.inbound = now
 	c.ledgers.Pong([]byte(data), now)
-	c.mu.Unlock()
 	c.changed()
 	return nil
 }
 
-// changed arms the recheck while something is suspected, and tells the owner.
+// changed arms the recheck while something is suspected, and tells the owner. Call with mu
+// held: it gives it back.
 func (c *Conn) changed() {
-	c.mu.Lock()
+	suspicious := c.ledgers.Suspicious()
 	switch {
 	case c.err != nil:
-	case !c.ledgers.Suspicious():
+	case !suspicious:
 		if c.wait != 0 {
 			c.recheck.Stop()
 			c.wait = 0
@@ -276,10 +314,10 @@ func (c *Conn) changed() {
 			c.recheck.Reset(c.wait)
 		}
 	}
-	clean := c.ledgers.Clean()
+	e := Evidence{Clean: c.ledgers.Clean(), Calm: !suspicious && !c.ledgers.Altered(), PeerRead: c.ledgers.PeerRead()}
 	c.mu.Unlock()
 	if c.opts.Changed != nil {
-		c.opts.Changed(clean)
+		c.opts.Changed(e)
 	}
 }
 
@@ -303,11 +341,11 @@ func (c *Conn) ask() {
 // SendOptions of one text.
 type SendOptions struct {
 	// Flush sends a ledger ping behind the text that asks for the peer's ledger,
-	// so that a loss is proven about one round trip later.
+	// so that a loss is proven about one round trip later. Without it, who waits for the
+	// text, or for an answer to it, sends a ping once it is late: see [Late].
 	Flush bool
-	// Tell sends a ledger ping behind the text that asks for nothing: enough where the
-	// peer waits for the text and looks itself whether it was lost.
-	Tell bool
+	// Hold leaves it to [Conn.Drain], which is called by who sends, soon, to write the text.
+	Hold bool
 	// Compose makes the envelope when its turn to be written has come, from the
 	// ledger as of then (a heartbeat); it replaces the one given to Send. Must not block.
 	Compose func(wire.Ledger) (wire.Envelope, error)
@@ -316,6 +354,11 @@ type SendOptions struct {
 	// error. It is called by the writer and must not block.
 	Written func(n uint64, at time.Time, err error)
 }
+
+// Late is when who waits for the answer to a text that was sent without a flush has it that the
+// text or the answer may be lost, and asks for the peer's ledger: as soon as it would be asked
+// again by a link on which something is suspected.
+const Late = recheckMin
 
 // Send queues a text; it never blocks. The error is [ErrQueueFull] or [ErrClosed].
 func (c *Conn) Send(env wire.Envelope, opts SendOptions) error {
@@ -328,13 +371,30 @@ func (c *Conn) Send(env wire.Envelope, opts SendOptions) error {
 	if c.queued+weight > c.opts.MaxQueue {
 		return ErrQueueFull
 	}
-	c.queue = append(c.queue, item{env: &env, compose: opts.Compose, written: opts.Written, weight: weight})
+	c.queue = append(c.queue, item{env: env, at: time.Now(), compose: opts.Compose, written: opts.Written, weight: weight})
 	c.queued += weight
-	if opts.Flush || opts.Tell {
-		c.enqueuePing(opts.Flush)
+	if opts.Flush {
+		c.enqueuePing(true)
 	}
-	c.kick()
+	if !opts.Hold {
+		c.kick()
+	}
 	return nil
+}
+
+// Drain writes what is queued, and what is queued meanwhile, if no writer does so already: the
+// caller is the writer, and waits for the network as one.
+func (c *Conn) Drain() {
+	c.mu.Lock()
+	mine := !c.writing && c.err == nil && (len(c.queue) > 0 || c.havePong)
+	if mine {
+		c.writing = true
+		c.writer.Add(1)
+	}
+	c.mu.Unlock()
+	if mine {
+		c.write()
+	}
 }
 
 // Ping queues a ledger ping; answer asks the peer for its ledger in return.
@@ -349,24 +409,26 @@ func (c *Conn) Ping(answer bool) {
 
 // enqueuePing appends a ping, or lets the one that is last serve. Call with mu held.
 func (c *Conn) enqueuePing(answer bool) {
-	if n := len(c.queue); n > 0 && c.queue[n-1].env == nil {
+	if n := len(c.queue); n > 0 && c.queue[n-1].ping {
 		c.queue[n-1].answer = c.queue[n-1].answer || answer
 		return
 	}
-	c.queue = append(c.queue, item{answer: answer})
+	c.queue = append(c.queue, item{ping: true, answer: answer})
 }
 
 // kick starts the writer if none runs. Call with mu held.
 func (c *Conn) kick() {
 	if !c.writing && c.err == nil {
 		c.writing = true
-		c.writer.Go(c.write)
+		c.writer.Add(1)
+		c.opts.Crew.Go(c.write)
 	}
 }
 
 // write drains the queue, pongs first, and ends when there is nothing left. Where frames can
 // be gathered, those that wait together are one write.
 func (c *Conn) write() {
+	defer c.writer.Done()
 	var told gathered
 	for {
 		c.mu.Lock()
@@ -377,6 +439,9 @@ func (c *Conn) write() {
 			continue
 		}
 		c.busy = time.Time{}
+		if !told.open {
+			c.waits = time.Time{}
+		}
 		if c.err != nil || idle {
 			rest := c.queue
 			c.queue, c.queued, c.writing = nil, 0, false
@@ -403,14 +468,17 @@ func (c *Conn) write() {
 		it := c.queue[0]
 		c.queue = c.queue[1:]
 		c.queued -= it.weight
-		if it.env == nil {
+		if it.ping {
 			c.mu.Unlock()
 			ledger := c.outgoing(selfcheck.ViaPing, it.answer)
 			c.control(websocket.PingMessage, ledger.AppendTo(make([]byte, 0, wire.LedgerSize)))
 			continue
 		}
+		if c.waits.IsZero() {
+			c.waits = it.at
+		}
 		c.mu.Unlock()
-		c.text(it, &told)
+		c.text(&it, &told)
 	}
 }
 
@@ -440,7 +508,7 @@ func (c *Conn) flush(g *gathered) {
 }
 
 // text writes one envelope. Only the writer calls it, so seq needs no lock.
-func (c *Conn) text(it item, g *gathered) {
+func (c *Conn) text(it *item, g *gathered) {
 	raw, err := c.encode(it)
 	if err != nil { // too large: this message is refused, the link goes on
 		if it.written != nil {
@@ -455,14 +523,14 @@ func (c *Conn) text(it item, g *gathered) {
 	if c.opts.WriteFault != "" {
 		fault.Stall(c.opts.WriteFault)
 	}
+	began := time.Now()
 	// Counted before it is written: the peer may have read it, and said so, before
 	// WriteMessage returns here. Pings are composed by this goroutine afterwards.
 	c.mu.Lock()
 	c.ledgers.Wrote(raw)
+	c.network = true
 	c.mu.Unlock()
-	began := time.Now()
 	c.ws.SetWriteDeadline(began.Add(c.opts.WriteTimeout))
-	c.atNetwork(true)
 	err = c.ws.WriteMessage(websocket.TextMessage, raw)
 	c.atNetwork(false)
 	if err != nil {
@@ -471,19 +539,20 @@ func (c *Conn) text(it item, g *gathered) {
 	switch {
 	case it.written == nil:
 	case g.open && err == nil:
-		g.texts = append(g.texts, func(err error) { it.written(it.env.Seq, began, err) })
+		written, seq := it.written, it.env.Seq
+		g.texts = append(g.texts, func(err error) { written(seq, began, err) })
 	default:
 		it.written(it.env.Seq, began, err)
 	}
 }
 
-func (c *Conn) encode(it item) ([]byte, error) {
+func (c *Conn) encode(it *item) ([]byte, error) {
 	if it.compose != nil {
 		env, err := it.compose(c.outgoing(selfcheck.ViaText, false))
 		if err != nil {
 			return nil, err
 		}
-		*it.env = env
+		it.env = env
 	}
 	it.env.Seq = c.seq + 1
 	return it.env.Encode()
@@ -521,7 +590,6 @@ func (c *Conn) atNetwork(on bool) {
 func (c *Conn) PeerLedger(p wire.Ledger, m Message, acked uint64) {
 	c.mu.Lock()
 	c.ledgers.PeerText(p, m.Number, m.CRCBefore, acked, time.Now())
-	c.mu.Unlock()
 	c.changed()
 }
 
@@ -537,6 +605,8 @@ type Facts struct {
 	WriterWaits bool
 	// Queued messages not yet written.
 	Queued int
+	// Unwritten: since when the oldest text that is not yet written is queued; zero: all are.
+	Unwritten time.Time
 }
 
 // Facts gives the link's facts as of now.
@@ -545,8 +615,21 @@ func (c *Conn) Facts(now time.Time) Facts {
 	defer c.mu.Unlock()
 	return Facts{
 		Ledger: c.ledgers.View(now), Inbound: c.inbound,
-		ReaderBusy: c.reading, WriterBusy: c.busy, WriterWaits: c.network, Queued: len(c.queue),
+		ReaderBusy: c.reading, WriterBusy: c.busy, WriterWaits: c.network, Queued: len(c.queue), Unwritten: c.unwritten(),
 	}
+}
+
+// unwritten is since when the oldest text waits to be written; zero: none does. Call with mu held.
+func (c *Conn) unwritten() time.Time {
+	if !c.waits.IsZero() {
+		return c.waits
+	}
+	for i := range c.queue {
+		if !c.queue[i].ping {
+			return c.queue[i].at
+		}
+	}
+	return time.Time{}
 }
 
 // fail ends the link with err; the first one stands.

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -186,6 +187,120 @@ func TestSuspicionAsksAgain(t *testing.T) {
 		a.mu.Unlock()
 		if asked > 150 {
 			t.Errorf("asked %d times in an hour", asked)
+		}
+	})
+}
+
+// An echo and its answer go without a ping behind them. Who waits asks once the answer is late,
+// and the loss of either is proven, by a gap of a second, as soon as if there had been one.
+func TestALostEchoOrAnswerIsProvenByWhoWaits(t *testing.T) {
+	echo := []byte("an echo")
+	for name, lose := range map[string]func(a, s *Conn){
+		"the echo": func(a, _ *Conn) { a.ledgers.Wrote(echo) },
+		"the answer": func(a, s *Conn) {
+			a.ledgers.Wrote(echo)
+			s.ledgers.DidRead(wire.Chain(0, echo), time.Now())
+			s.ledgers.Wrote([]byte("its answer"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, s, _, _ := ends(t, Options{}, Options{})
+				reading(s)
+				reading(a)
+				began := time.Now()
+				s.mu.Lock()
+				a.mu.Lock()
+				lose(a, s)
+				a.mu.Unlock()
+				s.mu.Unlock()
+				time.Sleep(Late)
+				a.Ping(true)
+				for {
+					synctest.Wait()
+					v := a.Facts(time.Now()).Ledger
+					if g := cmp.Or(v.Up, v.Down); g != nil && g.Age >= time.Second {
+						break
+					}
+					if time.Since(began) > time.Minute {
+						t.Fatalf("never proven: %+v", v)
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+				if took := time.Since(began); took > Late+1100*time.Millisecond {
+					t.Errorf("proven after %v", took)
+				}
+			})
+		})
+	}
+}
+
+// What is held waits for Drain, and shows as unwritten from when it was sent.
+func TestHeldTextsAreWrittenByWhoDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, s, _, _ := ends(t, Options{}, Options{})
+		atServer := reading(s)
+		began := time.Now()
+		for range 2 {
+			if err := a.Send(envelope(t, wire.Echo{}), SendOptions{Hold: true}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		if f := a.Facts(time.Now()); f.Queued != 2 || !f.Unwritten.Equal(began) || f.Ledger.Local.Written != 0 {
+			t.Fatalf("before it is drained: %+v", f)
+		}
+		a.Drain()
+		a.Drain() // nothing to do
+		for want := uint64(1); want <= 2; want++ {
+			if m := <-atServer; m.Number != want {
+				t.Errorf("text %d came as %d", want, m.Number)
+			}
+		}
+		if f := a.Facts(time.Now()); f.Queued != 0 || !f.Unwritten.IsZero() || f.Ledger.Local.Written != 2 {
+			t.Errorf("afterwards: %+v", f)
+		}
+		a.Close(websocket.CloseNormalClosure, errors.New("over"))
+		a.Drain()
+	})
+}
+
+// A write that hangs shows since when its text is queued, not since when the next one is.
+func TestATextInAHangingWriteIsUnwritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _, _, _ := ends(t, Options{}, Options{})
+		began := time.Now()
+		for range 2 { // nobody reads: the first one hangs
+			if err := a.Send(envelope(t, wire.Echo{}), SendOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if f := a.Facts(time.Now()); f.Queued != 1 || !f.Unwritten.Equal(began) || !f.WriterWaits {
+			t.Errorf("%+v", f)
+		}
+	})
+}
+
+// Texts of all sizes around that of the buffer they are read into.
+func TestTextsOfAllSizesAreReadWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, s, raw, _ := ends(t, Options{}, Options{})
+		atServer := reading(s)
+		var texts []string
+		for _, n := range []int{0, 1, len(scratch{}) - 1, len(scratch{}), len(scratch{}) + 1, 3 * len(scratch{}), wire.MaxMessage} {
+			texts = append(texts, strings.Repeat("0123456789", n/10+1)[:n])
+		}
+		go func() {
+			for _, text := range texts {
+				raw.WriteMessage(websocket.TextMessage, []byte(text))
+			}
+		}()
+		for _, text := range texts {
+			if m := <-atServer; string(m.Text) != text || m.TooLarge {
+				t.Errorf("of %d bytes %d came", len(text), len(m.Text))
+			}
 		}
 	})
 }

@@ -173,6 +173,9 @@ func Dial(ctx context.Context, o Options) (*Session, error) {
 	return s, err
 }
 
+// heard takes the word of a session.
+func (o Options) heard(e session.Evidence) { o.Heard(e.Clean) }
+
 func (o Options) withDefaults() Options {
 	if o.Opened == nil {
 		o.Opened = func(*Session) {}

@@ -62,7 +62,7 @@ func (o Options) lookOnce(ctx context.Context) (*Look, error) {
 		return nil, neterr.During(neterr.StepHTTP, err)
 	}
 	return &Look{
-		Conn: session.New(ws, session.Options{Link: id, Changed: o.Heard}), Remote: remote,
+		Conn: session.New(ws, session.Options{Link: id, Changed: o.heard}), Remote: remote,
 		Socket: socket, Took: time.Since(began),
 	}, nil
 }

@@ -58,7 +58,7 @@ func start(ws *websocket.Conn, id wire.LinkID, conn *tapped, remote string, o Op
 		gone:  make(chan struct{}),
 		phase: selfcheck.PhaseAuth, since: now, opened: now, awake: now,
 	}
-	s.conn = session.New(ws, session.Options{Link: id, Changed: o.Heard, WriteFault: o.WriteFault})
+	s.conn = session.New(ws, session.Options{Link: id, Changed: o.heard, WriteFault: o.WriteFault})
 	o.Opened(s)
 	s.authenticate()
 	var both sync.WaitGroup

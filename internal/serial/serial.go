@@ -6,6 +6,8 @@ package serial
 import (
 	"errors"
 	"sync"
+
+	"gururmm/internal/crew"
 )
 
 // Errors of [Queue.Push].
@@ -19,6 +21,8 @@ var (
 type Queue[T any] struct {
 	handle func(T)
 	limit  int
+	crew   *crew.Crew
+	behind func()
 
 	mu      sync.Mutex
 	items   []T
@@ -31,6 +35,14 @@ type Queue[T any] struct {
 // New makes a queue whose items may weigh limit together, in the caller's unit.
 func New[T any](limit int, handle func(T)) *Queue[T] {
 	return &Queue[T]{handle: handle, limit: limit}
+}
+
+// On has the handler run by c, and behind called, by the same goroutine, each time that there
+// is nothing more to handle: what is pushed then has another handler already, which waits for
+// nothing that behind waits for. Call it before the first Push.
+func (q *Queue[T]) On(c *crew.Crew, behind func()) *Queue[T] {
+	q.crew, q.behind = c, behind
+	return q
 }
 
 // Push appends item of the given weight. The error is [ErrFull] or [ErrClosed].
@@ -47,17 +59,22 @@ func (q *Queue[T]) Push(item T, weight int) error {
 	q.size += weight
 	if !q.running {
 		q.running = true
-		q.wg.Go(q.drain)
+		q.wg.Add(1)
+		q.crew.Go(q.drain)
 	}
 	return nil
 }
 
 func (q *Queue[T]) drain() {
+	defer q.wg.Done()
 	for {
 		q.mu.Lock()
 		if len(q.items) == 0 || q.closed {
 			q.items, q.size, q.running = nil, 0, false
 			q.mu.Unlock()
+			if q.behind != nil {
+				q.behind()
+			}
 			return
 		}
 		batch := q.items

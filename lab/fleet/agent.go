@@ -76,8 +76,9 @@ type agent struct {
 	timing        timing
 	deafAt        time.Time // from when texts are read and not handled; zero: they are
 	next          due
-	resting       bool            // it answers, and says nothing of itself
-	echoed        chan<- struct{} // told of the answer to an echo; nil: nobody waits
+	resting       bool         // it answers, and says nothing of itself
+	asked         time.Time    // the oldest echo that is not answered went out; zero: all are
+	echoed        chan<- error // told of the answer to an echo, nil, or why none came; nil: nobody waits
 }
 
 // timing is what an agent keeps of its policy.
@@ -238,6 +239,8 @@ func (a *agent) keep(now time.Time) {
 	switch {
 	case a.leaving, a.resting:
 		return
+	case !a.asked.IsZero() && now.Sub(a.asked) > dialTimeout:
+		a.answered(fmt.Errorf("an echo was not answered within %v", dialTimeout))
 	case !a.verified && over(a.next.verify):
 		a.leave(websocket.CloseGoingAway, errUnverified)
 		return
@@ -259,6 +262,9 @@ func (a *agent) keep(now time.Time) {
 	}
 	if over(a.next.repeat) {
 		a.results(l)
+	}
+	if !a.asked.IsZero() && now.Sub(a.asked) > session.Late {
+		l.conn.Ping(true) // is it lost, or the answer?
 	}
 	if over(a.next.chat) {
 		a.next.chat = now.Add(chatEvery)
@@ -296,15 +302,37 @@ func (a *agent) heartbeat(l *link, now time.Time) {
 func (a *agent) chat(l *link, now time.Time) {
 	cpu := float64(a.rng.IntN(100))
 	a.send(l, wire.TypeMetrics, wire.Metrics{At: now, CPUPercent: &cpu}, false)
-	a.send(l, wire.TypeEcho, wire.Echo{ID: "chat", Size: a.rng.IntN(chatMost)}, false)
+	a.echo(l, wire.Echo{ID: "chat", Size: a.rng.IntN(chatMost)}, session.SendOptions{})
+}
+
+// echo asks for one. No ping goes out with it: [agent.keep] asks for the ledger once the
+// answer is late. Call with mu held.
+func (a *agent) echo(l *link, e wire.Echo, opts session.SendOptions) {
+	if a.asked.IsZero() {
+		a.asked = time.Now()
+	}
+	a.sendAs(l, wire.TypeEcho, e, opts)
+}
+
+// answered takes the answer to an echo, or why none came. Call with mu held.
+func (a *agent) answered(err error) {
+	a.asked = time.Time{}
+	select {
+	case a.echoed <- err:
+	default: // nobody waits
+	}
 }
 
 // send seals and queues a text. A link that can't take it ends by itself, and the
 // reader says so.
 func (a *agent) send(l *link, t wire.Type, payload any, flush bool) {
+	a.sendAs(l, t, payload, session.SendOptions{Flush: flush})
+}
+
+func (a *agent) sendAs(l *link, t wire.Type, payload any, opts session.SendOptions) {
 	env, err := wire.Seal(t, payload)
 	if err == nil {
-		err = l.conn.Send(env, session.SendOptions{Flush: flush})
+		err = l.conn.Send(env, opts)
 	}
 	if err != nil && !errors.Is(err, session.ErrClosed) {
 		a.fleet.failure(fmt.Errorf("send %s: %w", t, err))
@@ -334,6 +362,7 @@ func (a *agent) ended(l *link, why error) {
 		return
 	}
 	a.link = nil
+	a.answered(fmt.Errorf("agent %d has lost its link: %w", a.number+1, why))
 	if a.leaving {
 		a.next.dial = now.Add(time.Duration(a.rng.Int64N(int64(awayMost))))
 		return

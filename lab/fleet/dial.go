@@ -157,5 +157,5 @@ func (a *agent) dial(ctx context.Context) (*link, error) {
 	if !ok || ws.Subprotocol() != wire.Subprotocol {
 		return nil, errors.Join(fmt.Errorf("upgraded without a link id or subprotocol: what answers at %s is no server of ours", to), ws.Close())
 	}
-	return &link{id: id, conn: session.New(ws, session.Options{Link: id}), socket: socket}, nil
+	return &link{id: id, conn: session.New(ws, session.Options{Link: id, Crew: &a.fleet.crew}), socket: socket}, nil
 }

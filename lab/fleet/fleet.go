@@ -24,6 +24,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"gururmm/agent/state"
+	"gururmm/internal/crew"
 	"gururmm/operator"
 	"gururmm/wire"
 )
@@ -115,6 +116,7 @@ type fleet struct {
 
 	dials   chan struct{}
 	writes  sync.Pool      // buffers to write from, of links that write just now
+	crew    crew.Crew      // writers of all links
 	working sync.WaitGroup // dials, readers and closings
 
 	mu      sync.Mutex
@@ -428,6 +430,7 @@ func (f *fleet) close() {
 		}
 	})
 	f.working.Wait()
+	f.crew.Close()
 }
 
 var errRunOver = errors.New("the rehearsal is over")

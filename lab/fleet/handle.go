@@ -40,10 +40,7 @@ func (a *agent) handle(l *link, m session.Message) {
 	switch env.Type {
 	case wire.TypeAuthAck, wire.TypeNack:
 	case wire.TypeEchoReply:
-		select {
-		case a.echoed <- struct{}{}:
-		default: // nobody waits
-		}
+		a.answered(nil)
 	case wire.TypeConfigUpdate:
 		take(a, l, env, m, a.configure)
 	case wire.TypeProbe, wire.TypeCommand:

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"gururmm/session"
 	"gururmm/wire"
 )
 
@@ -143,7 +144,7 @@ func (h *Herd) Echoes(ctx context.Context, inFlight int, d time.Duration) ([]tim
 
 // echoes asks every n-th agent in turn, one after the other.
 func (h *Herd) echoes(ctx context.Context, first, n int) (all []time.Duration, err error) {
-	answered := make(chan struct{}, 1)
+	answered := make(chan error, 1)
 	for i := first; ; i += n {
 		if i >= len(h.f.agents) {
 			i = first
@@ -151,21 +152,19 @@ func (h *Herd) echoes(ctx context.Context, first, n int) (all []time.Duration, e
 		a := h.f.agents[i]
 		began := time.Now()
 		a.mu.Lock()
-		if a.link == nil {
+		l := a.link
+		if l == nil {
 			a.mu.Unlock()
 			return all, fmt.Errorf("agent %d has lost its link", a.number+1)
 		}
 		a.echoed = answered
-		a.send(a.link, wire.TypeEcho, wire.Echo{ID: "bench"}, false)
+		a.echo(l, wire.Echo{ID: "bench"}, session.SendOptions{Hold: true})
 		a.mu.Unlock()
-		late := time.NewTimer(dialTimeout)
-		select {
-		case <-answered:
-			late.Stop()
-			all = append(all, time.Since(began))
-		case <-late.C:
-			return all, fmt.Errorf("an echo was not answered within %v", dialTimeout)
+		l.conn.Drain()
+		if err := <-answered; err != nil { // one that does not come is given up by the agent's visits
+			return all, err
 		}
+		all = append(all, time.Since(began))
 		if ctx.Err() != nil {
 			return all, nil
 		}

@@ -138,7 +138,7 @@ func (l *link) echo(env wire.Envelope) error {
 	if err != nil {
 		return err
 	}
-	l.reply(reply, session.SendOptions{Tell: true}) // the agent waits for it
+	l.reply(reply, session.SendOptions{Hold: true}) // written as soon as the inbox is empty
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"gururmm/internal/crew"
 	"gururmm/internal/quota"
 	"gururmm/operator"
 	"gururmm/server/delivery"
@@ -99,6 +100,7 @@ type Hub struct {
 	refusals   refusals
 	ends       ends
 	sharing    sharing
+	crew       crew.Crew // handlers and writers of all links; each link waits for its own
 
 	mu       sync.Mutex
 	agents   map[string]*endpoint
@@ -179,6 +181,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	if h.opts.Cluster != nil {
 		wheel.Go(func() { h.runSharing(ctx) })
 	}
+	defer h.crew.Close()
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
 	for {

@@ -36,8 +36,27 @@ func proof(v selfcheck.LedgerView) selfcheck.Code {
 	return ""
 }
 
-// changed takes in new evidence. The reader calls it: nothing in it blocks.
-func (l *link) changed() {
+// changed takes in new evidence. The reader calls it with each frame: nothing in it blocks,
+// and the whole account is looked at only where a verdict may come of it, or go.
+func (l *link) changed(e session.Evidence) {
+	l.mu.Lock()
+	calm := e.Calm && l.verdict == "" && l.challenged.IsZero() && !l.gone
+	read := calm && e.PeerRead > l.aligned
+	if read {
+		l.aligned = e.PeerRead
+	}
+	verified := !l.verifiedAt.IsZero()
+	l.mu.Unlock()
+	switch {
+	case !calm:
+		l.weigh()
+	case read && verified:
+		l.hub.opts.Delivery.PeerRead(l.agent, l.generation, e.PeerRead, "")
+	}
+}
+
+// weigh takes in the account as a whole.
+func (l *link) weigh() {
 	now := time.Now()
 	v := l.conn.Facts(now).Ledger
 	code := proof(v)

@@ -60,12 +60,10 @@ type link struct {
 	debt       atomic.Int64 // nanoseconds that frames which came have yet to wait for
 	lastText   atomic.Int64 // Unix nanoseconds; 0: none yet
 	entry      wheelEntry   // guarded by the wheel
+	visitBy    atomic.Int64 // when the wheel visits it at the latest; see wheel.since
 	configs    []config     // that it was told of, guarded by mu
 	probes     probes       // used by the handler only
 	refused    uint64       // messages, to thin the log; used by the handler only
-
-	sendMu  sync.Mutex
-	pending []time.Time // when the texts not yet written were queued
 
 	mu         sync.Mutex
 	gone       bool
@@ -100,16 +98,18 @@ func newLink(h *Hub, ws *websocket.Conn, agent string, id wire.LinkID, addr stri
 		hub: h, agent: agent, id: id, generation: generation, addr: addr, opened: now,
 		timing: timing{ping: ms(policy.PingMS), dead: ms(policy.DeadMS), verify: ms(policy.VerifyMS)},
 	}
+	l.visitBy.Store(unset)
 	l.account = h.opts.Quota.Of(agent)
 	l.nextPing = now.Add(spread(l.timing.ping))
 	l.inbox = serial.New(inboxLimit, l.handle)
 	l.conn = session.New(ws, session.Options{
-		Link: id, Owed: l.owed, WriteFault: "server.writer",
-		Changed: func(bool) {
+		Link: id, Owed: l.owed, WriteFault: "server.writer", Crew: &h.crew,
+		Changed: func(e session.Evidence) {
 			l.frame()
-			l.changed()
+			l.changed(e)
 		},
 	})
+	l.inbox.On(&h.crew, l.conn.Drain) // who has handled a text writes what was held back by it
 	return l
 }
 
@@ -242,32 +242,11 @@ func (l *link) Send(env wire.Envelope, written func(n uint64, at time.Time, err 
 	return l.send(env, session.SendOptions{Flush: true, Written: written})
 }
 
-// send queues a text and remembers since when it waits to be written.
+// send queues a text, and has it looked whether it is written in time.
 func (l *link) send(env wire.Envelope, opts session.SendOptions) error {
-	told := opts.Written
-	opts.Written = func(n uint64, at time.Time, err error) {
-		l.sendMu.Lock()
-		if len(l.pending) > 0 { // texts are written in the order they were queued
-			l.pending = l.pending[1:]
-		}
-		if len(l.pending) == 0 {
-			l.pending = nil // an idle link keeps no buffer
-		}
-		l.sendMu.Unlock()
-		if told != nil {
-			told(n, at, err)
-		}
-	}
-	now := time.Now()
-	l.sendMu.Lock()
-	l.pending = append(l.pending, now)
 	err := l.conn.Send(env, opts)
-	if err != nil {
-		l.pending = l.pending[:len(l.pending)-1]
-	}
-	l.sendMu.Unlock()
 	if err == nil {
-		l.hub.wheel.atLatest(l, now.Add(unwrittenAfter))
+		l.hub.wheel.atLatest(l, time.Now().Add(unwrittenAfter))
 	}
 	return err
 }
@@ -281,22 +260,10 @@ func (l *link) reply(env wire.Envelope, opts session.SendOptions) {
 	}
 }
 
-// oldestPending is since when a text waits to be written; zero: none does.
-func (l *link) oldestPending() time.Time {
-	l.sendMu.Lock()
-	defer l.sendMu.Unlock()
-	if len(l.pending) == 0 {
-		return time.Time{}
-	}
-	return l.pending[0]
-}
-
 // visit keeps the link's deadlines and pings; it gives the time of the next visit.
 // The wheel calls it: it must not block.
 func (l *link) visit(now time.Time) time.Time {
 	facts := l.conn.Facts(now)
-	queuedSince := l.oldestPending()
-
 	silentAt := l.silentAt(facts, now)
 
 	l.mu.Lock()
@@ -325,7 +292,7 @@ func (l *link) visit(now time.Time) time.Time {
 	switch {
 	case passed(facts.Inbound.Add(l.timing.dead)):
 		l.end(websocket.ClosePolicyViolation, selfcheck.CodeLinkSilent, errDead)
-	case !queuedSince.IsZero() && passed(queuedSince.Add(unwrittenAfter)):
+	case !facts.Unwritten.IsZero() && passed(facts.Unwritten.Add(unwrittenAfter)):
 		l.end(websocket.CloseTryAgainLater, selfcheck.CodeRouteUnwritten, errUnwritten)
 	case !verified && passed(l.opened.Add(l.timing.verify)):
 		l.end(websocket.ClosePolicyViolation, selfcheck.CodeLinkHandshake, errUnverified)

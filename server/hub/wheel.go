@@ -3,6 +3,7 @@ package hub
 import (
 	"container/heap"
 	"context"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 // wheel is the one goroutine that keeps the deadlines and pings of all links:
 // a heap of the next visit of each. A quiet link costs one entry, no timer.
 type wheel struct {
+	base   time.Time // of since
 	mu     sync.Mutex
 	due    visits
 	wakeup chan struct{} // the earliest visit moved
@@ -24,13 +26,29 @@ type wheelEntry struct {
 	held, ended bool
 }
 
-func newWheel() *wheel { return &wheel{wakeup: make(chan struct{}, 1)} }
+func newWheel() *wheel { return &wheel{base: time.Now(), wakeup: make(chan struct{}, 1)} }
+
+// since is a time as links remember it, so that one that is to be visited in time already
+// needs no lock that all share: each text that is sent asks for a visit.
+func (w *wheel) since(t time.Time) int64 { return int64(t.Sub(w.base)) }
+
+// unset is in place of a time while none is set: a visit is under way, or none will be.
+const unset = math.MaxInt64
+
+// set has l visited at t. Call with mu held.
+func (w *wheel) set(l *link, t time.Time) {
+	l.entry.at = t
+	l.visitBy.Store(w.since(t))
+}
 
 // add has l visited from now on.
 func (w *wheel) add(l *link) { w.atLatest(l, time.Now()) }
 
 // atLatest has l visited at t, or earlier if it was due earlier.
 func (w *wheel) atLatest(l *link, t time.Time) {
+	if l.visitBy.Load() <= w.since(t) {
+		return
+	}
 	w.mu.Lock()
 	e := &l.entry
 	first := false
@@ -38,14 +56,14 @@ func (w *wheel) atLatest(l *link, t time.Time) {
 	case e.ended:
 	case e.held:
 		if e.at.IsZero() || t.Before(e.at) {
-			e.at = t
+			w.set(l, t)
 		}
 	case e.index == 0:
-		e.at = t
+		w.set(l, t)
 		heap.Push(&w.due, l)
 		first = e.index == 1
 	case t.Before(e.at):
-		e.at = t
+		w.set(l, t)
 		heap.Fix(&w.due, e.index-1)
 		first = e.index == 1
 	}
@@ -80,6 +98,7 @@ func (w *wheel) take(now time.Time) (*link, time.Duration) {
 	}
 	l := heap.Pop(&w.due).(*link)
 	l.entry.held, l.entry.at = true, time.Time{}
+	l.visitBy.Store(unset)
 	return l, 0
 }
 
@@ -93,7 +112,7 @@ func (w *wheel) back(l *link, t time.Time) {
 		return
 	}
 	if e.at.IsZero() || t.Before(e.at) {
-		e.at = t
+		w.set(l, t)
 	}
 	heap.Push(&w.due, l)
 }
