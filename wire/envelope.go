@@ -95,6 +95,11 @@ var (
 
 // Seal makes an envelope of an unsigned payload.
 func Seal(t Type, payload any) (Envelope, error) {
+	if p, plain := payload.(plainPayload); plain {
+		if raw, ok := p.appendPlain(nil); ok {
+			return Envelope{Type: t, Payload: raw}, nil
+		}
+	}
 	raw, err := json.Marshal(payload)
 	if err != nil {
 		return Envelope{}, fmt.Errorf("encode %s: %w", t, err)
@@ -104,14 +109,18 @@ func Seal(t Type, payload any) (Envelope, error) {
 
 // Encode gives the text frame of e, of at most [MaxMessage] bytes.
 func (e Envelope) Encode() ([]byte, error) {
-	payload, err := json.Marshal(e.Payload) // as it will stand in the text
-	if err != nil {
-		return nil, fmt.Errorf("encode %s: %w", e.Type, err)
+	if !plainJSON(e.Payload) {
+		payload, err := json.Marshal(e.Payload) // as it will stand in the text
+		if err != nil {
+			return nil, fmt.Errorf("encode %s: %w", e.Type, err)
+		}
+		e.Payload = payload
 	}
-	e.Payload = payload
-	e.CRC = e.crc()
+	crc := hexOf(e.crc())
+	e.CRC = string(crc[:])
 	raw, ok := e.appendPlain(make([]byte, 0, len(e.Payload)+envelopeSize))
 	if !ok {
+		var err error
 		if raw, err = json.Marshal(e); err != nil {
 			return nil, fmt.Errorf("encode %s: %w", e.Type, err)
 		}
@@ -125,14 +134,16 @@ func (e Envelope) Encode() ([]byte, error) {
 // envelopeSize is about what an envelope takes around its payload, in bytes.
 const envelopeSize = 192
 
-func (e Envelope) crc() string {
+// crc is the checksum over what e is to say.
+func (e Envelope) crc() uint32 {
 	head := append(make([]byte, 0, 64), e.Type...)
 	head = append(strconv.AppendUint(append(head, '\n'), e.Seq, 10), '\n')
-	return hexOf(Chain(Chain(0, head), e.Payload))
+	return Chain(Chain(0, head), e.Payload)
 }
 
 // Decode reads one text frame. It bounds the size, then checks the frame's
-// shape and checksum; the payload is left raw, so that its signature can be checked first.
+// shape and checksum; the payload is left raw, so that its signature can be checked first. It may
+// be a part of text, which must not change from then on.
 func Decode(text []byte) (Envelope, error) {
 	if len(text) > MaxMessage {
 		return Envelope{}, ErrTooLarge
@@ -150,7 +161,7 @@ func Decode(text []byte) (Envelope, error) {
 	if len(e.Payload) == 0 || bytes.Equal(e.Payload, []byte("null")) {
 		return e, fmt.Errorf("%w: %s without a payload", ErrUnparseable, e.Type)
 	}
-	if e.CRC != "" && e.CRC != e.crc() {
+	if crc := hexOf(e.crc()); e.CRC != "" && e.CRC != string(crc[:]) {
 		return e, fmt.Errorf("%w: %s does not fit its checksum: damaged on the way", ErrUnparseable, e.Type)
 	}
 	return e, nil
@@ -160,6 +171,9 @@ func Decode(text []byte) (Envelope, error) {
 // that a newer peer may add some.
 func DecodePayload[T any](e Envelope) (T, error) {
 	var v T
+	if decodePlainPayload(e.Payload, &v) {
+		return v, nil
+	}
 	if err := json.Unmarshal(e.Payload, &v); err != nil {
 		return v, fmt.Errorf("%w: payload of %s: %w", ErrUnparseable, e.Type, err)
 	}

@@ -25,7 +25,8 @@ func TestBothWaysOfAnEnvelopeAgree(t *testing.T) {
 		if long.Payload, err = json.Marshal(e.Payload); err != nil {
 			t.Fatal(err)
 		}
-		long.CRC = long.crc()
+		crc := hexOf(long.crc())
+		long.CRC = string(crc[:])
 		want, err := json.Marshal(long)
 		if err != nil || string(raw) != string(want) {
 			t.Errorf("written %s, the long way %s (%v)", raw, want, err)
@@ -66,6 +67,98 @@ func FuzzBothWays(f *testing.F) {
 	f.Add(`{"type":"command","crc":"89abcdef","seq":17,"kid":"9f86d081884c7d65","sig":"AP8+","payload":{"a":[1]}}`)
 	f.Add(`{"type":"echo","payload":1}`)
 	f.Fuzz(func(t *testing.T, text string) { agree(t, text) })
+}
+
+// agreeOn holds that text is the same payload by both ways, or none by both.
+func agreeOn[T any](t *testing.T, text string) {
+	t.Helper()
+	var long T
+	want := json.Unmarshal([]byte(text), &long)
+	short, err := DecodePayload[T](Envelope{Type: TypeEcho, Payload: json.RawMessage(text)})
+	if (err == nil) != (want == nil) || err == nil && !reflect.DeepEqual(short, long) {
+		t.Errorf("%q: the short way %+v (%v), the long way %+v (%v)", text, short, err, long, want)
+	}
+}
+
+// sealed holds that a payload is written as encoding/json writes it.
+func sealed(t *testing.T, payload any) {
+	t.Helper()
+	want, err := json.Marshal(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := Seal(TypeEcho, payload)
+	if err != nil || string(e.Payload) != string(want) {
+		t.Errorf("written %s, the long way %s (%v)", e.Payload, want, err)
+	}
+}
+
+// plainIsCompact holds that what is called plain is what encoding/json would make of it.
+func plainIsCompact(t *testing.T, text string) {
+	t.Helper()
+	if !plainJSON([]byte(text)) {
+		return
+	}
+	if raw, err := json.Marshal(json.RawMessage(text)); err != nil || string(raw) != text {
+		t.Errorf("%q is called plain, the long way makes it %q (%v)", text, raw, err)
+	}
+}
+
+func TestBothWaysOfAPayloadAgree(t *testing.T) {
+	for _, text := range []string{
+		`{"id":"x","size":7}`, `{"id":"x","got":7}`, `{"id":"x","size":7,"pad":"xx"}`, `{"id":"x","got":-7,"pad":"xx"}`, `{"id":"x","size":07}`,
+		`{"id":"x","size":7.0}`, `{"id":"x","size":7e0}`, `{"id":"x","size":99999999999999999999}`, `{"id":"x","size":7}x`, `{"id":"x","size":7,}`,
+		`{"id":"","size":7}`, `{"id":"x\u0041","size":7}`, `{"id":"x","size":7,"pad":""}`, `{"id":"x","size":7,"pad":"x"`, `{"id":"x","size":}`,
+		`{"id":"x","size":-}`, `{"id":"x","size":-0}`, `{"id":"x", "size":7}`, `{"id":"x","SIZE":7}`, `{"size":7,"id":"x"}`, `{"id":"x","size":7,"id":"y"}`,
+		`{"id":"x","size":7,"pad":"x","more":[1]}`, `null`, ``, `{}`, `[]`, `{"id":"x","size":7]`,
+	} {
+		agreeOn[Echo](t, text)
+		agreeOn[EchoReply](t, text)
+	}
+	for _, p := range []any{
+		Echo{}, Echo{ID: "x", Size: -7, Pad: "p"}, Echo{ID: "a<b", Pad: "p"}, Echo{ID: "x", Pad: "ü"}, &Echo{ID: "x"},
+		EchoReply{}, EchoReply{ID: "x", Got: 1 << 40, Pad: strings.Repeat("x", 4096)}, EchoReply{ID: "\x00"},
+	} {
+		sealed(t, p)
+	}
+	plain := []string{`0`, `-1.5e+3`, `"a\n\u00e4ü"`, `true`, `[]`, `{}`, `[[1,{"a":null}],false]`, `{"a":{"b":"c"}}`}
+	for _, text := range plain {
+		if plainIsCompact(t, text); !plainJSON([]byte(text)) {
+			t.Errorf("%s goes the long way", text)
+		}
+	}
+	for _, text := range append(plain, ``, ` `, `01`, `-`, `1.`, `1e`, `.5`, `+1`, `tru`, `truer`, `"`, `"\`, `"\x"`, `"\u12"`, `"\u12g4"`, "\"\n\"", `"<"`, "\"\u2028\"",
+		`[`, `[1`, `[1,`, `[1,]`, `[1 ]`, `{`, `{"a"`, `{"a":`, `{"a":1`, `{"a":1,`, `{"a":1,}`, `{a:1}`, `{"a":1}}`, strings.Repeat("[", 100)+strings.Repeat("]", 100)) {
+		for _, text := range []string{text, text + " ", "[" + text + "]", "[" + text, `{"a":` + text + "}", text + text} {
+			plainIsCompact(t, text)
+		}
+	}
+}
+
+func FuzzPayloads(f *testing.F) {
+	f.Add(`{"id":"x","size":7,"pad":"xx"}`, "x", 7, "xx")
+	f.Add(`{"id":"x","got":7,"pad":"xx"}`, "<", -7, "")
+	f.Add(`[{"a":"\u00e4\n","b":[true,false,null,-1.5e3]}]`, "", 0, "\u2028")
+	f.Fuzz(func(t *testing.T, text, id string, n int, pad string) {
+		agreeOn[Echo](t, text)
+		agreeOn[EchoReply](t, text)
+		plainIsCompact(t, text)
+		sealed(t, Echo{ID: id, Size: n, Pad: pad})
+		sealed(t, EchoReply{ID: id, Got: n, Pad: pad})
+	})
+}
+
+func BenchmarkEcho(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		e, err := Seal(TypeEcho, Echo{ID: "bench", Size: 7})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := DecodePayload[Echo](e); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func BenchmarkEnvelope(b *testing.B) {
