@@ -236,7 +236,7 @@ func (o Options) secure(ctx context.Context, u *url.URL, conn net.Conn, remote s
 		conn.Close()
 		return nil, neterr.During(neterr.StepTLS, fmt.Errorf("TLS with %s: %w", remote, err))
 	}
-	return secure, nil
+	return session.Records(secure), nil
 }
 
 func (o Options) tlsConfig(host string) *tls.Config {

@@ -3,6 +3,7 @@ package fleet
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -133,16 +134,30 @@ func (a *agent) dial(ctx context.Context) (*link, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	var socket *still
+	reach := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := from(a.place)(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		socket = &still{Conn: conn, closed: make(chan struct{})}
+		return socket, nil
+	}
 	dialer := websocket.Dialer{
 		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := from(a.place)(ctx, network, addr)
+			conn, err := reach(ctx, network, addr)
 			if err != nil {
 				return nil, err
 			}
-			socket = &still{Conn: conn, closed: make(chan struct{})}
-			return session.Corked(socket), nil
+			return session.Corked(conn), nil
 		},
-		TLSClientConfig: a.fleet.opts.TLS, Subprotocols: []string{wire.Subprotocol}, HandshakeTimeout: dialTimeout,
+		NetDialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := reach(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return a.fleet.secure(ctx, conn, addr)
+		},
+		Subprotocols: []string{wire.Subprotocol}, HandshakeTimeout: dialTimeout,
 		ReadBufferSize: readBuffer, WriteBufferSize: writeBuffer, WriteBufferPool: &a.fleet.writes,
 	}
 	to := cmp.Or(a.fleet.link, a.identity.LinkURLs[0])
@@ -158,4 +173,21 @@ func (a *agent) dial(ctx context.Context) (*link, error) {
 		return nil, errors.Join(fmt.Errorf("upgraded without a link id or subprotocol: what answers at %s is no server of ours", to), ws.Close())
 	}
 	return &link{id: id, conn: session.New(ws, session.Options{Link: id, Crew: &a.fleet.crew}), socket: socket}, nil
+}
+
+// secure makes the TLS connection to addr on conn, which an error closes.
+func (f *fleet) secure(ctx context.Context, conn net.Conn, addr string) (net.Conn, error) {
+	cfg := &tls.Config{}
+	if f.opts.TLS != nil {
+		cfg = f.opts.TLS.Clone()
+	}
+	if host, _, err := net.SplitHostPort(addr); err == nil && cfg.ServerName == "" {
+		cfg.ServerName = host
+	}
+	secure := tls.Client(conn, cfg)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return session.Corked(session.Records(secure)), nil
 }
