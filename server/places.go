@@ -156,6 +156,9 @@ type namedConn struct {
 	from *namedListener
 }
 
+// NetConn is the proxy's connection.
+func (c *namedConn) NetConn() net.Conn { return c.Raw() }
+
 func (c *namedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if errors.Is(err, proxyproto.ErrNoProxyProtocol) {

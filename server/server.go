@@ -22,6 +22,7 @@ import (
 
 	"gururmm/internal/admission"
 	"gururmm/internal/atomicfile"
+	"gururmm/internal/idle"
 	"gururmm/internal/pin"
 	"gururmm/internal/quota"
 	"gururmm/operator"
@@ -258,6 +259,7 @@ func (s *Server) listen(setting, addr string, cert *tls.Certificate, proxied boo
 		}
 		return nil
 	})
+	ln = idle.Listener(ln)
 	if proxied {
 		ln = s.named(ln)
 	}

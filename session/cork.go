@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bufio"
 	"net"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ func Corked(conn net.Conn) net.Conn { return &corked{Conn: conn} }
 
 type corked struct {
 	net.Conn
+	in *bufio.Reader // that the library reads from; nil: one of its own
 
 	mu     sync.Mutex
 	held   *[]byte // nil: what is written goes out at once

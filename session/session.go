@@ -2,7 +2,8 @@
 // at a time, and a ledger in each ping.
 //
 // Rules that hold here:
-//   - [Conn.Read] is called by one goroutine; it never runs a handler and never waits for the writer;
+//   - [Conn.Read], or [Conn.Each] and [Conn.Rest], are called by one goroutine at a time; they never
+//     run a handler and never wait for the writer;
 //   - writes happen in one goroutine that exists only while there is something to write;
 //   - no lock is held across I/O, and each write has a deadline;
 //   - a text counts as written when the connection took its last byte, not when it was queued.
@@ -79,10 +80,11 @@ type Evidence struct {
 	PeerRead uint64
 }
 
-// Conn is one link. All methods but Read are safe for concurrent use.
+// Conn is one link. All methods but Read, Each and Rest are safe for concurrent use.
 type Conn struct {
 	ws   *websocket.Conn
 	cork *corked // below ws; nil: each frame is a write of its own
+	rest rest
 	opts Options
 
 	mu       sync.Mutex
@@ -135,7 +137,9 @@ func New(ws *websocket.Conn, opts Options) *Conn {
 		inbound: now, reading: now,
 		done: make(chan struct{}),
 	}
-	c.cork, _ = ws.NetConn().(*corked)
+	if c.cork, _ = ws.NetConn().(*corked); c.cork != nil {
+		c.rest = restOf(c.cork)
+	}
 	ws.SetReadLimit(opts.MaxRead)
 	ws.SetPingHandler(c.onPing)
 	ws.SetPongHandler(c.onPong)
@@ -181,26 +185,38 @@ func (c *Conn) Read() (Message, error) {
 	return c.message(kind, r)
 }
 
-// Each reads in place of [Conn.Read] until the link ends, or take says that no more is
-// wanted. While it waits it stands on little stack, so that the runtime can halve it (it does
-// below a quarter): that is what most links do, most of the time. A frame more here, and
-// each of them takes 4 KB more.
-func (c *Conn) Each(take func(Message) (more bool)) {
+// Each reads in place of [Conn.Read], until the link ends or take says that no more is
+// wanted; or, where [Conn.Rest] can wait in its place, until there is nothing to read: rests
+// is true then, and the caller goes on with Rest and Each in a goroutine of its own.
+func (c *Conn) Each(take func(Message) (more bool)) (rests bool) {
+	var text time.Time
 	for c.idle(); ; c.idle() {
-		if kind, r, err := c.ws.NextReader(); !c.hand(kind, r, err, take) {
-			return
+		if c.rest.nothing(text) {
+			return true
 		}
+		if c.rest.control(c.onPing, c.onPong) {
+			continue
+		}
+		kind, r, err := c.ws.NextReader()
+		at, more := c.hand(kind, r, err, take)
+		if !more {
+			return false
+		}
+		text = at
 	}
 }
 
+// Rest waits until there is something to read, or the link has ended.
+func (c *Conn) Rest() { c.rest.below.Wait() }
+
 // hand reads the rest of a message and hands it over.
-func (c *Conn) hand(kind int, r io.Reader, err error, take func(Message) bool) bool {
+func (c *Conn) hand(kind int, r io.Reader, err error, take func(Message) bool) (at time.Time, more bool) {
 	if err != nil {
 		c.fail(err)
-		return false
+		return at, false
 	}
 	m, err := c.message(kind, r)
-	return err == nil && take(m)
+	return m.At, err == nil && take(m)
 }
 
 // idle says that the reader has come back for more.

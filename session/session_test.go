@@ -69,7 +69,7 @@ func reading(c *Conn) <-chan Message {
 	return out
 }
 
-func envelope(t *testing.T, payload any) wire.Envelope {
+func envelope(t testing.TB, payload any) wire.Envelope {
 	t.Helper()
 	env, err := wire.Seal(wire.TypeEcho, payload)
 	if err != nil {

@@ -308,5 +308,6 @@ func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return session.Corked(conn), rw, nil
+	conn, rw.Reader = session.Hijacked(conn, rw.Reader)
+	return conn, rw, nil
 }

@@ -15,14 +15,13 @@ import (
 	"gururmm/wire"
 )
 
-// upgrader is tuned for many quiet links: 256 bytes to read into, and a buffer
-// to write from only while something is written.
+// upgrader is tuned for many quiet links: it reads from what [session.Hijacked] gives, and
+// has a buffer to write from only while something is written.
 var upgrader = websocket.Upgrader{
 	HandshakeTimeout: session.DefaultWriteTimeout,
-	ReadBufferSize:   256, WriteBufferSize: 4096,
-	WriteBufferPool: &sync.Pool{},
-	Subprotocols:    []string{wire.Subprotocol},
-	CheckOrigin:     sameOrigin,
+	WriteBufferSize:  4096, WriteBufferPool: &sync.Pool{},
+	Subprotocols: []string{wire.Subprotocol},
+	CheckOrigin:  sameOrigin,
 }
 
 // sameOrigin refuses a page in somebody's browser: agents send no Origin.

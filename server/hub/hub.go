@@ -221,7 +221,8 @@ func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire
 		ep.stopped = false
 		ep.readers++
 		h.readers.Add(1)
-		go l.run(ep) // not by readers.Go: each frame that waits counts, see session.Conn.Each
+		l.ep, l.release = ep, l.account.Hold()
+		go l.run() // not by readers.Go: it is not one goroutine, see link.run
 	}
 	h.mu.Unlock()
 	if refuse != nil {

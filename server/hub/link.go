@@ -52,6 +52,8 @@ type link struct {
 	addr       string
 	caller     wire.Copy // as the upgrade's token says
 	settled    func()    // verified, or over
+	ep         *endpoint // its agent's
+	release    func()    // the account
 	opened     time.Time
 	timing     timing // of its policy
 	conn       *session.Conn
@@ -118,11 +120,21 @@ func (l *link) owed() uint32 {
 	return uint32(n)
 }
 
-// run is the link's one reader and its owner: when it returns, the link is gone.
-func (l *link) run(ep *endpoint) {
-	release := l.account.Hold()
-	l.conn.Each(l.take)
-	l.over(ep, release)
+// run is the link's reader and its owner: when it ends the link, the link is gone. While there
+// is nothing to read, rest stands in for it.
+func (l *link) run() {
+	if l.conn.Each(l.take) {
+		go l.rest() // a goroutine of its own: its stack is as small as they are made
+		return
+	}
+	l.over()
+}
+
+// rest waits until the reader has something to do. What it stands on is what an idle link
+// keeps: a frame more here may cost each of them 2 KB.
+func (l *link) rest() {
+	l.conn.Rest()
+	l.run()
 }
 
 // take hands a message to the handler, which never keeps the reader waiting.
@@ -141,15 +153,15 @@ func (l *link) take(m session.Message) (more bool) {
 }
 
 // over ends the link, of which nothing more is read.
-func (l *link) over(ep *endpoint, release func()) {
+func (l *link) over() {
 	defer l.hub.readers.Done()
-	defer release()
+	defer l.release()
 	l.end(websocket.CloseNormalClosure, "", nil)
 	l.closing.Wait()
 	l.inbox.Wait() // what was read is still handled: a result may be in it
 	l.inbox.Close()
 	l.hub.mu.Lock()
-	ep.readers--
+	l.ep.readers--
 	l.hub.mu.Unlock()
 }
 
