@@ -206,7 +206,7 @@ func (r *route) adopt(active []store.Command) {
 	if !r.keep {
 		held = nil
 	}
-	r.jobs, r.keep = make(map[string]*job, len(active)), false
+	r.jobs, r.keep = nil, false
 	for _, c := range active {
 		j := held[c.ID]
 		switch {
@@ -215,7 +215,7 @@ func (r *route) adopt(active []store.Command) {
 		case j.c.Rev != c.Rev:
 			r.overtake(j, c)
 		}
-		r.jobs[c.ID] = j
+		put(&r.jobs, c.ID, j)
 	}
 	for id, j := range held {
 		if r.jobs[id] == nil { // ended at another node

@@ -378,11 +378,11 @@ func (s *Service) Waiter(agent string) (<-chan struct{}, func()) {
 		return ch, func() {}
 	}
 	r.mu.Lock()
-	r.waiters[ch] = struct{}{}
+	put(&r.waiters, ch, struct{}{})
 	r.mu.Unlock()
 	return ch, func() {
 		r.mu.Lock()
-		delete(r.waiters, ch)
+		drop(&r.waiters, ch)
 		r.mu.Unlock()
 	}
 }

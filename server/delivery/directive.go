@@ -247,7 +247,7 @@ func (s *Service) answer(ctx context.Context, agent string, a store.DirectiveAns
 		s.log.Info("directive answered", "agent", agent, "directive", a.ID, "state", string(a.State), "code", string(a.Code), "detail", a.Detail)
 	}
 	if r := s.known(agent); r != nil {
-		r.post(func() { delete(r.directives, a.ID) })
+		r.post(func() { drop(&r.directives, a.ID) })
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func (r *route) lapse() {
 	}
 	for id, until := range r.directives {
 		if !now.Before(until) {
-			delete(r.directives, id)
+			drop(&r.directives, id)
 			r.call()
 		}
 	}
@@ -44,7 +44,7 @@ func resultDeadline(c store.Command) time.Time {
 // overdue gives back a claim whose lease has run out, with what is known of it.
 func (r *route) overdue(j *job) {
 	c := j.claim
-	l := r.links[c.gen]
+	l := r.link(c.gen)
 	if c.channel != wire.ChannelLink {
 		l = nil
 	}

@@ -244,7 +244,7 @@ func (r *route) written(id string, attempt int, n uint64, at time.Time, werr err
 	if c == nil {
 		return
 	}
-	switch l := r.links[c.gen]; {
+	switch l := r.link(c.gen); {
 	case c.channel != wire.ChannelLink:
 	case l == nil:
 		r.release(j, StageReleased, "its link ended as it was written")
@@ -348,13 +348,13 @@ func (h *handout) settle(at time.Time, err error) {
 		}
 		for _, id := range h.ordered {
 			if _, open := h.r.directives[id]; open { // not answered already
-				h.r.directives[id] = h.r.now().Add(unheardAfter)
+				put(&h.r.directives, id, h.r.now().Add(unheardAfter))
 			}
 		}
 		return
 	}
 	for _, id := range h.ordered {
-		delete(h.r.directives, id)
+		drop(&h.r.directives, id)
 	}
 	h.r.wake()
 }
@@ -415,7 +415,7 @@ var errStoreFailed = fmt.Errorf("delivery: %w", errDatabase)
 
 // distrust says why the link of that generation is not to be waited for; "": it is.
 func (r *route) distrust(gen uint64) string {
-	l := r.links[gen]
+	l := r.link(gen)
 	if l == nil {
 		return "its link is gone"
 	}
@@ -459,7 +459,7 @@ func (h *handout) orders(ctx context.Context) error {
 	for i, id := range ids {
 		if slices.Contains(mine, id) {
 			h.envs, h.ordered = append(h.envs, envs[i]), append(h.ordered, id)
-			r.directives[id] = now.Add(directiveLease)
+			put(&r.directives, id, now.Add(directiveLease))
 		}
 	}
 	return nil

@@ -30,22 +30,22 @@ type route struct {
 	retry  time.Time // not loaded: when to try again
 	// keep: not loaded only because another node was faster; what this one holds stands.
 	keep   bool
-	stale  atomic.Bool // another node has changed something
-	nudged atomic.Bool // that is on its way through the queue
-	links  map[uint64]*live
-	jobs   map[string]*job
-	hinted atomic.Bool // a hint is on its way through the queue
+	stale  atomic.Bool     // another node has changed something
+	nudged atomic.Bool     // that is on its way through the queue
+	links  []*live         // one, nearly always
+	jobs   map[string]*job // see put
+	hinted atomic.Bool     // a hint is on its way through the queue
 	// epoch counts signs of life; a command given back by a link is offered on one
 	// again in a later epoch.
 	epoch      uint64
 	taken      time.Time            // when a poll last came for commands
-	directives map[string]time.Time // handed out; not again until then
+	directives map[string]time.Time // handed out; not again until then; see put
 	explained  explanation
 	fallen     fallen // the last link that ended with claims out
 	timer      *time.Timer
 
 	mu      sync.Mutex
-	waiters map[chan struct{}]struct{}
+	waiters map[chan struct{}]struct{} // see put
 	public  struct {
 		active     int // commands that have not ended
 		owed       int
@@ -131,13 +131,36 @@ func (c *claim) deadline() time.Time {
 }
 
 func newRoute(s *Service, agent string) *route {
-	r := &route{
-		s: s, agent: agent,
-		links: map[uint64]*live{}, jobs: map[string]*job{},
-		directives: map[string]time.Time{}, waiters: map[chan struct{}]struct{}{},
-	}
+	r := &route{s: s, agent: agent}
 	r.queue = serial.New(maxQueued, r.turn)
 	return r
+}
+
+// put and drop keep a map that is nil while it holds nothing: so most are nearly always, and
+// there is one for each agent.
+func put[K comparable, V any](m *map[K]V, key K, v V) {
+	if *m == nil {
+		*m = map[K]V{}
+	}
+	(*m)[key] = v
+}
+
+func drop[K comparable, V any](m *map[K]V, key K) {
+	if delete(*m, key); len(*m) == 0 {
+		*m = nil
+	}
+}
+
+// link is the live link of a generation; nil: there is none.
+func (r *route) link(gen uint64) *live {
+	if i := r.linkAt(gen); i >= 0 {
+		return r.links[i]
+	}
+	return nil
+}
+
+func (r *route) linkAt(gen uint64) int {
+	return slices.IndexFunc(r.links, func(l *live) bool { return l.Generation() == gen })
 }
 
 // turn runs one task, between taking up the database's truth and acting on what follows.
@@ -320,7 +343,7 @@ func (r *route) move(j *job, ev Event, t told, stages ...store.Stage) (moved boo
 		j.script = "" // it goes out no more
 	}
 	if rule.Do.Has(End) {
-		delete(r.jobs, c.ID)
+		drop(&r.jobs, c.ID)
 		r.s.log.Info("command ended", "agent", r.agent, "command", c.ID, "state", string(c.State), "reason", c.Reason, "attempts", c.Attempts)
 		if r.s.o.Ended != nil {
 			r.s.o.Ended(c.ID)
@@ -442,11 +465,13 @@ func (r *route) saveKept(all bool) {
 func (r *route) now() time.Time { return r.s.o.Now().UTC().Truncate(time.Microsecond) }
 
 func (r *route) linkUp(l Link) {
-	gen := l.Generation()
-	if known := r.links[gen]; known == nil || known.Link != l {
-		r.links[gen] = &live{Link: l}
-	} else {
-		known.proof = ""
+	switch i := r.linkAt(l.Generation()); {
+	case i < 0:
+		r.links = append(r.links, &live{Link: l})
+	case r.links[i].Link != l:
+		r.links[i] = &live{Link: l}
+	default:
+		r.links[i].proof = ""
 	}
 	r.epoch++
 	r.unwait(len(r.jobs))
@@ -458,14 +483,14 @@ func (r *route) linkDown(gen uint64, verdict string) {
 		verdict = "no reason given"
 	}
 	var link wire.LinkID
-	if l := r.links[gen]; l != nil {
+	if l := r.link(gen); l != nil {
 		link = l.ID()
 	}
 	why := r.explained
 	if link == 0 || why.link != link {
 		why = explanation{}
 	}
-	delete(r.links, gen)
+	r.links = slices.DeleteFunc(r.links, func(l *live) bool { return l.Generation() == gen })
 	for _, j := range r.byAge() {
 		if j.claim == nil || j.claim.channel != wire.ChannelLink || j.claim.gen != gen {
 			continue
@@ -525,7 +550,7 @@ func (r *route) explain(e explanation) {
 }
 
 func (r *route) peerRead(gen, n uint64, proof string) {
-	l := r.links[gen]
+	l := r.link(gen)
 	if l == nil {
 		return
 	}
@@ -588,7 +613,7 @@ func (r *route) publish() {
 // lease; zero: none has.
 func (r *route) unacked(j *job) time.Time {
 	for _, c := range j.past {
-		if l := r.links[c.gen]; l != nil && c.channel == wire.ChannelLink && l.suspect {
+		if l := r.link(c.gen); l != nil && c.channel == wire.ChannelLink && l.suspect {
 			return c.at
 		}
 	}

@@ -115,7 +115,7 @@ func (r *route) create(ctx context.Context, order store.Command) (store.Command,
 	if len(order.Script) <= shortScript {
 		j.script = order.Script
 	}
-	r.jobs[stored.ID] = j
+	put(&r.jobs, stored.ID, j)
 	if out != nil {
 		j.hold(out.claim)
 		r.sendOn(j, l, out)
