@@ -423,6 +423,16 @@ func (c *Conn) Ping(answer bool) {
 	}
 }
 
+// PingNow is [Conn.Ping] of who writes it, as [Conn.Drain] does.
+func (c *Conn) PingNow(answer bool) {
+	c.mu.Lock()
+	if c.err == nil {
+		c.enqueuePing(answer)
+	}
+	c.mu.Unlock()
+	c.Drain()
+}
+
 // enqueuePing appends a ping, or lets the one that is last serve. Call with mu held.
 func (c *Conn) enqueuePing(answer bool) {
 	if n := len(c.queue); n > 0 && c.queue[n-1].ping {
@@ -585,9 +595,12 @@ func (c *Conn) outgoing(via string, answer bool) wire.Ledger {
 	return c.ledgers.Outgoing(time.Now(), owed, answer, via)
 }
 
+// control writes a ping or a pong. Not by WriteControl, which waits its turn on a timer: only
+// the closing frame is written beside this goroutine, and both wait for that anyway.
 func (c *Conn) control(kind int, data []byte) {
 	c.atNetwork(true)
-	err := c.ws.WriteControl(kind, data, time.Now().Add(c.opts.WriteTimeout))
+	c.ws.SetWriteDeadline(time.Now().Add(c.opts.WriteTimeout))
+	err := c.ws.WriteMessage(kind, data)
 	c.atNetwork(false)
 	if err != nil {
 		c.fail(fmt.Errorf("write: %w", err))
@@ -633,6 +646,14 @@ func (c *Conn) Facts(now time.Time) Facts {
 		Ledger: c.ledgers.View(now), Inbound: c.inbound,
 		ReaderBusy: c.reading, WriterBusy: c.busy, WriterWaits: c.network, Queued: len(c.queue), Unwritten: c.unwritten(),
 	}
+}
+
+// Pulse is the part of [Conn.Facts] that is looked at again and again: when the last frame of any
+// kind came, and since when the oldest text that is not written is queued; zero: all are.
+func (c *Conn) Pulse() (inbound, unwritten time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.inbound, c.unwritten()
 }
 
 // unwritten is since when the oldest text waits to be written; zero: none does. Call with mu held.

@@ -34,8 +34,12 @@ const (
 	handleTimeout = 10 * time.Second
 	// returnLeast is what a server takes to be there again, at the least.
 	returnLeast = time.Second
-	// flushEvery is how often last-seen facts go to the store, for all agents at once.
+	// flushEvery is how often all links are looked at, and last-seen facts go to the store.
 	flushEvery = 5 * time.Second
+	// storeSeenEvery is how long, in seconds and at most, signs of life of an agent that has a link
+	// are kept in memory alone: what is told of it is exact, and of one that was there when the
+	// server was killed it is told afterwards that it was last seen so much earlier.
+	storeSeenEvery = 300
 )
 
 // Reasons why a link ends, as the closing frame and the log say them.
@@ -136,7 +140,8 @@ type endpoint struct {
 	via        string
 	addr       string
 	verifiedAt time.Time // text both ways
-	dirty      bool
+	dirty      bool      // not as stored
+	stored     int64     // seenAt is stored since, about, in Unix seconds
 
 	beaconAt time.Time
 	stopped  bool      // its last beacon said so, and nothing came since
@@ -177,7 +182,7 @@ func New(opts Options) *Hub {
 // ends; it writes the rest before it returns.
 func (h *Hub) Run(ctx context.Context) error {
 	var wheel sync.WaitGroup
-	wheel.Go(func() { h.wheel.run(ctx) })
+	wheel.Go(func() { h.wheel.run(ctx, &h.crew) })
 	if h.opts.Cluster != nil {
 		wheel.Go(func() { h.runSharing(ctx) })
 	}
@@ -187,10 +192,10 @@ func (h *Hub) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-tick.C:
-			h.flush()
+			h.flush(false)
 		case <-ctx.Done():
 			wheel.Wait()
-			h.flush()
+			h.flush(true)
 			return nil
 		}
 	}

@@ -40,6 +40,7 @@ func proof(v selfcheck.LedgerView) selfcheck.Code {
 // and the whole account is looked at only where a verdict may come of it, or go.
 func (l *link) changed(e session.Evidence) {
 	l.mu.Lock()
+	l.calm = e.Calm
 	calm := e.Calm && l.verdict == "" && l.challenged.IsZero() && !l.gone
 	read := calm && e.PeerRead > l.aligned
 	if read {

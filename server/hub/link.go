@@ -80,6 +80,7 @@ type link struct {
 	challenged time.Time // zero: it was not
 	answered   bool
 	lives      bool   // a ping written since then has been answered
+	calm       bool   // as of the last frame; see [session.Evidence]
 	aligned    uint64 // texts the agent had read when the counts last agreed
 	nextPing   time.Time
 	asked      time.Time // whether it lives, a command being unacknowledged; zero: it was not, or has answered
@@ -272,11 +273,19 @@ func (l *link) reply(env wire.Envelope, opts session.SendOptions) {
 	}
 }
 
-// visit keeps the link's deadlines and pings; it gives the time of the next visit.
-// The wheel calls it: it must not block.
-func (l *link) visit(now time.Time) time.Time {
-	facts := l.conn.Facts(now)
-	silentAt := l.silentAt(facts, now)
+// visit keeps the link's deadlines; it gives the time of the next visit, and whether it is to be
+// pinged. The wheel calls it: it must not block.
+func (l *link) visit(now time.Time) (next time.Time, ping bool) {
+	inbound, unwritten := l.conn.Pulse()
+	l.mu.Lock()
+	asked := !l.asked.IsZero()
+	l.mu.Unlock()
+	var facts session.Facts
+	var silentAt time.Time
+	if asked {
+		facts = l.conn.Facts(now)
+		silentAt = l.silentAt(facts, now)
+	}
 
 	l.mu.Lock()
 	verified := !l.verifiedAt.IsZero()
@@ -284,11 +293,10 @@ func (l *link) visit(now time.Time) time.Time {
 	if l.answered {
 		challenged = time.Time{}
 	}
-	ping := !now.Before(l.nextPing)
-	if ping {
-		l.nextPing = now.Add(l.timing.ping)
+	if ping = !now.Before(l.nextPing); ping {
+		l.nextPing = l.hub.wheel.together(now, l.timing.ping)
 	}
-	next := l.nextPing
+	next = l.nextPing
 	l.mu.Unlock()
 
 	// passed tells whether a deadline is over, and has the wheel come back for it.
@@ -302,18 +310,18 @@ func (l *link) visit(now time.Time) time.Time {
 		l.fallSilent(facts, now)
 	}
 	switch {
-	case passed(facts.Inbound.Add(l.timing.dead)):
+	case passed(inbound.Add(l.timing.dead)):
 		l.end(websocket.ClosePolicyViolation, selfcheck.CodeLinkSilent, errDead)
-	case !facts.Unwritten.IsZero() && passed(facts.Unwritten.Add(unwrittenAfter)):
+	case !unwritten.IsZero() && passed(unwritten.Add(unwrittenAfter)):
 		l.end(websocket.CloseTryAgainLater, selfcheck.CodeRouteUnwritten, errUnwritten)
 	case !verified && passed(l.opened.Add(l.timing.verify)):
 		l.end(websocket.ClosePolicyViolation, selfcheck.CodeLinkHandshake, errUnverified)
 	case !challenged.IsZero() && passed(challenged.Add(challengeFor)):
 		l.end(websocket.CloseServiceRestart, selfcheck.CodeRouteDuplicate, errNoPong)
-	case ping:
-		l.conn.Ping(false)
+	default:
+		return next, ping
 	}
-	return next
+	return next, false
 }
 
 // handling gives the context of one message's handling.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -358,15 +359,12 @@ func (l *link) look(now time.Time) looked {
 			Queued: facts.Queued, AgeMS: now.Sub(l.opened).Milliseconds(),
 		},
 		verifiedAt: l.verifiedAt,
-		silent:     l.verdict == selfcheck.CodeLinkSilent || now.Sub(facts.Inbound) > max(silentMin, l.timing.ping*3/2),
-		inbound:    facts.Inbound, via: viaPing, gone: l.gone,
+		silent:     l.verdict == selfcheck.CodeLinkSilent || l.quiet(facts.Inbound, now),
+		inbound:    facts.Inbound, via: l.via(facts.Inbound), gone: l.gone,
 	}
 	if facts.Ledger.Peer != nil {
 		read := facts.Ledger.Peer.Read
 		v.PeerRead = &read
-	}
-	if text := l.lastText.Load(); text != 0 && !time.Unix(0, text).Before(facts.Inbound.Round(0)) {
-		v.via = viaText
 	}
 	switch {
 	case l.verifiedAt.IsZero():
@@ -379,6 +377,38 @@ func (l *link) look(now time.Time) looked {
 		v.Verdict = string(selfcheck.CodeRouteDuplicate)
 	}
 	return v
+}
+
+// glanced is when a link of an agent was last heard of.
+type glanced struct {
+	ep      *endpoint
+	l       *link
+	inbound time.Time
+	via     string
+}
+
+// glance tells when and how the link was last heard of, and whether it is plainly well: all that
+// look would tell of one that is.
+func (l *link) glance(now time.Time) (inbound time.Time, via string, well bool) {
+	inbound, _ = l.conn.Pulse()
+	l.mu.Lock()
+	well = l.calm && l.verdict == "" && !l.verifiedAt.IsZero() && l.identity == identitySole && !l.gone
+	l.mu.Unlock()
+	well = well && !l.quiet(inbound, now) && l.hub.opts.Delivery.Unacknowledged(l.agent).IsZero()
+	return inbound, l.via(inbound), well
+}
+
+// quiet reports whether nothing has come for too long.
+func (l *link) quiet(inbound, now time.Time) bool {
+	return now.Sub(inbound) > max(silentMin, l.timing.ping*3/2)
+}
+
+// via is how the link was heard of at inbound.
+func (l *link) via(inbound time.Time) string {
+	if text := l.lastText.Load(); text != 0 && !time.Unix(0, text).Before(inbound.Round(0)) {
+		return viaText
+	}
+	return viaPing
 }
 
 // presence puts it in one word.
@@ -574,12 +604,29 @@ func (h *Hub) seenLink(l *link) looked {
 	return v
 }
 
-// flush hands on what was seen since the last time; the store writes it in one batch.
-func (h *Hub) flush() {
+// flush looks at all links, and hands on what was seen; the store writes it in one batch. Of
+// last, nothing is kept back.
+func (h *Hub) flush(last bool) {
+	now := time.Now()
 	h.mu.Lock()
-	var links []*link
+	all := make([]glanced, 0, len(h.agents))
 	for _, ep := range h.agents {
-		links = append(links, ep.links...)
+		for _, l := range ep.links {
+			all = append(all, glanced{ep: ep, l: l})
+		}
+	}
+	h.mu.Unlock()
+	var links []*link // that need a closer look
+	for i := range all {
+		g := &all[i]
+		var well bool
+		if g.inbound, g.via, well = g.l.glance(now); !well {
+			links = append(links, g.l)
+		}
+	}
+	h.mu.Lock()
+	for _, g := range all {
+		g.ep.seen(g.inbound, g.via, g.l.addr)
 	}
 	h.mu.Unlock()
 	suspect, faults := map[string]bool{}, map[string]selfcheck.Code{}
@@ -605,9 +652,12 @@ func (h *Hub) flush() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for agent, ep := range h.agents {
-		if ep.dirty {
-			ep.dirty = false
-			h.opts.Store.Seen(agent, ep.seenAt, ep.via) // never blocks
+		if !ep.dirty {
+			continue
+		}
+		if kept := now.Unix() - ep.stored; len(ep.links) == 0 || kept >= storeSeenEvery || kept < 0 || last || h.opts.Cluster != nil {
+			ep.dirty, ep.stored = false, now.Unix()-rand.Int64N(storeSeenEvery/2) // not all at once, for ever
+			h.opts.Store.Seen(agent, ep.seenAt, ep.via)                           // never blocks
 		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"gururmm/internal/crew"
 )
 
 // wheel is the one goroutine that keeps the deadlines and pings of all links:
@@ -117,15 +119,47 @@ func (w *wheel) back(l *link, t time.Time) {
 	heap.Push(&w.due, l)
 }
 
-// run visits links as they become due until ctx ends.
-func (w *wheel) run(ctx context.Context) {
+// together is when a link that is pinged now is pinged next: at most an interval later, and at
+// one of few moments, so that one waking of this process, and of what reads the answers, is
+// for many.
+func (w *wheel) together(now time.Time, interval time.Duration) time.Time {
+	at := now.Sub(w.base) + interval
+	if even := at.Truncate(interval / 120); even > now.Sub(w.base) {
+		at = even
+	}
+	return w.base.Add(at)
+}
+
+// pingedAtOnce bounds how many links one job pings, one after the other: a write waits for
+// room only where the one before it has just filled all there was.
+const pingedAtOnce = 32
+
+// run visits links as they become due until ctx ends. c writes their pings: each link waits for
+// its own.
+func (w *wheel) run(ctx context.Context, c *crew.Crew) {
+	var due []*link
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		now := time.Now()
 		l, wait := w.take(now)
 		if l != nil {
-			w.back(l, l.visit(now))
+			next, ping := l.visit(now)
+			w.back(l, next)
+			if ping {
+				due = append(due, l)
+			}
+		}
+		if len(due) == pingedAtOnce || l == nil && len(due) > 0 {
+			batch := due
+			due = nil
+			c.Go(func() {
+				for _, l := range batch {
+					l.conn.PingNow(false)
+				}
+			})
+		}
+		if l != nil {
 			continue
 		}
 		timer.Reset(wait)
