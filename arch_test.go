@@ -88,7 +88,6 @@ var foreign = map[string]struct {
 	"aead.dev/minisign":                   {[]string{"release"}, "one house says which program may run"},
 	"golang.org/x/mod":                    {[]string{"release"}, "versions are compared in one place"},
 	"github.com/Microsoft/go-winio":       {[]string{"agent/local"}, "named pipes are the status door on Windows"},
-	"golang.org/x/time":                   {[]string{"internal"}, "internal/quota alone bounds what one does in a second"},
 	"golang.org/x/sys":                    {[]string{"internal", "agent", "agent/state", "agent/task", "agent/task/tree", "agent/local", "agent/probe"}, "platform seams only"},
 	"github.com/prometheus/client_golang": {[]string{"server", "server/metrics"}, "counted in one place, shown in one"},
 	"github.com/pires/go-proxyproto":      {[]string{"server"}, "who a client is, is settled where connections come in"},

@@ -4,11 +4,8 @@ package quota
 
 import (
 	"math"
-	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 const (
@@ -29,8 +26,9 @@ type Told func(key, what string)
 
 // Book keeps the accounts of all.
 type Book struct {
-	limits map[string]Limit // by what is done
+	limits []limit
 	told   Told
+	opened time.Time
 
 	mu       sync.Mutex
 	by       map[string]*Account
@@ -38,11 +36,23 @@ type Book struct {
 	exceeded map[string]uint64
 }
 
+// limit is that of one thing that is done.
+type limit struct {
+	what  string
+	burst int
+	each  float64       // nanoseconds until what one takes is there again
+	all   time.Duration // until a whole burst is
+}
+
 // New makes a book with limits for each thing that is done; told may be nil.
 func New(limits map[string]Limit, told Told) *Book {
-	b := &Book{limits: limits, told: told, by: map[string]*Account{}, exceeded: map[string]uint64{}}
-	for what := range limits {
+	b := &Book{told: told, opened: time.Now(), by: map[string]*Account{}, exceeded: map[string]uint64{}}
+	for what, l := range limits {
 		b.exceeded[what] = 0
+		if l.Rate > 0 {
+			each := float64(time.Second) / l.Rate
+			b.limits = append(b.limits, limit{what, l.Burst, each, time.Duration(each * float64(l.Burst))})
+		}
 	}
 	return b
 }
@@ -58,12 +68,7 @@ func (b *Book) Of(key string) *Account {
 	b.sweep(now)
 	a := b.by[key]
 	if a == nil {
-		a = &Account{book: b, key: key}
-		for what, l := range b.limits {
-			if l.Rate > 0 {
-				a.buckets = append(a.buckets, bucket{what, rate.NewLimiter(rate.Limit(l.Rate), l.Burst)})
-			}
-		}
+		a = &Account{book: b, key: key, full: make([]time.Duration, len(b.limits))}
 		b.by[key] = a
 	}
 	a.used = now
@@ -94,17 +99,15 @@ func (b *Book) Exceeded() map[string]uint64 {
 	return out
 }
 
-// bucket is what is left of one thing that is done.
-type bucket struct {
-	what  string
-	limit *rate.Limiter
-}
-
 // Account is one's own share. A nil account is unlimited.
 type Account struct {
-	book    *Book
-	key     string
-	buckets []bucket // a few: a map would weigh more than they do
+	book *Book
+	key  string
+
+	mu sync.Mutex
+	// full is when each limit's burst is whole again, as time since the book was opened:
+	// all that a bucket needs to know of itself, and there is one of each for each link.
+	full []time.Duration
 
 	// Guarded by the book.
 	used  time.Time
@@ -112,20 +115,20 @@ type Account struct {
 	shown time.Time
 }
 
-// Hold keeps the account from being forgotten until release.
-func (a *Account) Hold() (release func()) {
+// Hold keeps the account from being forgotten until it was given back by as many calls of Release.
+func (a *Account) Hold() { a.hold(1) }
+
+// Release undoes one Hold.
+func (a *Account) Release() { a.hold(-1) }
+
+func (a *Account) hold(n int) {
 	if a == nil {
-		return func() {}
+		return
 	}
 	a.book.mu.Lock()
-	a.held++
-	a.book.mu.Unlock()
-	return sync.OnceFunc(func() {
-		a.book.mu.Lock()
-		defer a.book.mu.Unlock()
-		a.held--
-		a.used = time.Now()
-	})
+	defer a.book.mu.Unlock()
+	a.held += n
+	a.used = time.Now()
 }
 
 // Try takes n of what is done; it gives how long to wait until there are so many, of
@@ -139,21 +142,29 @@ func (a *Account) take(what string, n int, owe bool) time.Duration {
 	if a == nil || n <= 0 {
 		return 0
 	}
-	i := slices.IndexFunc(a.buckets, func(b bucket) bool { return b.what == what })
-	if i < 0 {
-		return 0
+	now := time.Now()
+	for i, l := range a.book.limits {
+		if l.what == what {
+			wait := a.spend(i, l, n, now.Sub(a.book.opened), owe)
+			if wait > 0 {
+				a.exceeds(what, now)
+			}
+			return max(0, wait)
+		}
 	}
-	l, now := a.buckets[i].limit, time.Now()
-	n = min(n, l.Burst()) // what is larger than any burst waits as long as one
-	r := l.ReserveN(now, n)
-	wait := r.DelayFrom(now)
-	if wait <= 0 {
-		return 0
+	return 0
+}
+
+// spend takes n from a bucket, unless it would have to wait and does not owe.
+func (a *Account) spend(i int, l limit, n int, now time.Duration, owe bool) (wait time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	full := max(a.full[i], now)
+	full += time.Duration(l.each * float64(min(n, l.burst))) // what is larger than any burst waits as long as one
+	wait = full - now - l.all
+	if wait <= 0 || owe {
+		a.full[i] = full
 	}
-	if !owe {
-		r.CancelAt(now)
-	}
-	a.exceeds(what, now)
 	return wait
 }
 

@@ -50,7 +50,7 @@ func TestTheIdleAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := quota.New(map[string]quota.Limit{"calls": {Rate: 0.0001, Burst: 1}}, nil)
 		held := b.Of("held")
-		release := held.Hold()
+		held.Hold()
 		for i := range 1000 {
 			b.Of(fmt.Sprint(i)).Try("calls", 1)
 		}
@@ -61,7 +61,7 @@ func TestTheIdleAreForgotten(t *testing.T) {
 		if b.Of("held") != held {
 			t.Error("one that is held was forgotten")
 		}
-		release()
+		held.Release()
 		time.Sleep(11 * time.Minute)
 		b.Of("0")
 		if b.Of("held") == held {
@@ -75,5 +75,6 @@ func TestNoBookNoLimit(t *testing.T) {
 	if b.Of("a").Try("calls", 1<<30) != 0 || b.Of("a").Owe("calls", 1<<30) != 0 {
 		t.Error("limited")
 	}
-	b.Of("a").Hold()()
+	b.Of("a").Hold()
+	b.Of("a").Release()
 }

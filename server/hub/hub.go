@@ -226,7 +226,8 @@ func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire
 		ep.stopped = false
 		ep.readers++
 		h.readers.Add(1)
-		l.ep, l.release = ep, l.account.Hold()
+		l.ep = ep
+		l.account.Hold()
 		go l.run() // not by readers.Go: it is not one goroutine, see link.run
 	}
 	h.mu.Unlock()

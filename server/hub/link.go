@@ -53,7 +53,6 @@ type link struct {
 	caller     wire.Copy // as the upgrade's token says
 	settled    func()    // verified, or over
 	ep         *endpoint // its agent's
-	release    func()    // the account
 	opened     time.Time
 	timing     timing // of its policy
 	conn       *session.Conn
@@ -156,7 +155,7 @@ func (l *link) take(m session.Message) (more bool) {
 // over ends the link, of which nothing more is read.
 func (l *link) over() {
 	defer l.hub.readers.Done()
-	defer l.release()
+	defer l.account.Release()
 	l.end(websocket.CloseNormalClosure, "", nil)
 	l.closing.Wait()
 	l.inbox.Wait() // what was read is still handled: a result may be in it
