@@ -100,11 +100,11 @@ type Conn struct {
 	inbound  time.Time // last frame of any kind
 	waits    time.Time // the oldest text that was given to the network, and is not written yet, is queued since; zero: none
 	seq      uint64
-	recheck  *time.Timer
+	recheck  *time.Timer   // while one is armed
 	wait     time.Duration // until the next recheck; 0: none is armed
 	asked    int
 	err      error // why it ended; nil while open
-	done     chan struct{}
+	done     chan struct{} // once somebody has asked for it
 	writer   sync.WaitGroup
 }
 
@@ -135,7 +135,6 @@ func New(ws *websocket.Conn, opts Options) *Conn {
 		ws: ws, opts: opts,
 		ledgers: selfcheck.NewLedgers(opts.Link),
 		inbound: now, reading: now,
-		done: make(chan struct{}),
 	}
 	if c.cork, _ = ws.NetConn().(*corked); c.cork != nil {
 		c.rest = restOf(c.cork)
@@ -150,7 +149,17 @@ func New(ws *websocket.Conn, opts Options) *Conn {
 func (c *Conn) Link() wire.LinkID { return c.opts.Link }
 
 // Done is closed when the link has ended; Err then says why.
-func (c *Conn) Done() <-chan struct{} { return c.done }
+func (c *Conn) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done == nil {
+		c.done = make(chan struct{})
+		if c.err != nil {
+			close(c.done)
+		}
+	}
+	return c.done
+}
 
 // Err says why the link ended; nil while it is open.
 func (c *Conn) Err() error {
@@ -320,15 +329,11 @@ func (c *Conn) changed() {
 	case !suspicious:
 		if c.wait != 0 {
 			c.recheck.Stop()
-			c.wait = 0
+			c.recheck, c.wait = nil, 0
 		}
 	case c.wait == 0:
 		c.wait, c.asked = recheckMin, 0
-		if c.recheck == nil {
-			c.recheck = time.AfterFunc(c.wait, c.ask)
-		} else {
-			c.recheck.Reset(c.wait)
-		}
+		c.recheck = time.AfterFunc(c.wait, c.ask)
 	}
 	e := Evidence{Clean: c.ledgers.Clean(), Calm: !suspicious && !c.ledgers.Altered(), PeerRead: c.ledgers.PeerRead()}
 	c.mu.Unlock()
@@ -341,8 +346,11 @@ func (c *Conn) changed() {
 func (c *Conn) ask() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil || !c.ledgers.Suspicious() {
-		c.wait = 0
+	switch {
+	case c.err != nil || c.wait == 0: // stopped as it fired
+		return
+	case !c.ledgers.Suspicious():
+		c.recheck, c.wait = nil, 0
 		return
 	}
 	c.enqueuePing(true)
@@ -675,7 +683,9 @@ func (c *Conn) fail(err error) {
 	first := c.err == nil
 	if first {
 		c.err = err
-		close(c.done)
+		if c.done != nil {
+			close(c.done)
+		}
 		if c.recheck != nil {
 			c.recheck.Stop()
 		}

@@ -249,7 +249,7 @@ func (h *Hub) view(agent string) view {
 			continue
 		}
 		l.mu.Lock()
-		version, authed := l.who.Version, l.authed
+		version, authed := l.version, l.authed
 		l.mu.Unlock()
 		if !authed { // whose it is is not known yet
 			continue

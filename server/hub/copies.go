@@ -172,7 +172,7 @@ func (h *Hub) hear(ep *endpoint, agent string, who wire.Copy, door wire.Channel,
 		return c, nil
 	}
 	for _, l := range ep.links {
-		if other, authed := l.presence(); authed && other.Instance != who.Instance && !ep.shuns(wire.CopyOf(other)) {
+		if other, authed := l.presence(); authed && other.Instance != who.Instance && !ep.shuns(other) {
 			l.doubt(at)
 			challenged = append(challenged, l)
 		}
@@ -446,7 +446,7 @@ func (h *Hub) Resolved(agent string, all []store.Resolution) {
 	j := h.judgeIdentity(agent, ep)
 	var others []*link
 	for _, l := range ep.links {
-		if who, authed := l.presence(); authed && ep.shuns(wire.CopyOf(who)) {
+		if who, authed := l.presence(); authed && ep.shuns(who) {
 			others = append(others, l)
 		}
 	}

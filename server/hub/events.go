@@ -87,8 +87,8 @@ func (h *Hub) observe(agent string) {
 // second door, which tells no version. Call with mu held.
 func (ep *endpoint) speaks() (who wire.Copy, version string) {
 	for _, l := range ep.links { // oldest first
-		if p, authed := l.presence(); authed {
-			who, version = wire.CopyOf(p), p.Version
+		if one, authed := l.presence(); authed {
+			who, version = one, l.version
 		}
 	}
 	if who.Instance != "" {

@@ -203,12 +203,12 @@ func (h *Hub) Run(ctx context.Context) error {
 
 // Accept takes over an upgraded connection of agent, whose JWT was checked and named caller. It
 // returns at once, a node of several once it has a generation; the link's reader owns the
-// connection from here on. settled is called once or twice, when the link is verified and
+// connection from here on. settled is called once, when the link is verified or
 // when it has ended; it must not block.
 func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire.LinkID, addr string, settled func()) {
 	generation, unknown := h.nextGeneration(agent)
 	l := newLink(h, ws, agent, id, addr, generation)
-	l.caller, l.settled = caller, settled
+	l.caller, l.settled = &caller, settled
 	h.mu.Lock()
 	refuse := cmp.Or(h.draining, h.lost, unknown)
 	ep := h.endpoint(agent)
@@ -232,7 +232,7 @@ func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire
 	}
 	h.mu.Unlock()
 	if refuse != nil {
-		settled()
+		l.settle()
 		h.ends.add(refuse)
 		l.log().Warn("link refused", "reason", refuse)
 		l.conn.Close(websocket.CloseTryAgainLater, refuse)

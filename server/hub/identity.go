@@ -39,12 +39,12 @@ func (h *Hub) identify(l *link) {
 			asked = slices.DeleteFunc(asked, func(l *link) bool { return l == older })
 			continue
 		}
-		if !ep.shuns(mine) && !ep.shuns(wire.CopyOf(who)) {
+		if !ep.shuns(mine) && !ep.shuns(who) {
 			if !slices.Contains(asked, older) {
 				older.doubt(now)
 				asked = append(asked, older)
 			}
-			if wire.CopyOf(who).SameBoot(mine) && ep.since(mine).Before(ep.since(wire.CopyOf(who))) && !slices.Contains(asked, l) {
+			if who.SameBoot(mine) && ep.since(mine).Before(ep.since(who)) && !slices.Contains(asked, l) {
 				l.doubt(now)
 				asked = append(asked, l)
 			}
@@ -80,17 +80,16 @@ func (ep *endpoint) since(who wire.Copy) (t time.Time) {
 func (l *link) copy() wire.Copy {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := wire.CopyOf(l.who)
-	if l.caller.Instance == c.Instance {
-		c.Before = l.caller.Before
-	}
-	return c
+	return l.who
 }
 
-func (l *link) presence() (who wire.Presence, authed bool) {
+// presence is which copy the link's auth speaks of, without its past.
+func (l *link) presence() (who wire.Copy, authed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.who, l.authed && !l.gone
+	who = l.who
+	who.Before = nil
+	return who, l.authed && !l.gone
 }
 
 // rejudge looks again at who holds the identity, after an answer or some time.
@@ -144,7 +143,7 @@ func (h *Hub) judgeIdentity(agent string, ep *endpoint) (j judged) {
 			continue
 		}
 		after := state
-		if ep.shuns(wire.CopyOf(who)) {
+		if ep.shuns(who) {
 			after = identityDuplicate
 		}
 		l.mu.Lock()
@@ -163,7 +162,7 @@ func (h *Hub) judgeIdentity(agent string, ep *endpoint) (j judged) {
 		}
 		if after == identityDuplicate {
 			l.log().Warn("two living machines hold one identity: nothing is delivered on this link",
-				"verdict", selfcheck.CodeRouteDuplicate, "hostname", clip(who.Platform.Hostname), "fingerprint", clip(who.Fingerprint))
+				"verdict", selfcheck.CodeRouteDuplicate, "hostname", clip(who.Hostname), "fingerprint", clip(who.Fingerprint))
 			j.tell = append(j.tell, l)
 		}
 	}

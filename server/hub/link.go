@@ -50,8 +50,6 @@ type link struct {
 	id         wire.LinkID
 	generation uint64
 	addr       string
-	caller     wire.Copy // as the upgrade's token says
-	settled    func()    // verified, or over
 	ep         *endpoint // its agent's
 	opened     time.Time
 	timing     timing // of its policy
@@ -69,7 +67,10 @@ type link struct {
 	mu         sync.Mutex
 	gone       bool
 	closing    sync.WaitGroup // the closer, if any
-	who        wire.Presence
+	settled    func()         // verified, or over; nil: it was told
+	caller     *wire.Copy     // as the upgrade's token says; nil once it is authed
+	who        wire.Copy
+	version    string // of the agent's program; as who, it does not change once it is authed
 	authed     bool
 	calls      bool // the agent understands call
 	verifiedAt time.Time
@@ -177,7 +178,7 @@ func (l *link) end(code int, verdict selfcheck.Code, cause error) {
 	l.closing.Add(1)
 	l.mu.Unlock()
 
-	l.settled()
+	l.settle()
 	l.hub.ends.add(cause)
 	l.hub.wheel.remove(l)
 	l.hub.seenLink(l)
@@ -200,6 +201,17 @@ func (l *link) end(code int, verdict selfcheck.Code, cause error) {
 		l.hub.observe(l.agent)
 		l.conn.Close(code, cause)
 	}()
+}
+
+// settle tells, once, that the link is verified or over.
+func (l *link) settle() {
+	l.mu.Lock()
+	settled := l.settled
+	l.settled = nil
+	l.mu.Unlock()
+	if settled != nil {
+		settled()
+	}
 }
 
 // ending puts in words why a link ended. proof is the agent's verdict, if it

@@ -511,7 +511,7 @@ func (h *Hub) Sighted(agent string) Sighting {
 	for _, l := range links { // oldest first
 		l.mu.Lock()
 		if !l.verifiedAt.IsZero() && !l.gone {
-			out.Version, out.VerifiedSince = l.who.Version, l.verifiedAt
+			out.Version, out.VerifiedSince = l.version, l.verifiedAt
 		}
 		l.mu.Unlock()
 	}

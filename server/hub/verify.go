@@ -46,7 +46,8 @@ func (l *link) auth(env wire.Envelope, at time.Time, again bool) error {
 		return refusal{wire.CodeUnparseable, "auth without an instance"}
 	}
 	l.mu.Lock()
-	l.who, l.authed = auth.Presence, true
+	l.who, l.version, l.authed = asCalled(*l.caller, wire.CopyOf(auth.Presence)), auth.Version, true
+	l.caller = nil
 	l.calls = slices.Contains(auth.Capabilities, wire.CapCall)
 	l.mu.Unlock()
 	l.hub.identify(l)
@@ -74,6 +75,19 @@ func (l *link) auth(env wire.Envelope, at time.Time, again bool) error {
 	l.reply(ack, session.SendOptions{})
 	l.tellPolicy()
 	return nil
+}
+
+// asCalled gives who, with the past that the upgrade's token told of it; in the token's
+// words, where they are the same, for they are kept as long as the link.
+func asCalled(caller, who wire.Copy) wire.Copy {
+	if caller.Instance != who.Instance {
+		return who
+	}
+	if caller.BootID == who.BootID && caller.Fingerprint == who.Fingerprint && caller.Hostname == who.Hostname {
+		return caller
+	}
+	who.Before = caller.Before
+	return who
 }
 
 // maxFieldLength bounds each field in which an agent describes itself.
@@ -191,7 +205,7 @@ func (l *link) probed(env wire.Envelope, at time.Time) (mine bool, err error) {
 
 func (l *link) becomeVerified(at time.Time) {
 	l.probes.pads = nil
-	l.settled()
+	l.settle()
 	l.mu.Lock()
 	l.verifiedAt = at
 	l.mu.Unlock()
