@@ -178,7 +178,7 @@ func (w *worker) command(it item, env wire.Envelope, stages wire.StageTimes) {
 		w.counters.count(it.session, func(c *wire.StageCounters) { c.Journaled++ })
 	}
 	stages[wire.StageAcked] = w.clock.Now()
-	w.reply(it, wire.TypeCommandAck, wire.CommandAck{ID: c.ID, Stages: stages, Pad: c.Pad}, true)
+	w.reply(it, wire.TypeCommandAck, wire.CommandAck{ID: c.ID, Stages: stages, Pad: c.Pad}, false) // the server waits for it, and asks
 	if !probe {
 		w.exec.Start(c.ID)
 		w.log.Info("command accepted", "command", c.ID, "channel", it.channel())

@@ -118,7 +118,7 @@ func (a *agent) command(l *link, env wire.Envelope, m session.Message, c wire.Co
 	a.counters.Acked++
 	a.send(l, wire.TypeCommandAck, wire.CommandAck{ID: c.ID, Pad: c.Pad, Stages: wire.StageTimes{
 		wire.StageRead: m.At, wire.StageDecoded: now, wire.StageVerified: now, wire.StageJournaled: now, wire.StageAcked: now,
-	}}, true)
+	}}, false) // the server waits for it, and asks
 	if env.Type == wire.TypeProbe {
 		if !a.verified && c.Pad != "" { // the last one is the largest
 			a.heartbeat(l, now)

@@ -32,6 +32,9 @@ const (
 	// satellite link still makes it.
 	leaseMin  = 5 * time.Second
 	leaseRTTs = 8
+	// askAfter: an acknowledgement that has not come by then is late, and the agent's ledger is
+	// asked for, which proves or clears a loss. Most come sooner, and save the asking.
+	askAfter = 250 * time.Millisecond
 	// unwrittenAfter: a link that has taken a message and not written it for so
 	// long is stuck; the claim goes back.
 	unwrittenAfter = 5 * time.Second
@@ -137,12 +140,13 @@ type Link interface {
 	// shows no gap. why is a clause for people: "its link is not verified yet".
 	Deliverable() (ok bool, why string)
 	RTT() time.Duration
-	// Ask tells it that a claim was not acknowledged in time: it pings at once. silent is how
-	// long an earlier ping has waited without any frame since; 0: none has. It must not block.
+	// Ask tells it that a claim is not acknowledged yet: it pings at once, for the agent's
+	// ledger. silent is how long an earlier ping has waited without any frame since; 0: none
+	// has. It must not block.
 	Ask() (silent time.Duration)
 	// Calls tells whether the agent on it understands call.
 	Calls() bool
-	// Send queues env with a flush ping behind it. written is called once, with the
+	// Send queues env. written is called once, with the
 	// message's number and when its writing began, or the error. If Send itself
 	// fails, written is not called.
 	Send(env wire.Envelope, written func(n uint64, at time.Time, err error)) error

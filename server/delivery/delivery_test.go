@@ -210,22 +210,29 @@ func TestLeaseEndsAndTheCommandIsOfferedWithTheNextSignOfLife(t *testing.T) {
 	})
 }
 
-// A link whose attempt is not acknowledged is asked whether it lives, once for each; that
-// nothing comes at all is said.
-func TestALinkIsAskedWhenALeaseEnds(t *testing.T) {
+// A link whose attempt is not acknowledged is asked for the agent's ledger as soon as that is
+// late, and again when the lease ends; that nothing comes at all is said. One that
+// acknowledges in time is not asked.
+func TestALinkIsAskedWhenAnAcknowledgementIsLate(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		l := r.up()
-		l.askedFor(4900 * time.Millisecond)
+		r.send(l, wire.TypeCommandAck, wire.CommandAck{ID: r.submit()})
 		id := r.submit()
-		sleep(4900 * time.Millisecond)
-		if asked := l.askedFor(4900 * time.Millisecond); asked != 0 {
-			t.Errorf("asked %d times within the lease", asked)
+		asked := func(want int) {
+			t.Helper()
+			if n := l.askedFor(4900 * time.Millisecond); n != want {
+				t.Errorf("asked %d times, want %d", n, want)
+			}
 		}
-		sleep(200 * time.Millisecond)
+		sleep(askAfter - 10*time.Millisecond)
+		asked(0)
+		sleep(20 * time.Millisecond)
+		asked(1)
+		sleep(leaseMin - askAfter - 20*time.Millisecond)
+		asked(1)
+		sleep(20 * time.Millisecond)
+		asked(2)
 		r.stopped(id, "the ping behind it is not answered either, and nothing at all has come on the link for 4.9s")
-		if asked := l.askedFor(0); asked != 1 {
-			t.Errorf("asked %d times", asked)
-		}
 	})
 }
 

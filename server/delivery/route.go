@@ -119,6 +119,7 @@ type claim struct {
 	written time.Time // zero: not known to be
 	number  uint64    // of the message on its link; 0: not known
 	read    bool      // the agent's ledger has passed it
+	asked   bool      // the link was asked for the agent's ledger
 	lease   time.Duration
 }
 
@@ -128,6 +129,15 @@ func (c *claim) deadline() time.Time {
 		return c.at.Add(unwrittenAfter)
 	}
 	return c.written.Add(c.lease)
+}
+
+// askAt is when the agent's ledger is to be asked for, if it is not acknowledged until then;
+// zero: it was, or nothing is known to be written to a link.
+func (c *claim) askAt() time.Time {
+	if c.asked || c.channel != wire.ChannelLink || c.written.IsZero() {
+		return time.Time{}
+	}
+	return c.written.Add(askAfter)
 }
 
 func newRoute(s *Service, agent string) *route {
@@ -646,6 +656,9 @@ func (r *route) alarm() {
 		case j.phase.out():
 			if j.claim != nil { // else it is another node's
 				sooner(j.claim.deadline())
+				if at := j.claim.askAt(); !at.IsZero() {
+					sooner(at)
+				}
 			}
 		case j.phase.waits():
 			sooner(j.c.ExpiresAt)

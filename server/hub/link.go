@@ -261,9 +261,10 @@ func rtt(v selfcheck.LedgerView) time.Duration {
 	return *v.RTT
 }
 
-// Send queues a message with a flush ping behind it; it never blocks.
+// Send queues a message; it never blocks. No flush ping goes behind a command: whoever waits
+// for its acknowledgement asks once that is late.
 func (l *link) Send(env wire.Envelope, written func(n uint64, at time.Time, err error)) error {
-	return l.send(env, session.SendOptions{Flush: true, Written: written})
+	return l.send(env, session.SendOptions{Flush: env.Type != wire.TypeCommand, Written: written})
 }
 
 // send queues a text, and has it looked whether it is written in time.
