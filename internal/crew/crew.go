@@ -11,7 +11,7 @@ package crew
 import "sync"
 
 // keep is how many stay without work.
-const keep = 32
+const keep = 64
 
 // Crew are the goroutines. The zero value is ready; a nil one starts a goroutine for each job.
 type Crew struct {

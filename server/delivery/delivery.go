@@ -22,6 +22,7 @@ import (
 	"sync"
 	"time"
 
+	"gururmm/internal/crew"
 	"gururmm/server/store"
 	"gururmm/wire"
 )
@@ -164,6 +165,7 @@ type Service struct {
 	mu      sync.RWMutex
 	routes  map[string]*route
 	stopped bool
+	crew    crew.Crew // runs the routes' turns
 
 	stop      chan struct{} // closed when the service ends
 	followers sync.WaitGroup
@@ -209,6 +211,7 @@ func (s *Service) Run(ctx context.Context) error {
 		r.close()
 	}
 	s.followers.Wait()
+	s.crew.Close()
 	return err
 }
 

@@ -142,7 +142,7 @@ func (c *claim) askAt() time.Time {
 
 func newRoute(s *Service, agent string) *route {
 	r := &route{s: s, agent: agent}
-	r.queue = serial.New(maxQueued, r.turn)
+	r.queue = serial.New(maxQueued, r.turn).On(&s.crew, nil)
 	return r
 }
 

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -43,18 +42,18 @@ func (l traceLine) same(o traceLine) bool {
 
 // traced gives the lines of stages, which are all of one command.
 func traced(command string, stages []Stage) (string, error) {
-	var out bytes.Buffer
-	lines := json.NewEncoder(&out)
-	lines.SetEscapeHTML(false)
+	out := make([]byte, 0, 128*len(stages))
 	for _, s := range stages {
 		if s.Command != command {
 			return "", fmt.Errorf("a stage of command %s among those of %s", s.Command, command)
 		}
-		if err := lines.Encode(lineOf(s)); err != nil {
+		line, err := json.Marshal(lineOf(s))
+		if err != nil {
 			return "", err
 		}
+		out = append(append(out, line...), '\n')
 	}
-	return out.String(), nil
+	return string(out), nil
 }
 
 // readTrace gives a trace's lines, but for those that repeat one.
