@@ -159,3 +159,52 @@ func TestTheClosingFrameIsNotLeftBehind(t *testing.T) {
 		}
 	})
 }
+
+// timed tells of deadlines.
+type timed struct {
+	net.Conn
+	until time.Time
+	set   int
+}
+
+func (c *timed) SetWriteDeadline(t time.Time) error { c.until, c.set = t, c.set+1; return nil }
+func (c *timed) SetDeadline(t time.Time) error      { return c.SetWriteDeadline(t) }
+
+// A write has nearly the time that it was given, never more, and a busy link's deadline is
+// moved seldom.
+func TestDeadlinesAreMovedSeldomAndNeverLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		below := &timed{}
+		c := Corked(below)
+		for range 1000 {
+			c.SetWriteDeadline(time.Now().Add(10 * time.Second))
+			if left := time.Until(below.until); left > 10*time.Second || left < 9*time.Second {
+				t.Fatalf("%v left of 10 s", left)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if below.set > 20 {
+			t.Errorf("set %d times in 10 s", below.set)
+		}
+		for _, d := range []time.Duration{time.Second, 10 * time.Second, time.Millisecond, time.Hour} {
+			c.SetWriteDeadline(time.Now().Add(d))
+			if left := time.Until(below.until); left != d {
+				t.Errorf("%v left of %v", left, d)
+			}
+		}
+		time.Sleep(2 * time.Hour) // the one in force is long over
+		c.SetWriteDeadline(time.Now().Add(time.Second))
+		if left := time.Until(below.until); left != time.Second {
+			t.Errorf("%v left of 1 s, after one that is over", left)
+		}
+		c.SetDeadline(time.Time{})
+		c.SetWriteDeadline(time.Now().Add(time.Second))
+		if left := time.Until(below.until); left != time.Second {
+			t.Errorf("%v left of 1 s, after none", left)
+		}
+		c.SetWriteDeadline(time.Time{})
+		if !below.until.IsZero() {
+			t.Error("it can't be taken off")
+		}
+	})
+}
