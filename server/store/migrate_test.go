@@ -4,10 +4,12 @@ import (
 	"database/sql"
 	"errors"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
+	"gururmm/operator"
 	"gururmm/server/store/pgtest"
 )
 
@@ -90,4 +92,70 @@ func TestBothDatabasesEndAtTheSameSchema(t *testing.T) {
 	if lite, pg := len(steps("migrations", 1)), firstPostgres-1+len(steps("migrations/postgres", firstPostgres)); lite != pg {
 		t.Errorf("SQLite ends at %04d, PostgreSQL at %04d", lite, pg)
 	}
+}
+
+// The stages that an older program stored are the trace of their command, in their order.
+func TestStagesBecomeTraces(t *testing.T) {
+	note := "it said \"no\": 'é'\n\t\\ <&>"
+	fill := func(exec func(query string, args ...any) error) {
+		t.Helper()
+		for _, err := range []error{
+			exec(`INSERT INTO agents (id, public_key, name, site, platform, version, fingerprint, enrolled_at, enroll_token)
+				VALUES ('a', '12', 'a', 's', '{}', '1', 'f', 1, 't')`),
+			exec(`INSERT INTO commands (id, agent, shell, script, timeout_ms, max_output, created_at, created_by, expires_at, state)
+				VALUES ('c', 'a', 'sh', 'true', 1, 1, 1, 'ops', 1, 'completed'), ('none', 'a', 'sh', 'true', 1, 1, 1, 'ops', 1, 'pending')`),
+			exec(`INSERT INTO stages (command, stage, attempt, side, channel, link, at, note) VALUES
+				('c', 'written', 2, 'server', 'link', '07', 1700000000000001, $1), ('c', 'accepted', 0, 'server', '', '', 1700000000000000, '')`, note),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	check := func(st Store, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer st.Close()
+		want := []Stage{
+			{"c", 1, operator.TraceEntry{Stage: "written", Attempt: 2, End: "server", Channel: "link", Link: "07", At: timeOf(1700000000000001), Note: note}},
+			{"c", 2, operator.TraceEntry{Stage: "accepted", End: "server", At: timeOf(1700000000000000)}},
+		}
+		if got, err := st.Stages(t.Context(), "c", 0); err != nil || !slices.Equal(got, want) {
+			t.Errorf("got %+v, %v", got, err)
+		}
+		if got, err := st.Stages(t.Context(), "none", 0); err != nil || len(got) != 0 {
+			t.Errorf("one without stages has %+v, %v", got, err)
+		}
+	}
+	const before = 13
+
+	path := filepath.Join(t.TempDir(), "x.db")
+	db, err := connect(path, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := migrate(db, steps("migrations", 1)[:before]); err != nil {
+		t.Fatal(err)
+	}
+	fill(func(query string, args ...any) error { _, err := db.Exec(query, args...); return err })
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	check(Open(path, nil))
+
+	url := pgtest.Own(t).URL("postgres")
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := migratePostgres(t.Context(), conn, steps("migrations/postgres", firstPostgres)[:before-firstPostgres+1]); err != nil {
+		t.Fatal(err)
+	}
+	fill(func(query string, args ...any) error { _, err := conn.Exec(t.Context(), query, args...); return err })
+	if err := conn.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check(OpenPostgres(url, PostgresOptions{}))
 }
