@@ -409,8 +409,23 @@ func TestUnacknowledgedCommandShowsALinkAsDegraded(t *testing.T) {
 		if a := n.agent(id); a.Sentence != "A command is unacknowledged for 5s." {
 			t.Errorf("sentence %q", a.Sentence)
 		}
+		told := func(want string) {
+			t.Helper()
+			time.Sleep(6 * time.Second) // looked at
+			if said, _ := n.told(id); !slices.Contains(said, want) {
+				t.Errorf("%q is not told among %q", want, said)
+			}
+		}
+		told("presence verified>degraded")
+		if !n.delivery.AnyUnacknowledged() {
+			t.Error("none is said to be unacknowledged")
+		}
 		m.send(wire.TypeCommandAck, wire.CommandAck{ID: cmd.ID}, true)
 		await(t, "acknowledged", func() bool { return n.agent(id).Presence == "verified" })
+		told("presence degraded>verified")
+		if n.delivery.AnyUnacknowledged() {
+			t.Error("one is said to be unacknowledged")
+		}
 	})
 }
 

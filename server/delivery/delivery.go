@@ -20,6 +20,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gururmm/internal/crew"
@@ -166,6 +167,8 @@ type Service struct {
 	routes  map[string]*route
 	stopped bool
 	crew    crew.Crew // runs the routes' turns
+
+	unacked atomic.Int64 // routes of which something is; see [Service.Unacknowledged]
 
 	stop      chan struct{} // closed when the service ends
 	followers sync.WaitGroup
@@ -351,6 +354,9 @@ func (s *Service) Backlog() Backlog {
 	}
 	return b
 }
+
+// AnyUnacknowledged reports whether there is an agent of [Service.Unacknowledged].
+func (s *Service) AnyUnacknowledged() bool { return s.unacked.Load() > 0 }
 
 // Unacknowledged is since when a command that went out on a link still up has not
 // been acknowledged, beyond its lease; zero: there is none. It never blocks on I/O.

@@ -616,6 +616,12 @@ func (r *route) publish() {
 	defer r.mu.Unlock()
 	r.public.active, r.public.owed, r.public.oldest = len(r.jobs), owed, oldest
 	r.public.links = len(r.links)
+	switch was, is := !r.public.unacked.IsZero(), !unacked.IsZero(); {
+	case is && !was:
+		r.s.unacked.Add(1)
+	case was && !is:
+		r.s.unacked.Add(-1)
+	}
 	r.public.unacked = unacked
 }
 

@@ -202,20 +202,6 @@ func (l *link) noteEnded(why string) {
 	l.hub.mu.Unlock()
 }
 
-// unsettled gives the agents whose presence time alone may change; links are all of them, as
-// just looked at. The others are told of when something happens.
-func (h *Hub) unsettled(suspect map[string]bool) (agents []string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for agent, ep := range h.agents {
-		settled := ep.told.presence == Offline || ep.told.presence == Verified || ep.told.presence == Gone || ep.told.presence == ""
-		if suspect[agent] || !settled {
-			agents = append(agents, agent)
-		}
-	}
-	return agents
-}
-
 // missed tells, once, of agents that have not come back since the server started: their last
 // stored presence is of before.
 func (h *Hub) missed(now time.Time) {

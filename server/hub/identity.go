@@ -172,19 +172,3 @@ func (h *Hub) judgeIdentity(agent string, ep *endpoint) (j judged) {
 	}
 	return j
 }
-
-// rejudgeAll looks again at all identities that more than one machine was heard
-// with: time alone may have settled them.
-func (h *Hub) rejudgeAll() {
-	h.mu.Lock()
-	var several []string
-	for agent, ep := range h.agents {
-		if len(ep.copies) > 1 || ep.state != identitySole {
-			several = append(several, agent)
-		}
-	}
-	h.mu.Unlock()
-	for _, agent := range several {
-		h.rejudge(agent)
-	}
-}

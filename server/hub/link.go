@@ -58,8 +58,7 @@ type link struct {
 	account    *quota.Account
 	debt       atomic.Int64 // nanoseconds that frames which came have yet to wait for
 	lastText   atomic.Int64 // Unix nanoseconds; 0: none yet
-	entry      wheelEntry   // guarded by the wheel
-	visitBy    atomic.Int64 // when the wheel visits it at the latest; see wheel.since
+	entry      wheelEntry   // guarded by the wheel, but for its time
 	configs    []config     // that it was told of, guarded by mu
 	probes     probes       // used by the handler only
 	refused    uint64       // messages, to thin the log; used by the handler only
@@ -101,7 +100,7 @@ func newLink(h *Hub, ws *websocket.Conn, agent string, id wire.LinkID, addr stri
 		hub: h, agent: agent, id: id, generation: generation, addr: addr, opened: now,
 		timing: timing{ping: ms(policy.PingMS), dead: ms(policy.DeadMS), verify: ms(policy.VerifyMS)},
 	}
-	l.visitBy.Store(unset)
+	l.entry.at.Store(unset)
 	l.account = h.opts.Quota.Of(agent)
 	l.nextPing = now.Add(spread(l.timing.ping))
 	l.inbox = serial.New(inboxLimit, l.handle)

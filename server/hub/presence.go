@@ -387,15 +387,14 @@ type glanced struct {
 	via     string
 }
 
-// glance tells when and how the link was last heard of, and whether it is plainly well: all that
-// look would tell of one that is.
+// glance tells when and how the link was last heard of, and whether it is plainly well: look
+// would tell nothing else of it.
 func (l *link) glance(now time.Time) (inbound time.Time, via string, well bool) {
 	inbound, _ = l.conn.Pulse()
 	l.mu.Lock()
 	well = l.calm && l.verdict == "" && !l.verifiedAt.IsZero() && l.identity == identitySole && !l.gone
 	l.mu.Unlock()
-	well = well && !l.quiet(inbound, now) && l.hub.opts.Delivery.Unacknowledged(l.agent).IsZero()
-	return inbound, l.via(inbound), well
+	return inbound, l.via(inbound), well && !l.quiet(inbound, now)
 }
 
 // quiet reports whether nothing has come for too long.
@@ -596,42 +595,59 @@ func (s sight) rivals() string {
 }
 
 // seenLink takes over a link's last frame into its endpoint before the link goes.
-func (h *Hub) seenLink(l *link) looked {
-	v := l.look(time.Now())
+func (h *Hub) seenLink(l *link) {
+	inbound, via, _ := l.glance(time.Now())
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.endpoint(l.agent).seen(v.inbound, v.via, l.addr)
-	return v
+	h.endpoint(l.agent).seen(inbound, via, l.addr)
 }
 
-// flush looks at all links, and hands on what was seen; the store writes it in one batch. Of
-// last, nothing is kept back.
+// flush looks at all agents, and hands on what was seen; the store writes it in one batch. Of
+// last, nothing is kept back. Of many thousand agents nearly none has anything to tell: what is
+// looked at of each is little, and as seldom as it can be.
 func (h *Hub) flush(last bool) {
 	now := time.Now()
+	suspect := map[string]bool{} // whose presence time alone may have changed
+	var several []string         // that more than one machine was heard of
+	resolved := false
+	type lonely struct {
+		agent string
+		ep    *endpoint
+	}
+	var lone []lonely
 	h.mu.Lock()
 	all := make([]glanced, 0, len(h.agents))
-	for _, ep := range h.agents {
+	for agent, ep := range h.agents {
 		for _, l := range ep.links {
 			all = append(all, glanced{ep: ep, l: l})
 		}
+		if len(ep.links) == 0 && ep.dirty {
+			lone = append(lone, lonely{agent, ep})
+		}
+		if len(ep.copies) > 1 || ep.state != identitySole {
+			several = append(several, agent)
+		}
+		resolved = resolved || len(ep.resolved) > 0
+		switch ep.told.presence {
+		case Offline, Verified, Gone, "": // told of when something happens
+		default:
+			suspect[agent] = true
+		}
 	}
 	h.mu.Unlock()
+
+	unacknowledged := h.opts.Delivery.AnyUnacknowledged()
 	var links []*link // that need a closer look
 	for i := range all {
 		g := &all[i]
 		var well bool
-		if g.inbound, g.via, well = g.l.glance(now); !well {
+		if g.inbound, g.via, well = g.l.glance(now); !well || unacknowledged && !h.opts.Delivery.Unacknowledged(g.l.agent).IsZero() {
 			links = append(links, g.l)
 		}
 	}
-	h.mu.Lock()
-	for _, g := range all {
-		g.ep.seen(g.inbound, g.via, g.l.addr)
-	}
-	h.mu.Unlock()
-	suspect, faults := map[string]bool{}, map[string]selfcheck.Code{}
+	faults := map[string]selfcheck.Code{}
 	for _, l := range links {
-		v := h.seenLink(l)
+		v := l.look(now)
 		if v.Verdict != "" {
 			faults[l.agent] = selfcheck.Code(v.Verdict)
 		}
@@ -639,25 +655,41 @@ func (h *Hub) flush(last bool) {
 			suspect[l.agent] = true
 		}
 	}
-	h.rejudgeAll()
-	for _, agent := range append(h.unsettled(suspect), h.awaited(time.Now())...) {
+	h.mu.Lock()
+	for _, g := range all {
+		g.ep.seen(g.inbound, g.via, g.l.addr)
+		h.keep(g.l.agent, g.ep, now, last)
+	}
+	for _, l := range lone {
+		h.keep(l.agent, l.ep, now, last)
+	}
+	h.mu.Unlock()
+
+	for _, agent := range several {
+		h.rejudge(agent)
+	}
+	for _, agent := range h.awaited(now) {
+		suspect[agent] = true
+	}
+	for agent := range suspect {
 		h.observe(agent)
 	}
-	h.watchFleet(faults, time.Now())
+	h.watchFleet(faults, now)
 	if h.opts.Cluster == nil || h.opts.Cluster.Leads() {
-		h.missed(time.Now())
+		h.missed(now)
 	}
-	h.remind(time.Now())
+	if resolved {
+		h.remind(now)
+	}
+}
 
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for agent, ep := range h.agents {
-		if !ep.dirty {
-			continue
-		}
-		if kept := now.Unix() - ep.stored; len(ep.links) == 0 || kept >= storeSeenEvery || kept < 0 || last || h.opts.Cluster != nil {
-			ep.dirty, ep.stored = false, now.Unix()-rand.Int64N(storeSeenEvery/2) // not all at once, for ever
-			h.opts.Store.Seen(agent, ep.seenAt, ep.via)                           // never blocks
-		}
+// keep has the store note the agent's last sign of life, if it is to know of it yet. Call with
+// mu held.
+func (h *Hub) keep(agent string, ep *endpoint, now time.Time, last bool) {
+	kept := now.Unix() - ep.stored
+	if !ep.dirty || len(ep.links) > 0 && !last && h.opts.Cluster == nil && 0 <= kept && kept < storeSeenEvery {
+		return
 	}
+	ep.dirty, ep.stored = false, now.Unix()-rand.Int64N(storeSeenEvery/2) // not all at once, for ever
+	h.opts.Store.Seen(agent, ep.seenAt, ep.via)                           // never blocks
 }

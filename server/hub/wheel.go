@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gururmm/internal/crew"
@@ -22,50 +23,45 @@ type wheel struct {
 
 // wheelEntry is a link's place in the wheel.
 type wheelEntry struct {
-	at    time.Time
+	// at is when it is visited, as wheel.since tells it; of one that is held, the earliest that
+	// the next visit was asked for. Read without the lock: each text that is sent asks for a
+	// visit, and nearly always there will be one in time.
+	at    atomic.Int64
 	index int // in the heap, plus 1; 0: not in it
-	// held: a visit is under way; at is the earliest the next one was asked for.
+	// held: a visit is under way.
 	held, ended bool
 }
 
 func newWheel() *wheel { return &wheel{base: time.Now(), wakeup: make(chan struct{}, 1)} }
 
-// since is a time as links remember it, so that one that is to be visited in time already
-// needs no lock that all share: each text that is sent asks for a visit.
+// since is a time as the wheel keeps it.
 func (w *wheel) since(t time.Time) int64 { return int64(t.Sub(w.base)) }
 
 // unset is in place of a time while none is set: a visit is under way, or none will be.
 const unset = math.MaxInt64
-
-// set has l visited at t. Call with mu held.
-func (w *wheel) set(l *link, t time.Time) {
-	l.entry.at = t
-	l.visitBy.Store(w.since(t))
-}
 
 // add has l visited from now on.
 func (w *wheel) add(l *link) { w.atLatest(l, time.Now()) }
 
 // atLatest has l visited at t, or earlier if it was due earlier.
 func (w *wheel) atLatest(l *link, t time.Time) {
-	if l.visitBy.Load() <= w.since(t) {
+	e, at := &l.entry, w.since(t)
+	if e.at.Load() <= at {
 		return
 	}
 	w.mu.Lock()
-	e := &l.entry
 	first := false
 	switch {
-	case e.ended:
+	case e.ended || e.at.Load() <= at:
 	case e.held:
-		if e.at.IsZero() || t.Before(e.at) {
-			w.set(l, t)
-		}
+		e.at.Store(at)
 	case e.index == 0:
-		w.set(l, t)
+		e.at.Store(at)
 		heap.Push(&w.due, l)
 		first = e.index == 1
-	case t.Before(e.at):
-		w.set(l, t)
+	default:
+		e.at.Store(at)
+		w.due[e.index-1].at = at
 		heap.Fix(&w.due, e.index-1)
 		first = e.index == 1
 	}
@@ -95,12 +91,12 @@ func (w *wheel) take(now time.Time) (*link, time.Duration) {
 	if len(w.due) == 0 {
 		return nil, time.Hour
 	}
-	if wait := w.due[0].entry.at.Sub(now); wait > 0 {
-		return nil, wait
+	if wait := w.due[0].at - w.since(now); wait > 0 {
+		return nil, time.Duration(wait)
 	}
 	l := heap.Pop(&w.due).(*link)
-	l.entry.held, l.entry.at = true, time.Time{}
-	l.visitBy.Store(unset)
+	l.entry.held = true
+	l.entry.at.Store(unset)
 	return l, 0
 }
 
@@ -113,9 +109,7 @@ func (w *wheel) back(l *link, t time.Time) {
 	if e.ended {
 		return
 	}
-	if e.at.IsZero() || t.Before(e.at) {
-		w.set(l, t)
-	}
+	e.at.Store(min(e.at.Load(), w.since(t)))
 	heap.Push(&w.due, l)
 }
 
@@ -179,27 +173,33 @@ func spread(d time.Duration) time.Duration {
 }
 
 // visits is a heap of links by the time of their next visit.
-type visits []*link
+type visits []visit
+
+// visit is one; at is that of the link, which is far away where many are compared.
+type visit struct {
+	at int64
+	l  *link
+}
 
 func (v visits) Len() int           { return len(v) }
-func (v visits) Less(i, j int) bool { return v[i].entry.at.Before(v[j].entry.at) }
+func (v visits) Less(i, j int) bool { return v[i].at < v[j].at }
 func (v visits) Swap(i, j int) {
 	v[i], v[j] = v[j], v[i]
-	v[i].entry.index, v[j].entry.index = i+1, j+1
+	v[i].l.entry.index, v[j].l.entry.index = i+1, j+1
 }
 
 // Push implements heap.Interface.
 func (v *visits) Push(x any) {
 	l := x.(*link)
-	*v = append(*v, l)
+	*v = append(*v, visit{l.entry.at.Load(), l})
 	l.entry.index = len(*v)
 }
 
 // Pop implements heap.Interface.
 func (v *visits) Pop() any {
 	old := *v
-	l := old[len(old)-1]
-	old[len(old)-1] = nil
+	l := old[len(old)-1].l
+	old[len(old)-1] = visit{}
 	*v = old[:len(old)-1]
 	l.entry.index = 0
 	return l

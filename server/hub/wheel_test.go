@@ -30,7 +30,7 @@ func TestTheEarliestVisitCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWheel()
 		l := &link{}
-		l.visitBy.Store(unset)
+		l.entry.at.Store(unset)
 		now := time.Now()
 		due := func() time.Duration {
 			_, wait := w.take(now)
