@@ -168,7 +168,9 @@ type Service struct {
 	stopped bool
 	crew    crew.Crew // runs the routes' turns
 
-	unacked atomic.Int64 // routes of which something is; see [Service.Unacknowledged]
+	// How many routes owe something, and have something unacknowledged: nearly always none, and
+	// then no route need be looked for.
+	owing, unacked atomic.Int64
 
 	stop      chan struct{} // closed when the service ends
 	followers sync.WaitGroup
@@ -317,6 +319,9 @@ func (s *Service) Explain(agent string, link wire.LinkID, why string, lost bool)
 // Owed counts the commands held for an agent and not acknowledged. It never
 // blocks on I/O. oldest is the zero time if there are none.
 func (s *Service) Owed(agent string) (n int, oldest time.Time) {
+	if s.owing.Load() == 0 { // each ping asks
+		return 0, time.Time{}
+	}
 	r := s.known(agent)
 	if r == nil {
 		return 0, time.Time{}

@@ -614,15 +614,21 @@ func (r *route) publish() {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	count(&r.s.owing, r.public.owed > 0, owed > 0)
 	r.public.active, r.public.owed, r.public.oldest = len(r.jobs), owed, oldest
 	r.public.links = len(r.links)
-	switch was, is := !r.public.unacked.IsZero(), !unacked.IsZero(); {
-	case is && !was:
-		r.s.unacked.Add(1)
-	case was && !is:
-		r.s.unacked.Add(-1)
-	}
+	count(&r.s.unacked, !r.public.unacked.IsZero(), !unacked.IsZero())
 	r.public.unacked = unacked
+}
+
+// count keeps the number of routes of which something is so.
+func count(n *atomic.Int64, was, is bool) {
+	switch {
+	case is && !was:
+		n.Add(1)
+	case was && !is:
+		n.Add(-1)
+	}
 }
 
 // unacked is since when a link that is up has left j unacknowledged beyond its
