@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"strconv"
 )
 
@@ -269,6 +270,7 @@ func appendEcho(b []byte, id, name string, n int, pad string) ([]byte, bool) {
 	if !plainWord(id) || !plainWord(pad) {
 		return nil, false
 	}
+	b = slices.Grow(b, len(id)+len(pad)+len(`{"id":"","size":,"pad":""}`)+len("-9223372036854775808"))
 	b = append(append(b, `{"id":"`...), id...)
 	b = strconv.AppendInt(append(b, name...), int64(n), 10)
 	if pad != "" {
