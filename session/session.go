@@ -103,7 +103,7 @@ type Conn struct {
 	recheck  *time.Timer   // while one is armed
 	wait     time.Duration // until the next recheck; 0: none is armed
 	asked    int
-	err      error // why it ended; nil while open
+	err      error         // why it ended; nil while open
 	done     chan struct{} // once somebody has asked for it
 	writer   sync.WaitGroup
 }

@@ -229,7 +229,7 @@ func dialOnce(ctx context.Context, u *url.URL, o Options) (*Session, error) {
 
 // secure makes the TLS connection; on an error conn is closed.
 func (o Options) secure(ctx context.Context, u *url.URL, conn net.Conn, remote string) (net.Conn, error) {
-	secure := tls.Client(conn, o.tlsConfig(u.Hostname()))
+	secure := session.Secure(conn, o.tlsConfig(u.Hostname()))
 	ctx, cancel := context.WithTimeout(ctx, tlsTimeout)
 	defer cancel()
 	if err := secure.HandshakeContext(ctx); err != nil {

@@ -48,7 +48,7 @@ func (r *run) weigh(ctx context.Context, name string) (w weight, err error) {
 	if err := c.grow(ctx, few); err != nil {
 		return w, err
 	}
-	before, err := r.settled(ctx, c)
+	before, err := r.rested(ctx, c)
 	if err != nil {
 		return w, err
 	}
@@ -56,7 +56,7 @@ func (r *run) weigh(ctx context.Context, name string) (w weight, err error) {
 	if err := c.grow(ctx, more); err != nil {
 		return w, err
 	}
-	after, err := r.settled(ctx, c)
+	after, err := r.rested(ctx, c)
 	n := int64(more)
 	return weight{heap: (after.heap - before.heap) / n, stacks: (after.stacks - before.stacks) / n, rss: (after.rss - before.rss) / n}, err
 }
@@ -64,6 +64,19 @@ func (r *run) weigh(ctx context.Context, name string) (w weight, err error) {
 // settled weighs a server once what came of connecting is over.
 func (r *run) settled(ctx context.Context, c *crew) (weight, error) {
 	if err := pause(ctx, r.pick(5*time.Second, 200*time.Millisecond)); err != nil {
+		return weight{}, err
+	}
+	return c.server.memory(ctx)
+}
+
+// rested weighs a server once each of its connections has been pinged since a collection: how
+// large stacks are is what the runtime learned at the last one, and in a crowd that comes
+// in they are larger than at rest.
+func (r *run) rested(ctx context.Context, c *crew) (weight, error) {
+	if _, err := r.settled(ctx, c); err != nil {
+		return weight{}, err
+	}
+	if err := pause(ctx, r.pick(pingEvery+2*time.Second, 200*time.Millisecond)); err != nil {
 		return weight{}, err
 	}
 	return c.server.memory(ctx)

@@ -184,7 +184,7 @@ func (f *fleet) secure(ctx context.Context, conn net.Conn, addr string) (net.Con
 	if host, _, err := net.SplitHostPort(addr); err == nil && cfg.ServerName == "" {
 		cfg.ServerName = host
 	}
-	secure := tls.Client(conn, cfg)
+	secure := session.Secure(conn, cfg)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, err
