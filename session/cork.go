@@ -75,17 +75,27 @@ func (c *corked) size() int {
 	return len(*c.held)
 }
 
-// take gives what was gathered, and gathers no more.
-func (c *corked) take() *[]byte {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	held := c.held
-	c.held = nil
-	return held
+// uncork writes what was gathered, and then what others have written meanwhile: all leaves in
+// the order in which it was written.
+func (c *corked) uncork() error {
+	for {
+		c.mu.Lock()
+		held := c.held
+		if held == nil || len(*held) == 0 {
+			c.held = nil
+			c.mu.Unlock()
+			return c.write(held)
+		}
+		c.held = corks.Get().(*[]byte)
+		c.mu.Unlock()
+		if err := c.write(held); err != nil {
+			c.mu.Lock()
+			c.held = nil // nothing comes after what is lost
+			c.mu.Unlock()
+			return err
+		}
+	}
 }
-
-// uncork writes what was gathered.
-func (c *corked) uncork() error { return c.write(c.take()) }
 
 // write writes held, outside of the lock: a peer that takes nothing keeps only its writer waiting.
 func (c *corked) write(held *[]byte) (err error) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -207,4 +208,34 @@ func TestDeadlinesAreMovedSeldomAndNeverLate(t *testing.T) {
 			t.Error("it can't be taken off")
 		}
 	})
+}
+
+// What is written while gathered frames leave comes after them.
+func TestGatheredFramesLeaveBeforeLaterOnes(t *testing.T) {
+	near, far := net.Pipe()
+	defer far.Close()
+	c := &corked{Conn: near}
+	c.cork()
+	if _, err := c.Write([]byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	flushed := make(chan error, 1)
+	go func() { flushed <- c.uncork() }()
+	got := make([]byte, 6)
+	if _, err := io.ReadFull(far, got[:1]); err != nil { // it is under way
+		t.Fatal(err)
+	}
+	if _, err := c.Write([]byte("two")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(far, got[1:]); err != nil || string(got) != "onetwo" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := <-flushed; err != nil {
+		t.Error(err)
+	}
+	go c.Write([]byte("three")) // at once: nothing is gathered any more
+	if _, err := io.ReadFull(far, got[:5]); err != nil || string(got[:5]) != "three" {
+		t.Errorf("%q, %v", got[:5], err)
+	}
 }
