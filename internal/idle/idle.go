@@ -85,6 +85,9 @@ func (c *Conn) Lend(patience time.Duration, read func() error) error {
 	return read()
 }
 
+// NetConn is the connection below.
+func (c *Conn) NetConn() net.Conn { return c.TCPConn }
+
 // expire sets the read deadline; zero: none.
 func (c *Conn) expire(at time.Time) {
 	c.until = at

@@ -49,12 +49,12 @@ type sighting struct {
 	addr        string
 	asked       time.Time // its poll was ended to see whether it comes back; zero: it was not
 	left        bool      // it was asked, and did not answer
+	told        bool      // by another node; this one has not heard it itself
 	linked      time.Time // when it first had a link; zero: it had none
 	// beside is the last proof, as a place in the same order, that it lives at once with
 	// another one of its boot; 0: none.
 	beside  uint64
 	ordered time.Time // to take a new identity; zero: never
-	told    bool      // by another node; this one has not heard it itself
 	open    string    // the other node at which it has a link; "": at none
 	calls   int       // by its link, to come for that order
 	callAt  time.Time // not before
