@@ -43,6 +43,7 @@ const (
 	leastOfStream      = 15
 	leastPostgres      = 8_000
 	mostPingCPU        = 0.01 // of a core
+	mostStorm          = 60 * time.Second
 )
 
 // Options of Run.

@@ -172,7 +172,11 @@ func (r *run) storm(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		took[name], peak[name] = d.Seconds(), rss
-		r.info(fmt.Sprintf("%s, until %d are back", words[name], n), took[name], "s")
+		until := 0.0
+		if name == "ours-tls" {
+			until = mostStorm.Seconds()
+		}
+		r.figure(fmt.Sprintf("%s, until %d are back", words[name], n), took[name], "s", 0, until)
 		r.info(words[name]+", peak RSS", rss/1e6, "MB")
 	}
 	r.info("the storm beside NATS, time", took["ours-tls"]/took["nats-tls"], "x")
