@@ -41,7 +41,7 @@ func TestEachJobRunsThoughAllOthersHang(t *testing.T) {
 	}
 }
 
-// TestFewStayAndNoneOnceClosed counts goroutines.
+// Few stay; that none does once it is closed, the bubble sees to at its end.
 func TestFewStayAndNoneOnceClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c crew.Crew
@@ -62,14 +62,7 @@ func TestFewStayAndNoneOnceClosed(t *testing.T) {
 			t.Errorf("%d stay after a burst of 100", n)
 		}
 		c.Close()
-		synctest.Wait()
-		if n := runtime.NumGoroutine() - before; n != 0 {
-			t.Errorf("%d stay after Close", n)
-		}
 		burst() // still run, and nobody stays
-		if n := runtime.NumGoroutine() - before; n != 0 {
-			t.Errorf("%d stay after jobs behind Close", n)
-		}
 	})
 }
 
