@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 
+	"gururmm/diagnosis"
 	"gururmm/internal/neterr"
 	"gururmm/internal/tty"
 	"gururmm/internal/wrap"
@@ -63,6 +64,7 @@ const (
 	codeNoExitCode  = "no_exit_code" // exec: the command ended without one
 	codeLeftRunning = "left_running" // exec: by Ctrl-C
 	codeNoServer    = "http"         // what answers is no server of ours
+	codeBadCase     = "bad_case"     // diagnose: the case file can't be read
 	codeNoOutcome   = "no_outcome"   // direct: the endpoint has not told it yet
 )
 
@@ -82,6 +84,9 @@ func codeOf(err error) string {
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok || errors.Is(err, neterr.ErrPin) {
 		return codeUntrusted
+	}
+	if errors.Is(err, diagnosis.ErrCase) {
+		return codeBadCase
 	}
 	if exit, ok := errors.AsType[*exitError](err); ok {
 		switch exit.code {

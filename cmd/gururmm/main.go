@@ -36,6 +36,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		code = exitNoCode
 	} else if cmd.Name() == doctorName { // nor is it a fault that a doctor found
 		code = checkup.ExitNotRun
+	} else if cmd.Name() == diagnoseName {
+		code = exitBadInput
 	}
 	exit, ok := errors.AsType[*exitError](err)
 	if ok {
@@ -68,7 +70,8 @@ func rootCommand(typed []string) *cobra.Command {
 	}
 	addServe(root)
 	root.AddCommand(versionCommand())
-	addOperator(root, typed)
+	f := addOperator(root, typed)
+	root.AddCommand(diagnoseCommand(f)) // asks no server
 	help.Fit(root)
 	return root
 }

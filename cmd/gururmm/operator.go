@@ -56,7 +56,7 @@ func checkCount[N int | int64](flag string, n N) error {
 }
 
 // addOperator adds the commands that talk to a server as an operator.
-func addOperator(root *cobra.Command, typed []string) {
+func addOperator(root *cobra.Command, typed []string) *operatorFlags {
 	f := &operatorFlags{typed: typed}
 	for _, c := range []*cobra.Command{
 		loginCommand(f), agentsCommand(f), execCommand(f), jobsCommand(f), commandsCommand(f), cancelCommand(f),
@@ -69,6 +69,7 @@ func addOperator(root *cobra.Command, typed []string) {
 		root.AddCommand(c)
 	}
 	f.offer(root)
+	return f
 }
 
 func (f *operatorFlags) addJSON(c *cobra.Command) {

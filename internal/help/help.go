@@ -211,7 +211,7 @@ func Wrong(fresh func() *cobra.Command) (wrong []string, all int) {
 		}
 		for line := range strings.Lines(text) {
 			all++
-			if err := try(fresh(), strings.TrimSpace(line)); err != nil {
+			if err := Try(fresh(), strings.TrimSpace(line)); err != nil {
 				wrong = append(wrong, strings.TrimSpace(line)+": "+err.Error())
 			}
 		}
@@ -220,7 +220,8 @@ func Wrong(fresh func() *cobra.Command) (wrong []string, all int) {
 }
 
 // try has the program take a line as far as can be without running it.
-func try(root *cobra.Command, line string) error {
+// Try reports what is wrong with a command line that stands in a text: whether root takes it.
+func Try(root *cobra.Command, line string) error {
 	_, line, found := strings.Cut(" "+line, " "+root.Name()+" ")
 	if !found {
 		return fmt.Errorf("%s is not called", root.Name())

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"gururmm/diagnosis"
+	"gururmm/internal/fileerr"
+	"gururmm/internal/help"
+	"gururmm/internal/wrap"
+)
+
+// diagnoseName is the command whose exit code 2 means that its input can't be used.
+const (
+	diagnoseName = "diagnose"
+	exitBadInput = 2
+)
+
+func diagnoseCommand(f *operatorFlags) *cobra.Command {
+	var file, agent string
+	var markdown, list, all bool
+	cmd := &cobra.Command{
+		Use:   diagnoseName + " --case FILE [--agent NAME] [--json|--markdown]",
+		Short: "Say what may have lost a command, how surely, and what to test",
+		Long: "Say which stage lost a command, how sure that is, and what to look at next, from a\n" +
+			"case file: what was observed, and how each was come by. What is measured proves and\n" +
+			"excludes; what is inferred or reported only weighs. No server is asked.\n\n" +
+			"A case is YAML: `case: 1`, a subject, agents, and observations, each with its value,\n" +
+			"grade (both_ends, one_end, reported, inferred) and source. --list tells what can be\n" +
+			"observed. What is not known is left out, or given as unknown, which changes nothing.\n\n" +
+			"Exit codes: 0 answered, 2 the case can't be read: the error names the line.",
+		Example: "  gururmm diagnose --list\n  gururmm diagnose --case lab/cases/commands-unacknowledged.yaml\n" +
+			"  gururmm diagnose --case case.yaml --agent agent-a -v\n  gururmm diagnose --case - --markdown > answer.md",
+		Args: help.Words(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			out := cmd.OutOrStdout()
+			if list {
+				return listVocabulary(out, f.json)
+			}
+			if file == "" {
+				return errors.New("which case? give --case FILE, or - for standard input (gururmm diagnose --list tells what can be observed)")
+			}
+			c, err := readCase(file, cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			if agent != "" {
+				one := c.Of(agent)
+				if len(one.Agents) == 0 {
+					var names []string
+					for _, a := range c.Agents {
+						names = append(names, a.Name)
+					}
+					return fmt.Errorf("--agent %s: the case has %s", quote(agent), orNone(strings.Join(names, ", ")))
+				}
+				c = one
+			}
+			a := diagnosis.Diagnose(c)
+			switch {
+			case f.json:
+				return printJSON(out, a)
+			case markdown:
+				return a.WriteMarkdown(out)
+			}
+			return a.WriteText(out, all)
+		},
+	}
+	cmd.Flags().StringVar(&file, "case", "", "the case file, - for standard input")
+	cmd.Flags().StringVar(&agent, "agent", "", "go by what was observed of this agent and of all together")
+	cmd.Flags().BoolVar(&markdown, "markdown", false, "write a page in Markdown")
+	cmd.Flags().BoolVar(&list, "list", false, "list what can be observed, with its values")
+	cmd.Flags().BoolVarP(&all, "verbose", "v", false, "tell all that was weighed")
+	f.addJSON(cmd)
+	help.Apart(cmd, "json", "markdown")
+	help.Apart(cmd, "list", "case")
+	help.Apart(cmd, "list", "markdown")
+	return cmd
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "no agents"
+	}
+	return s
+}
+
+func readCase(file string, stdin io.Reader) (diagnosis.Case, error) {
+	in := stdin
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return diagnosis.Case{}, fmt.Errorf("--case: %w", fileerr.Why(err))
+		}
+		defer f.Close()
+		in = f
+	}
+	raw, err := io.ReadAll(io.LimitReader(in, diagnosis.MaxCase+1))
+	if err != nil {
+		return diagnosis.Case{}, fmt.Errorf("--case: %w", fileerr.Why(err))
+	}
+	c, err := diagnosis.ReadCase(raw)
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", file, err)
+	}
+	return c, nil
+}
+
+// listVocabulary prints what can be observed.
+func listVocabulary(w io.Writer, asJSON bool) error {
+	terms := diagnosis.Vocabulary()
+	if asJSON {
+		return printJSON(w, terms)
+	}
+	for i, t := range terms {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintln(w, wrap.Behind(t.ID+"  ", t.Asks+" ("+t.SeenBy+")"))
+		for _, v := range t.Values {
+			fmt.Fprintln(w, wrap.Behind(fmt.Sprintf("  %-14s ", v.Value), v.Means))
+		}
+	}
+	var grades []string
+	for _, g := range diagnosis.Grades() {
+		grades = append(grades, string(g))
+	}
+	_, err := fmt.Fprintln(w, "\n"+wrap.Behind("", "Each may also be unknown. Grades: "+strings.Join(grades, ", ")+"."))
+	return err
+}
