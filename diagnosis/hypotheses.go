@@ -158,6 +158,10 @@ var (
 		likely("fleet", "fine", "it concerns this endpoint"),
 		likely("site", "fine", "it concerns this endpoint"),
 	}}
+	byLink = trait{"it strikes single links", []prediction{
+		likely("fleet", "fine", "it strikes single links"),
+		maybe("site", "same", "a break of the site's line strikes all its links"),
+	}}
 	oneSite = trait{"it is the trouble of a place", []prediction{likely("fleet", "fine", "others do not go through there")}}
 	alike   = trait{"no size is better off", []prediction{
 		likely("sizes", "alike", "it does not look at the size"),
@@ -170,4 +174,4 @@ var (
 )
 
 // traits in the order in which the page lists them.
-var traits = []trait{serverWrites, unacked, unread, boxDrops, agentTurns, heard, arrives, bothWays, oneEndpoint, oneSite, alike, linkHolds}
+var traits = []trait{serverWrites, unacked, unread, boxDrops, agentTurns, heard, arrives, bothWays, oneEndpoint, byLink, oneSite, alike, linkHolds}

@@ -153,7 +153,7 @@ var pathHypotheses = []hypothesis{
 		prior:     common, priorWhy: "the most common fault of long connections",
 		loses:  "between written and read",
 		remedy: "Let the silence deadline and a fresh link end it; shorten the ping interval below the NAT's limit.",
-		traits: []trait{unacked, unread, agentTurns, alike, oneEndpoint},
+		traits: []trait{unacked, unread, agentTurns, alike, byLink},
 		says: []prediction{
 			never("ping.down", "yes", "nothing passes that way, pings neither"), sure("ping.down", "no", "nothing passes that way, pings neither"), sure("pong.up", "no", "no ping arrives to be answered"), never("pong.up", "yes", "no ping arrives to be answered"),
 			sure("silence", "reconnected", "the reader is free, so its deadline ends the link"), never("stream.later", "yes", "nothing passes that way any more"),

@@ -9,7 +9,7 @@ var serverHypotheses = []hypothesis{
 		prior:     common, priorWhy: "registers keyed by agent and not by link make it easy: seen in several systems of this kind",
 		loses:  "between claimed and read",
 		remedy: "Register by generation, so that only the newest verified link is written to; meanwhile end all links of the agent at the server, not one.",
-		traits: []trait{unacked, unread, agentTurns, heard, bothWays, oneEndpoint, alike, linkHolds},
+		traits: []trait{unacked, unread, agentTurns, heard, bothWays, byLink, alike, linkHolds},
 		says: []prediction{
 			sure("route", "other", "that is what it is"), never("route", "same", "that is what it is"), likely("links", "several", "the older one is still held"),
 			likely("enqueue", "accepted", "the older link's queue takes it"), likely("stage.claimed", "yes", "the older link's queue takes it"), likely("capture.server", "unacked", "the older link's peer is gone"),
@@ -26,7 +26,7 @@ var serverHypotheses = []hypothesis{
 		prior:     uncommon, priorWhy: "a common slip; it mostly shows at once, as a queue that can't be found",
 		loses:  "between accepted and claimed",
 		remedy: "Remove an entry only by its own generation; meanwhile force a fresh link once the old one is surely over.",
-		traits: []trait{unacked, unread, agentTurns, heard, bothWays, oneEndpoint, alike, linkHolds},
+		traits: []trait{unacked, unread, agentTurns, heard, bothWays, byLink, alike, linkHolds},
 		says: []prediction{
 			sure("route", "none", "that is what it is"), never("route", "same", "that is what it is"), sure("enqueue", "refused", "there is nobody to take it"), likely("stage.claimed", "no", "there is nobody to take it"),
 			never("ledger.down", "gap", "nothing was written that is missing"), likely("ledger.down", "even", "nothing was written that is missing"), likely("links", "one", "the old one is over"),
@@ -41,7 +41,7 @@ var serverHypotheses = []hypothesis{
 		prior:     common, priorWhy: "a queue that accepts is easily taken for a peer that receives",
 		loses:  "between claimed and written",
 		remedy: "End that link at the server; give each write a deadline and count what waits.",
-		traits: []trait{unacked, unread, agentTurns, heard, oneEndpoint, alike},
+		traits: []trait{unacked, unread, agentTurns, heard, byLink, alike},
 		says: []prediction{
 			sure("stage.written", "no", "that is what it is"), never("stage.written", "yes", "that is what it is"), sure("server.queue", "standing", "it takes and does not give"), never("server.queue", "empty", "it takes and does not give"),
 			likely("server.writer", "busy", "a write that does not return"), likely("enqueue", "accepted", "the queue still takes"), likely("stage.claimed", "yes", "the queue still takes"),
@@ -70,7 +70,7 @@ var serverHypotheses = []hypothesis{
 		prior:     common, priorWhy: "every state that is kept twice goes stale somewhere",
 		loses:  "between accepted and claimed",
 		remedy: "Give claims a lease with an owner, and offer again whatever has no living one; look at the row and at what the nodes hold.",
-		traits: []trait{unacked, unread, agentTurns, heard, bothWays, oneEndpoint, alike, linkHolds},
+		traits: []trait{unacked, unread, agentTurns, heard, bothWays, byLink, alike, linkHolds},
 		says: []prediction{
 			sure("server.state", "behind", "that is what it is"), never("server.state", "agrees", "that is what it is"), likely("stage.claimed", "no", "nobody offers it"), likely("enqueue", "refused", "nobody tries"),
 			rarely("enqueue", "accepted", "then it was offered"), likely("ending", "against_rule", "by a rule that does not apply"), never("ledger.down", "gap", "nothing was written that is missing"),

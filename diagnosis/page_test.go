@@ -16,14 +16,14 @@ var pageParts = map[string]func(t *testing.T, line func(format string, args ...a
 	"grades": func(_ *testing.T, line func(string, ...any)) {
 		line("| grade | means | believed | weighs at most | why so far |\n|---|---|---|---|---|")
 		for _, g := range grades {
-			line("| `%s` | %s | %s | ×%.0f | %s |", g.grade, g.means, short(g.belief), 2*g.belief/(1-g.belief)+1, g.why)
+			line("| `%s` | %s | %s | ×%.0f | %s |", g.grade, g.means, fmt.Sprint(g.belief), 2*g.belief/(1-g.belief)+1, g.why)
 		}
 	},
 	"strengths": func(_ *testing.T, line func(string, ...any)) {
 		line("| word | makes of the usual share | of two equally usual values |\n|---|---|---|")
 		for _, s := range []strength{certain, expected, possible, noBearing, unlikely, excluded} {
 			w := s.weighs(0.5)
-			line("| %s | %s | %s |", factors[s].word, factors[s].gist, short(signif(w/(w+0.5))))
+			line("| %s | %s | %s |", factors[s].word, factors[s].gist, twoDigits(w/(w+0.5)))
 		}
 		line("\nPriors: %s (rare %s, uncommon %s, common %s).", priorsWhy, short(rare), short(uncommon), short(common))
 	},
@@ -36,7 +36,7 @@ var pageParts = map[string]func(t *testing.T, line func(format string, args ...a
 			}
 			var values []string
 			for _, v := range o.values {
-				values = append(values, fmt.Sprintf("`%s` %s: %s", v.value, short(signif(o.usual(v.value))), v.means))
+				values = append(values, fmt.Sprintf("`%s` %s: %s", v.value, twoDigits(o.usual(v.value)), v.means))
 			}
 			more := ""
 			if o.many {
@@ -60,7 +60,7 @@ var pageParts = map[string]func(t *testing.T, line func(format string, args ...a
 			for _, o := range vocabulary {
 				for _, p := range says {
 					if p.id == o.id {
-						usual := short(signif(o.usual(p.value)))
+						usual := twoDigits(o.usual(p.value))
 						if likely != nil {
 							usual = likely(p) + " (" + usual + ")"
 						}
@@ -87,7 +87,7 @@ var pageParts = map[string]func(t *testing.T, line func(format string, args ...a
 				line("\nShares: %s.", strings.Join(shares, "; "))
 			}
 			if len(h.says) > 0 {
-				table(h.says, func(p prediction) string { return short(signif(shareOf(h.id, p.id, p.value))) })
+				table(h.says, func(p prediction) string { return twoDigits(shareOf(h.id, p.id, p.value)) })
 			}
 		}
 	},
@@ -129,6 +129,14 @@ var pageParts = map[string]func(t *testing.T, line func(format string, args ...a
 		_, body, _ := strings.Cut(b.String(), "\n\n") // without its title
 		line("%s", regexp.MustCompile("(?m)^## ").ReplaceAllString(strings.TrimSpace(body), "### "))
 	},
+}
+
+// twoDigits writes a probability, and never rounds one to certainty.
+func twoDigits(p float64) string {
+	if p > 0 && p < 0.01 || p > 0.99 && p < 1 {
+		return fmt.Sprintf("%.3f", p)
+	}
+	return fmt.Sprintf("%.2f", p)
 }
 
 func sortedVocabulary() []observed {
