@@ -28,6 +28,7 @@ var allowed = map[string][]string{
 	"oob":                    {"internal", "wire", "selfcheck"},
 	"operator":               {"internal", "wire"},
 	"diagnosis":              {"internal", "selfcheck"},
+	"diagnosis/evidence":     {"wire", "selfcheck", "operator", "diagnosis"},
 	"checkup":                {"internal"},
 	"release":                {"internal", "wire"},
 	"agent/state":            {"internal", "wire", "oob", "release"},
@@ -67,7 +68,7 @@ var allowed = map[string][]string{
 	"lab/figures":            {"internal", "wire", "selfcheck", "operator", "release", "lab/harness", "lab/demo", "agent/local"},
 	"lab/bench":              {"internal", "operator", "server", "server/store/pgtest", "lab/harness", "lab/fleet"},
 	"cmd/gururmm-agent":      {"internal", "selfcheck", "checkup", "agent/probe", "agent/state", "agent/history", "agent/guardian", "agent/bundle", "agent", "agent/local"},
-	"cmd/gururmm":            {"internal", "wire", "checkup", "diagnosis", "operator", "release", "server"},
+	"cmd/gururmm":            {"internal", "wire", "checkup", "diagnosis", "diagnosis/evidence", "operator", "release", "server"},
 	"cmd/gururmm-lab":        {"internal", "operator", "lab/proxy", "lab/harness", "lab/demo", "lab/figures", "lab/fleet", "lab/bench"},
 }
 
@@ -197,7 +198,7 @@ func TestArrows(t *testing.T) {
 					t.Errorf("%s imports %s: %s is standard library only", file, name, dir)
 				}
 			}
-			if dir == "wire" || dir == "selfcheck" || dir == "diagnosis" {
+			if dir == "wire" || dir == "selfcheck" || dir == "diagnosis" || dir == "diagnosis/evidence" {
 				if slices.Contains([]string{"net", "net/http", "os", "os/exec", "log", "log/slog"}, name) {
 					t.Errorf("%s imports %s: %s does no I/O", file, name, dir)
 				}

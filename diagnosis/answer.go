@@ -522,11 +522,11 @@ func signif(v float64) float64 {
 func percent(p float64) string {
 	switch {
 	case p >= 1:
-		return "100 %"
+		return "100%"
 	case p > 0.995:
-		return "over 99 %"
+		return "over 99%"
 	case p < 0.01:
-		return "under 1 %"
+		return "under 1%"
 	}
-	return fmt.Sprintf("%.0f %%", p*100)
+	return fmt.Sprintf("%.0f%%", p*100)
 }

@@ -168,7 +168,7 @@ func (r *caseReader) each(n *yaml.Node, what string, read func(*yaml.Node)) {
 }
 
 const (
-	shortText = 200
+	shortText = 300 // a host name has up to 253
 	longText  = 20_000
 )
 

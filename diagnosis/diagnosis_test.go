@@ -346,7 +346,7 @@ func TestABadCaseIsRefusedByLine(t *testing.T) {
 		head + "- {observation: sizes, value: large, grade: inferred, source: me, from: drop}":                                                      `no observation is called "drop"; do you mean drops?`,
 		head + "- &a {observation: sizes, value: large, grade: one_end, source: me}\n- *a":                                                          "line 6: an observation must be fields with names",
 		head + "- {observation: sizes, value: large, grade: one_end, source: me}\n- {observation: sizes, value: alike, grade: one_end, source: me}": "line 6: sizes is given twice by the same source, first in line 5",
-		"case: 1\nsubject: " + strings.Repeat("x", 300):                                                                                             "line 2: the text has 300 bytes, 200 may be",
+		"case: 1\nsubject: " + strings.Repeat("x", 400):                                                                                             "line 2: the text has 400 bytes, 300 may be",
 		strings.Repeat("#", MaxCase+1):                                                                                                              "more than 1048576 bytes",
 		head + strings.Repeat("- {}\n", maxObservations+1):                                                                                          "more than 1000 entries",
 	} {

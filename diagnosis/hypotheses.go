@@ -83,6 +83,9 @@ type trait struct {
 // UnknownID is the mechanism that is in no table: it predicts the usual of everything.
 const UnknownID = "unknown"
 
+// WellID is that nothing is wrong.
+const WellID = "well"
+
 const (
 	unknownTitle = "Something that is in none of these tables"
 	unknownPrior = common

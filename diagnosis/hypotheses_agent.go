@@ -134,6 +134,18 @@ var agentHypotheses = []hypothesis{
 		},
 	},
 	{
+		id: "agent.away", title: "The endpoint is off, asleep or without its service",
+		mechanism: "Nobody is there to take a command: the machine was switched off or sleeps, or the service was stopped.",
+		prior:     common, priorWhy: "the everyday reason; it shows as offline",
+		loses:  "between accepted and claimed",
+		remedy: "Switch it on, or start the service; what has not expired by then runs then.",
+		traits: []trait{unacked, unread, oneEndpoint},
+		says: []prediction{
+			sure("heard", "no", "nobody is there"), sure("heard", "stopped", "it said so"), never("heard", "now", "nobody is there"), never("text.up", "yes", "nobody is there"), never("pong.up", "yes", "nobody is there"), never("ping.down", "yes", "nobody is there"),
+			sure("stage.claimed", "no", "there is no link to take it"), likely("enqueue", "refused", "there is no link"), sure("door", "lost", "nobody is there"), likely("capture.agent", "nothing", "nobody is there"), never("fresh_link", "cured", "none opens"), rarely("fresh_link", "while", "none opens"), never("handshake", "opens", "nobody is there"), rarely("silence", "reconnected", "only a sleep ends in one"), rarely("drops", "regular", "it comes and goes with people"),
+		},
+	},
+	{
 		id: "agent.crashloop", title: "The agent's process ends again and again",
 		mechanism: "A bad update, a missing file or the machine's memory ends it shortly after each start.",
 		prior:     uncommon, priorWhy: "mostly after updates, which are rolled back",
@@ -202,7 +214,7 @@ var agentHypotheses = []hypothesis{
 		traits: []trait{serverWrites, agentTurns, heard, bothWays, linkHolds},
 		says: []prediction{
 			sure("stage.ack_read", "yes", "commands are acknowledged"), never("stage.ack_read", "no", "one was not"), sure("stage.started", "yes", "commands run"), sure("stage.read", "yes", "commands arrive"), sure("stage.acked", "yes", "commands are acknowledged"), sure("stage.result_stored", "yes", "results arrive"),
-			never("ledger.down", "gap", "a text is missing"), sure("ledger.down", "even", "nothing is missing"), sure("text.down", "flows", "text goes"), sure("verified", "yes", "the policy was confirmed"), sure("probes", "pass", "all sizes pass"), likely("ledger.owed", "none", "nothing waits"),
+			never("ledger.down", "gap", "a text is missing"), sure("ledger.down", "even", "nothing is missing"), sure("text.down", "flows", "text goes"), sure("verified", "yes", "the policy was confirmed"), sure("probes", "pass", "all sizes pass"), sure("heard", "now", "it is heard"), sure("ledger.owed", "none", "nothing waits"),
 			sure("ledger.up", "even", "nothing is missing"), never("ledger.up", "gap", "a text is missing"), sure("verdict", "ok", "it says so"), sure("verdict", "ok.idle", "it says so"), sure("verdict", "link.connecting", "it is just starting"), sure("agent.disk", "ok", "nothing is wrong"),
 		},
 	},

@@ -74,7 +74,7 @@ var serverHypotheses = []hypothesis{
 		says: []prediction{
 			sure("server.state", "behind", "that is what it is"), never("server.state", "agrees", "that is what it is"), likely("stage.claimed", "no", "nobody offers it"), likely("enqueue", "refused", "nobody tries"),
 			rarely("enqueue", "accepted", "then it was offered"), likely("ending", "against_rule", "by a rule that does not apply"), never("ledger.down", "gap", "nothing was written that is missing"),
-			likely("verdict", "route.stale", "owed, and nothing comes"), likely("ledger.owed", "none", "it counts from the same row"), likely("fresh_link", "cured", "a fresh link makes the server look again"), likely("cleared", "helps", "new rows are not stale"),
+			likely("verdict", "route.stale", "owed, and nothing comes"), likely("ledger.owed", "missing", "it counts from the same row"), likely("fresh_link", "cured", "a fresh link makes the server look again"), likely("cleared", "helps", "new rows are not stale"),
 			rarely("cleared", "no_help", "new rows are not stale"), likely("capture.server", "absent", "nothing leaves"), likely("verified", "yes", "the link is well"), likely("probes", "pass", "the link is well"),
 			likely("change", "server_update", "a change of the rules"), rarely("stream.later", "yes", "nothing was lost of that stream"),
 		},

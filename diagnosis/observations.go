@@ -42,6 +42,7 @@ const (
 	order      = "Did anything later of the same stream arrive?"
 	identity   = "Who uses this identity?"
 	freshness  = "Does a fresh link help?"
+	presence   = "Is the agent there at all?"
 	opening    = "Can a link be opened?"
 	dropping   = "Does the link hold?"
 	inside     = "Does the agent work inside?"
@@ -90,7 +91,7 @@ var vocabulary = []observed{
 	{"route", routing, "Is the link that commands are written to the one the agent uses?", serverSees + " and " + agentSees + ": link ids", []option{
 		{"same", 40, "it is"}, {"other", 1, "they go to another link of this agent"}, {"none", 1, "no link is registered, and one is alive"}}, false},
 	{"ledger.owed", bookkeep, "What does the server's ledger say it owes?", agentSees + ": owed in pings", []option{
-		{"none", 1, "nothing, while a command waits"}, {"standing", 2, "commands, not getting fewer"}}, false},
+		{"none", 2, "nothing, and nothing waits"}, {"standing", 4, "commands, not getting fewer"}, {"missing", 1, "nothing, while a command waits"}}, false},
 	{"server.state", bookkeep, "Does the database agree with what the nodes hold?", serverSees, []option{
 		{"agrees", 20, "it does"}, {"behind", 1, "it names a claim, node or presence that is over"}}, false},
 	{"ending", ending, "Did the command end as the server's own rules have it?", serverSees, []option{
@@ -161,6 +162,8 @@ var vocabulary = []observed{
 		{"ok", 60, "it can"}, {"full", 1, "the disk is full or not writable"}}, false},
 
 	// The link.
+	{"heard", presence, "Is the agent heard of, by any door?", serverSees, []option{
+		{"now", 20, "it is"}, {"stopped", 1, "no, and the last it said was that it stops"}, {"no", 1, "no, and it did not say why"}}, false},
 	{"handshake", opening, "Does a new link open?", "both ends", []option{
 		{"opens", 15, "it does"}, {"fails", 1, "it does not"}}, false},
 	{"drops", dropping, "How often does the link end by itself?", serverSees + ": events", []option{

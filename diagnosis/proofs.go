@@ -46,6 +46,8 @@ var proofs = []proof{
 	{[]is{{"agent.process", "restarts"}}, "The agent's process ends again and again.", []string{"agent.crashloop"}},
 
 	{[]is{{"verdict", "ok"}, {"ledger.down", "even"}, {"stage.result_stored", "yes"}}, "Nothing was lost: the agent's own verdict, the ledgers and the stages of the last command say so.", []string{"well"}},
+	{[]is{{"verdict", "ok"}, {"ledger.down", "even"}, {"ledger.owed", "none"}}, "Nothing was lost, and nothing waits: the agent's own verdict and the ledgers say so.", []string{"well"}},
+	{[]is{{"heard", "stopped"}}, "The agent has said that it stops, and was not heard since.", []string{"agent.away"}},
 	{[]is{{"verdict", "ok.idle"}, {"ledger.down", "even"}}, "Nothing was lost, and nothing is under way: the agent's own verdict and the ledgers say so.", []string{"well"}},
 	{[]is{{"stage.ack_read", "yes"}, {"stage.result_stored", "yes"}}, "The command was not lost: it was acknowledged, and its result is stored.", []string{"well", "path.idle", "path.text.delayed", "oob.blocked", "agent.metrics", "identity.instances", "identity.clone"}},
 
@@ -57,7 +59,7 @@ var proofs = []proof{
 	{[]is{{"verdict", "link.text.silent"}}, "Pings go through and text does not, by the server's own view.", []string{"path.text.all", "path.text.size", "path.text.count", "path.text.first", "path.uplink", "path.tls", "path.ping.foreign", "route.cleanup"}},
 	{[]is{{"verdict", "link.uplink.lost"}}, "Text of the agent was lost on its way up, by the ledgers.", []string{"path.uplink", "path.tls"}},
 	{[]is{{"verdict", "link.ping.foreign"}}, "Something on the way answers in the server's place.", []string{"path.ping.foreign"}},
-	{[]is{{"verdict", "link.silent"}}, "Nothing came over the link, pings neither, while the reader was free.", []string{"path.halfopen", "path.mtu", "server.unwritten", "server.blocked"}},
+	{[]is{{"verdict", "link.silent"}}, "Nothing came over the link for longer than it may, pings neither.", []string{"path.halfopen", "path.mtu", "path.ping.foreign", "server.unwritten", "server.blocked", "agent.hung", "agent.writer", "agent.away"}},
 	{[]is{{"verdict", "link.handshake"}}, "No link could be opened.", []string{"path.handshake", "path.mtu", "path.tls", "agent.clock"}},
 	{[]is{{"verdict", "link.flapping"}}, "Links kept dropping.", []string{"path.idle", "path.halfopen", "identity.instances", "identity.clone", "agent.crashloop"}},
 	{[]is{{"verdict", "link.quarantined"}}, "An operator has quarantined it.", []string{"operator.quarantined"}},
@@ -105,6 +107,7 @@ var clashes = []clash{
 	{is{"agent.loop", "turns"}, is{"agent.reader", "busy"}, "a reader that turns is not blocked"},
 	{is{"agent.process", "hung"}, is{"text.up", "yes"}, "a process that hangs sends nothing"},
 	{is{"agent.process", "hung"}, is{"agent.loop", "turns"}, "a process that hangs turns no loop"},
+	{is{"heard", "no"}, is{"text.up", "yes"}, "who is heard by its texts is heard"},
 	{is{"handshake", "fails"}, is{"text.up", "yes"}, "without a link there is no text on it"},
 	{is{"text.down", "none"}, is{"verified", "yes"}, "the policy that was confirmed is a text"},
 	{is{"text.down", "none"}, is{"stage.read", "yes"}, "the command that was read is a text"},

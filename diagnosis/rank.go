@@ -178,7 +178,7 @@ func (r *ranking) prove() []string {
 		r.multiple = true
 		for _, p := range r.proofs {
 			for _, id := range p.leaves {
-				if !slices.Contains(left, id) {
+				if !slices.Contains(left, id) && id != WellID { // which goes with nothing else
 					left = append(left, id)
 				}
 			}

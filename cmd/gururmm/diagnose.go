@@ -1,18 +1,22 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"gururmm/diagnosis"
+	"gururmm/diagnosis/evidence"
 	"gururmm/internal/fileerr"
 	"gururmm/internal/help"
 	"gururmm/internal/wrap"
+	"gururmm/operator"
 )
 
 // diagnoseName is the command whose exit code 2 means that its input can't be used.
@@ -23,29 +27,42 @@ const (
 
 func diagnoseCommand(f *operatorFlags) *cobra.Command {
 	var file, agent string
-	var markdown, list, all bool
+	var markdown, list, all, asCase bool
 	cmd := &cobra.Command{
-		Use:   diagnoseName + " --case FILE [--agent NAME] [--json|--markdown]",
+		Use:   diagnoseName + " AGENT|--case FILE [--json|--markdown|--as-case]",
 		Short: "Say what may have lost a command, how surely, and what to test",
-		Long: "Say which stage lost a command, how sure that is, and what to look at next, from a\n" +
-			"case file: what was observed, and how each was come by. What is measured proves and\n" +
-			"excludes; what is inferred or reported only weighs. No server is asked.\n\n" +
+		Long: "Say which stage lost a command, how sure that is, and what to look at next: of an\n" +
+			"agent, from what the server holds of it now, or from a case file, which asks no\n" +
+			"server. What is measured proves and excludes; what is inferred or reported only\n" +
+			"weighs. --as-case writes what would be weighed, to be added to and given to --case.\n\n" +
 			"A case is YAML: `case: 1`, a subject, agents, and observations, each with its value,\n" +
 			"grade (both_ends, one_end, reported, inferred) and source. --list tells what can be\n" +
 			"observed. What is not known is left out, or given as unknown, which changes nothing.\n\n" +
-			"Exit codes: 0 answered, 2 the case can't be read: the error names the line.",
-		Example: "  gururmm diagnose --list\n  gururmm diagnose --case lab/cases/commands-unacknowledged.yaml\n" +
+			"Exit codes: 0 answered, 2 not: the case can't be read (the error names the line), or the\n" +
+			"server can't be asked.",
+		Example: "  gururmm diagnose web-17\n  gururmm diagnose web-17 --as-case > case.yaml\n  gururmm diagnose --list\n  gururmm diagnose --case lab/cases/commands-unacknowledged.yaml\n" +
 			"  gururmm diagnose --case case.yaml --agent agent-a -v\n  gururmm diagnose --case - --markdown > answer.md",
-		Args: help.Words(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Args: help.Words(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
 			out := cmd.OutOrStdout()
+			if f.json && markdown {
+				return errors.New("give --json or --markdown, not both")
+			}
 			if list {
 				return listVocabulary(out, f.json)
 			}
-			if file == "" {
-				return errors.New("which case? give --case FILE, or - for standard input (gururmm diagnose --list tells what can be observed)")
+			var c diagnosis.Case
+			var err error
+			switch {
+			case file != "" && len(args) > 0:
+				return errors.New("give AGENT or --case, not both: of a case's agents, --agent narrows it to one")
+			case file != "":
+				c, err = readCase(file, cmd.InOrStdin())
+			case len(args) == 0:
+				return errors.New("of what? give AGENT, or --case FILE, - for standard input (gururmm diagnose --list tells what can be observed)")
+			default:
+				c, err = f.gather(cmd.Context(), args[0])
 			}
-			c, err := readCase(file, cmd.InOrStdin())
 			if err != nil {
 				return err
 			}
@@ -60,6 +77,16 @@ func diagnoseCommand(f *operatorFlags) *cobra.Command {
 				}
 				c = one
 			}
+			if asCase && f.json { // which is YAML, too
+				return printJSON(out, c)
+			}
+			if asCase {
+				raw, err := c.Write()
+				if err == nil {
+					_, err = out.Write(raw)
+				}
+				return err
+			}
 			a := diagnosis.Diagnose(c)
 			switch {
 			case f.json:
@@ -71,12 +98,12 @@ func diagnoseCommand(f *operatorFlags) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&file, "case", "", "the case file, - for standard input")
-	cmd.Flags().StringVar(&agent, "agent", "", "go by what was observed of this agent and of all together")
+	cmd.Flags().StringVar(&agent, "agent", "", "of a case, go by what was observed of this agent and of all together")
+	cmd.Flags().BoolVar(&asCase, "as-case", false, "write a case file instead of an answer")
 	cmd.Flags().BoolVar(&markdown, "markdown", false, "write a page in Markdown")
 	cmd.Flags().BoolVar(&list, "list", false, "list what can be observed, with its values")
 	cmd.Flags().BoolVarP(&all, "verbose", "v", false, "tell all that was weighed")
-	f.addJSON(cmd)
-	help.Apart(cmd, "json", "markdown")
+	help.Apart(cmd, "markdown", "as-case")
 	help.Apart(cmd, "list", "case")
 	help.Apart(cmd, "list", "markdown")
 	return cmd
@@ -87,6 +114,53 @@ func orNone(s string) string {
 		return "no agents"
 	}
 	return s
+}
+
+// recentCommands are looked through for the one to judge by.
+const recentCommands = 10
+
+// gather asks the server for all that it holds of an agent, and makes a case of it.
+func (f *operatorFlags) gather(ctx context.Context, ref string) (diagnosis.Case, error) {
+	client, err := f.client()
+	if err != nil {
+		return diagnosis.Case{}, err
+	}
+	h, err := held(ctx, client, ref)
+	if err != nil {
+		return diagnosis.Case{}, explain(err)
+	}
+	return evidence.Case(h), nil
+}
+
+func held(ctx context.Context, client *operator.Client, ref string) (h evidence.Held, err error) {
+	if h.Agent, err = client.Agent(ctx, ref); err != nil {
+		return h, err
+	}
+	id := h.Agent.ID
+	commands, err := client.Commands(ctx, operator.Filter{Agent: id, Limit: recentCommands})
+	if err != nil {
+		return h, err
+	}
+	h.Now = time.Now()
+	if command := evidence.Judged(commands, h.Now); command != "" {
+		t, err := client.Trace(ctx, command)
+		if err != nil {
+			return h, err
+		}
+		h.Trace = &t
+	}
+	beacons, err := client.Beacons(ctx, id, 1)
+	if err != nil {
+		return h, err
+	}
+	if len(beacons) > 0 {
+		h.Beacon = &beacons[0]
+	}
+	if h.Events, err = client.AgentEvents(ctx, operator.EventFilter{Agent: id, Within: 24 * time.Hour, Limit: operator.MaxEvents}); err != nil {
+		return h, err
+	}
+	h.Fleet, err = client.Agents(ctx)
+	return h, err
 }
 
 func readCase(file string, stdin io.Reader) (diagnosis.Case, error) {

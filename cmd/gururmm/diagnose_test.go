@@ -49,13 +49,14 @@ func TestACaseThatCannotBeReadExits2(t *testing.T) {
 		t.Fatal(err)
 	}
 	for args, says := range map[string]string{
-		"diagnose":                                    "give --case FILE",
+		"diagnose":                                    "give AGENT, or --case FILE",
 		"diagnose --case /nowhere":                    "--case: ",
 		"diagnose --case " + bad:                      `bad.yaml: not a case that can be read: line 4: no observation is called "pings.down"; do you mean ping.down?`,
 		"diagnose --case " + startCase + " --agent b": "the case has agent-a, agent-b, agent-c",
 		"diagnose --case x --json --markdown":         "not both",
 		"diagnose --case -":                           "it is empty",
-		"diagnose agent-a --case " + startCase:        "one word too many",
+		"diagnose agent-a --case " + startCase:        "not both",
+		"diagnose agent-a":                            "gururmm login",
 	} {
 		if _, errs, code := typed(t, nil, strings.Fields(args)...); code != exitBadInput || !strings.Contains(errs, says) {
 			t.Errorf("%s: exit %d, %q does not say %q", args, code, errs, says)

@@ -70,8 +70,7 @@ func rootCommand(typed []string) *cobra.Command {
 	}
 	addServe(root)
 	root.AddCommand(versionCommand())
-	f := addOperator(root, typed)
-	root.AddCommand(diagnoseCommand(f)) // asks no server
+	addOperator(root, typed)
 	help.Fit(root)
 	return root
 }

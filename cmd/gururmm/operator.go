@@ -56,11 +56,11 @@ func checkCount[N int | int64](flag string, n N) error {
 }
 
 // addOperator adds the commands that talk to a server as an operator.
-func addOperator(root *cobra.Command, typed []string) *operatorFlags {
+func addOperator(root *cobra.Command, typed []string) {
 	f := &operatorFlags{typed: typed}
 	for _, c := range []*cobra.Command{
 		loginCommand(f), agentsCommand(f), execCommand(f), jobsCommand(f), commandsCommand(f), cancelCommand(f),
-		traceCommand(f), beaconsCommand(f), eventsCommand(f), enrollTokenCommand(f), directCommand(f), directivesCommand(f), bundlesCommand(f), doctorCommand(f), updateCommand(f),
+		traceCommand(f), beaconsCommand(f), eventsCommand(f), enrollTokenCommand(f), directCommand(f), directivesCommand(f), bundlesCommand(f), doctorCommand(f), diagnoseCommand(f), updateCommand(f),
 	} {
 		f.addJSON(c)
 		if c.Name() != updateName { // not all of that talks to a server
@@ -69,7 +69,6 @@ func addOperator(root *cobra.Command, typed []string) *operatorFlags {
 		root.AddCommand(c)
 	}
 	f.offer(root)
-	return f
 }
 
 func (f *operatorFlags) addJSON(c *cobra.Command) {

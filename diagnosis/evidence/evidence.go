@@ -1,0 +1,521 @@
+// Package evidence makes a case of what a server holds of one agent: the stages of its
+// last command, its links and ledgers, its own word, its beacon, its neighbours.
+//
+// Rules that hold here:
+//   - pure: what is held comes in, the time too;
+//   - what is not held is not made up: no observation, which is unknown and not no;
+//   - what is of a moment counts for that moment only: an old beacon says nothing of now;
+//   - a suspicion is an inference, a proof of either end is measured.
+package evidence
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"gururmm/diagnosis"
+	"gururmm/operator"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+// How long what is held speaks for now.
+const (
+	// settled: a claim is given back after 5 s or some round trips, and a write has 10 s.
+	// What a command has not reached by then is no.
+	settled = 12 * time.Second
+	// fresh: an agent that is ill sends a beacon every 30 s, and some are late.
+	fresh = 2 * time.Minute
+	// heardWithin: heartbeats come every 30 s or so; by pings it is known sooner.
+	heardWithin = 2 * time.Minute
+	// loopStalls and writerStalls are the graces of the agent's own rules.
+	loopStalls   = 5 * time.Second
+	writerStalls = 15 * time.Second
+	refusedShown = time.Minute
+	deadWindow   = 90 * time.Second
+	lately       = 24 * time.Hour // how long a change may have been the cause
+	skewed       = time.Minute    // what a token is valid for
+	flaps        = 3              // ends of links in an hour
+)
+
+// Held is what a server holds of one agent.
+type Held struct {
+	Now   time.Time // by the server's clock, as near as it is known
+	Agent operator.Agent
+	// Trace is of the command to be judged by; nil: it never had one.
+	Trace *operator.Trace
+	// Beacon is the newest; nil: none.
+	Beacon *operator.Beacon
+	// Events of the last day, and Fleet, which may hold the agent itself; nil: not asked.
+	Events []operator.AgentEvent
+	Fleet  []operator.Agent
+}
+
+// report is what matters here of a beacon's report (oob.Report).
+type report struct {
+	Verdict  selfcheck.Verdict      `json:"verdict"`
+	Snapshot selfcheck.Snapshot     `json:"snapshot"`
+	Steps    []selfcheck.StepRecord `json:"steps"`
+}
+
+// Judged picks the command that says most of now: the newest that had the time to be
+// acknowledged; "" if there is none. Commands come the newest first.
+func Judged(commands []operator.Command, now time.Time) string {
+	for _, c := range commands {
+		if c.AckedAt != nil || c.EndedAt != nil || now.Sub(c.CreatedAt) > settled {
+			return c.ID
+		}
+	}
+	return ""
+}
+
+// made gathers observations; the first word on one thing from one source stands.
+type made struct {
+	Held
+	report *report // nil: none that speaks for now
+	byDoor bool    // the command went by the second door, too
+	out    []diagnosis.Observation
+}
+
+// Case makes a case of what is held.
+func Case(h Held) diagnosis.Case {
+	m := &made{Held: h, out: []diagnosis.Observation{}}
+	if b := h.Beacon; b != nil && h.Now.Sub(b.ReceivedAt) < fresh {
+		var r report
+		if json.Unmarshal(b.Report, &r) == nil {
+			m.report = &r
+		}
+	}
+	m.way()
+	m.seen()
+	m.told()
+	m.around()
+	c := diagnosis.Case{
+		Version: diagnosis.CaseVersion, Subject: "what the server holds of " + h.Agent.Name,
+		Agents: []diagnosis.Agent{{Name: h.Agent.Name, Site: h.Agent.Site, Note: h.Agent.Version}}, Observations: m.out,
+	}
+	if h.Trace != nil {
+		c.Description = fmt.Sprintf("Judged by command %s of %s. %s", h.Trace.Command.ID, h.Trace.Command.CreatedAt.UTC().Format(time.DateTime), h.Trace.Stopped)
+	}
+	return c
+}
+
+func (m *made) say(name, value string, grade diagnosis.Grade, source string) {
+	for _, o := range m.out {
+		if o.Name == name && o.Source == source {
+			return
+		}
+	}
+	m.out = append(m.out, diagnosis.Observation{Name: name, Value: value, Grade: grade, Agent: m.Agent.Name, Source: source})
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+const (
+	byTrace  = "the command's trace"
+	byServer = "the server, now"
+	byBeacon = "the agent's beacon"
+	byEvents = "the server's events"
+	byFleet  = "the server, of the others"
+)
+
+// way tells how far the command came by the link. What went by the second door says
+// nothing of the link but that it was needed.
+func (m *made) way() {
+	if m.Trace == nil {
+		return
+	}
+	t, c := m.Trace, m.Trace.Command
+	old := m.Now.Sub(c.CreatedAt) > settled || c.EndedAt != nil
+	at := map[wire.Stage]operator.TraceEntry{} // of attempts by the link, the last of each
+	lost, refused := false, ""
+	for _, e := range t.Entries {
+		if e.Channel == wire.ChannelOOB {
+			m.byDoor = true
+			if e.Stage == wire.StageResultStored {
+				m.say("door", "runs", diagnosis.BothEnds, byTrace)
+			}
+			continue
+		}
+		at[e.Stage] = e
+		switch e.Stage {
+		case "lost":
+			lost = true
+		case "refused":
+			refused = e.Note
+		}
+	}
+	has := func(s wire.Stage) bool { _, ok := at[s]; return ok }
+	if has(wire.StageResultStored) && m.Agent.Presence != "verified" && c.EndedAt != nil && m.Now.Sub(*c.EndedAt) > settled {
+		return // it ran before whatever is the matter now
+	}
+	if lost {
+		m.say("ledger.down", "gap", diagnosis.BothEnds, byTrace)
+	}
+	if cancelled := c.State == wire.StateCancelled; cancelled && !has(wire.StageWritten) {
+		return // called off before it could be anything
+	}
+	if has(wire.StageClaimed) || old && !m.byDoor {
+		m.say("stage.claimed", yes(has(wire.StageClaimed)), diagnosis.OneEnd, byTrace)
+	}
+	switch claimed := at[wire.StageClaimed]; {
+	case has(wire.StageWritten):
+		m.say("stage.written", "yes", diagnosis.OneEnd, byTrace)
+	case has(wire.StageClaimed) && m.Now.Sub(claimed.At) > settled:
+		m.say("stage.written", "no", diagnosis.OneEnd, byTrace)
+	}
+	if has(wire.StageRead) && !lost {
+		m.say("stage.read", "yes", diagnosis.OneEnd, byTrace)
+	}
+	if has(wire.StageAcked) {
+		m.say("stage.acked", "yes", diagnosis.OneEnd, byTrace)
+	}
+	if has(wire.StageAckRead) {
+		m.say("stage.ack_read", "yes", diagnosis.OneEnd, byTrace)
+	} else if written := at[wire.StageWritten]; has(wire.StageWritten) && (m.Now.Sub(written.At) > settled || c.EndedAt != nil) || old && !has(wire.StageWritten) && !m.byDoor {
+		m.say("stage.ack_read", "no", diagnosis.OneEnd, byTrace)
+	}
+	if has(wire.StageStarted) {
+		m.say("stage.started", "yes", diagnosis.OneEnd, byTrace)
+	}
+	if has(wire.StageResultStored) {
+		m.say("stage.result_stored", "yes", diagnosis.OneEnd, byTrace)
+	}
+	if value := refusal(refused); value != "" {
+		m.say("refused", value, diagnosis.BothEnds, byTrace)
+	}
+}
+
+// refusals are the values of refused by the nack's code.
+var refusals = []struct {
+	code  wire.Code
+	value string
+}{
+	{wire.CodeUnparseable, "unparseable"}, {wire.CodeUnsupported, "unsupported"}, {wire.CodeBadSignature, "signature"}, {wire.CodeWrongAgent, "signature"},
+	{wire.CodeExpired, "expired"}, {wire.CodeBusy, "busy"}, {wire.CodeDraining, "busy"}, {wire.CodeJournal, "journal"},
+}
+
+// refusal finds a nack's code in a trace's note; "": none that says why.
+func refusal(note string) string {
+	for _, r := range refusals {
+		if strings.Contains(note, ": "+string(r.code)) {
+			return r.value
+		}
+	}
+	return ""
+}
+
+// seen tells what the server itself sees of the agent and its links.
+func (m *made) seen() {
+	a := m.Agent
+	heard := a.LastSeen != nil && m.Now.Sub(*a.LastSeen) < heardWithin
+	switch {
+	case a.Stopped:
+		m.say("heard", "stopped", diagnosis.OneEnd, byServer)
+	case heard && a.Presence != "offline":
+		m.say("heard", "now", diagnosis.OneEnd, byServer)
+	case a.Presence == "offline":
+		m.say("heard", "no", diagnosis.OneEnd, byServer)
+	}
+	if heard && a.LastVia == "text" && (a.Presence == "verified" || m.Now.Sub(*a.LastSeen) < settled) { // else it may have been before
+		m.say("text.up", "yes", diagnosis.OneEnd, byServer)
+	}
+	switch {
+	case a.RemovedAt != nil:
+		m.verdict(string(selfcheck.CodeAgentRemoved), false, byServer)
+	case a.Presence == "quarantined":
+		m.verdict(string(selfcheck.CodeLinkQuarantined), false, byServer)
+	case a.Presence == "duplicate":
+		m.verdict(string(selfcheck.CodeRouteDuplicate), false, byServer)
+	}
+	m.copies()
+	if len(a.Links) > 0 {
+		m.say("handshake", "opens", diagnosis.OneEnd, byServer)
+		m.say("links", map[bool]string{true: "one", false: "several"}[len(a.Links) == 1], diagnosis.OneEnd, byServer)
+		l := newest(a.Links)
+		// One look at a queue that is not empty may have met a message on its way.
+		if l.Queued == 0 {
+			m.say("server.queue", "empty", diagnosis.OneEnd, byServer)
+		} else {
+			m.say("server.queue", "standing", diagnosis.Inferred, byServer)
+		}
+		if l.Verdict != "" {
+			m.verdict(l.Verdict, false, "the server, of the link")
+		}
+		if age := time.Duration(l.AgeMS) * time.Millisecond; l.State == "connecting" && age > settled {
+			m.say("verified", "no", diagnosis.OneEnd, byServer)
+		}
+		if l.State == "verified" && l.Verdict == "" {
+			m.say("verified", "yes", diagnosis.BothEnds, byServer)
+			m.say("probes", "pass", diagnosis.BothEnds, byServer)
+			if l.PeerRead != nil && *l.PeerRead >= l.Written && !m.said("ledger.down", "gap") {
+				m.say("ledger.down", "even", diagnosis.BothEnds, byServer)
+			}
+		}
+	}
+	waits := m.Trace != nil && !m.byDoor && m.Trace.Command.EndedAt == nil && m.Trace.Command.AckedAt == nil && m.Now.Sub(m.Trace.Command.CreatedAt) > settled
+	switch {
+	case a.Owed > 0 && waits:
+		m.say("ledger.owed", "standing", diagnosis.OneEnd, byServer)
+	case a.Owed == 0 && waits:
+		m.say("ledger.owed", "missing", diagnosis.OneEnd, byServer)
+	case a.Owed == 0 && !m.byDoor: // else it is not the link that has paid
+		m.say("ledger.owed", "none", diagnosis.OneEnd, byServer)
+	}
+	if a.ClockSkew != nil {
+		m.skew(time.Duration(*a.ClockSkew)*time.Millisecond, byServer)
+	}
+	// This system negotiates none, at either end.
+	m.say("compression", "off", diagnosis.BothEnds, "the protocol")
+}
+
+func newest(links []wire.LinkView) wire.LinkView {
+	return slices.MaxFunc(links, func(a, b wire.LinkView) int { return cmp.Compare(a.Generation, b.Generation) })
+}
+
+func (m *made) said(name, value string) bool {
+	return slices.ContainsFunc(m.out, func(o diagnosis.Observation) bool { return o.Name == name && o.Value == value })
+}
+
+func (m *made) skew(off time.Duration, source string) {
+	m.say("clock", map[bool]string{true: "wrong", false: "right"}[off.Abs() > skewed], diagnosis.BothEnds, source)
+}
+
+// copies tells whether others use the identity.
+func (m *made) copies() {
+	var alive []operator.Copy
+	for _, c := range m.Agent.Copies {
+		if c.Standing == operator.CopyRival {
+			alive = append(alive, c)
+		}
+	}
+	switch {
+	case len(m.Agent.Copies) == 0:
+		m.say("instances", "one", diagnosis.OneEnd, byServer)
+	case len(alive) < 2: // it is being asked
+	case slices.ContainsFunc(alive, func(c operator.Copy) bool {
+		return c.Fingerprint != alive[0].Fingerprint || c.BootID != alive[0].BootID
+	}):
+		m.say("instances", "other_machine", diagnosis.BothEnds, byServer)
+	default:
+		m.say("instances", "same_machine", diagnosis.BothEnds, byServer)
+	}
+}
+
+// verdict gives a verdict that is known; a suspicion is an inference.
+func (m *made) verdict(code string, suspected bool, source string) {
+	code, marked := strings.CutSuffix(code, " suspected")
+	if !slices.ContainsFunc(diagnosis.Vocabulary(), func(t diagnosis.Term) bool {
+		return t.ID == "verdict" && slices.ContainsFunc(t.Values, func(v diagnosis.TermValue) bool { return v.Value == code })
+	}) {
+		return
+	}
+	grade := diagnosis.OneEnd
+	if suspected || marked {
+		grade = diagnosis.Inferred
+	}
+	m.say("verdict", code, grade, source)
+}
+
+// told tells what the agent says of itself.
+func (m *made) told() {
+	a := m.Agent
+	if m.report == nil {
+		// Its word of the last heartbeat or beacon stands while it is heard.
+		if a.Verdict != "" && m.said("heard", "now") {
+			m.verdict(a.Verdict, false, "the agent's last word")
+		}
+		return
+	}
+	v := m.report.Verdict
+	newer := a.VerdictAt != nil && a.VerdictAt.After(m.Beacon.ReceivedAt) && a.Verdict != string(v.Code)
+	if newer {
+		m.verdict(a.Verdict, false, "the agent's last word")
+		return // the beacon's facts are of another moment
+	}
+	m.verdict(string(v.Code), v.Suspected, byBeacon)
+	s := m.report.Snapshot
+	m.inside(s)
+	m.link(s)
+	m.steps()
+}
+
+// steps tells what the agent has tried by itself against its verdict, and what came of it.
+func (m *made) steps() {
+	for _, s := range slices.Backward(m.report.Steps) {
+		if s.Outcome == "" || m.Now.Sub(s.At) > fresh || s.Verdict != m.report.Verdict.Code {
+			continue // of another trouble
+		}
+		helped := strings.HasPrefix(s.Outcome, "helped")
+		switch s.Kind {
+		case selfcheck.StepReconnect, selfcheck.StepAlternative:
+			m.say("fresh_link", map[bool]string{true: "cured", false: "no_help"}[helped], diagnosis.OneEnd, byBeacon)
+		case selfcheck.StepRestartWorker, selfcheck.StepRestartService:
+			m.say("restart.agent", map[bool]string{true: "cured", false: "no_help"}[helped], diagnosis.OneEnd, byBeacon)
+		}
+	}
+}
+
+// inside tells what the beacon says of the agent itself.
+func (m *made) inside(s selfcheck.Snapshot) {
+	reports := s.Worker.Running && s.Worker.Silent != nil && *s.Worker.Silent < loopStalls
+	if !reports {
+		return // all that follows is as of its last report
+	}
+	m.say("agent.process", "runs", diagnosis.OneEnd, byBeacon)
+	loop := "turns"
+	for _, name := range []string{"reader", "dispatcher", "writer", "executor"} {
+		l, known := s.Loops[name]
+		if known && l.Pending != nil && *l.Pending > loopStalls && (!l.Waits || *l.Pending > writerStalls) {
+			loop = name
+			break
+		}
+	}
+	if len(s.Loops) > 0 {
+		m.say("agent.loop", loop, diagnosis.OneEnd, byBeacon)
+		m.say("agent.reader", map[bool]string{true: "busy", false: "free"}[loop == "reader"], diagnosis.OneEnd, byBeacon)
+	}
+	if s.Jobs.Limit > 0 {
+		m.say("agent.slots", map[bool]string{true: "working", false: "free"}[s.Jobs.Running >= s.Jobs.Limit], diagnosis.OneEnd, byBeacon)
+	}
+	m.say("agent.disk", map[bool]string{true: "ok", false: "full"}[s.Jobs.Journal == ""], diagnosis.OneEnd, byBeacon)
+	recent := func(age *time.Duration) bool { return age != nil && *age < refusedShown }
+	switch {
+	case recent(s.UndecodedAge):
+		m.say("refused", "unparseable", diagnosis.OneEnd, byBeacon)
+	case recent(s.RejectedAge):
+		if value := refusal(": " + string(s.RejectedCode)); value != "" {
+			m.say("refused", value, diagnosis.OneEnd, byBeacon)
+		}
+	case s.Stages.Undecoded+s.Stages.Rejected == 0 && s.Stages.Read > 0:
+		m.say("refused", "none", diagnosis.OneEnd, byBeacon)
+	}
+	if s.Clock.Offset != nil {
+		m.skew(*s.Clock.Offset, byBeacon)
+	}
+}
+
+// link tells what the beacon says of the link.
+func (m *made) link(s selfcheck.Snapshot) {
+	l := s.Link
+	open := slices.Contains([]selfcheck.Phase{selfcheck.PhaseAuth, selfcheck.PhaseConfiguring, selfcheck.PhaseProbing, selfcheck.PhaseVerified}, l.Phase)
+	m.say("drops", map[bool]string{true: "often", false: "rare"}[l.Drops >= flaps], diagnosis.OneEnd, byBeacon) // not by its own order
+	if !open {
+		if l.Failure != nil && l.Attempts > 0 && !strings.HasPrefix(l.Failure.Type, "ws.") {
+			m.say("handshake", "fails", diagnosis.OneEnd, byBeacon)
+		}
+		return
+	}
+	m.say("handshake", "opens", diagnosis.OneEnd, byBeacon)
+	up := time.Duration(0)
+	if l.PhaseAge != nil {
+		up = *l.PhaseAge
+	}
+	within := func(age *time.Duration, d time.Duration) bool { return age != nil && *age < d }
+	switch {
+	case within(l.In.PingAge, deadWindow):
+		m.say("ping.down", "yes", diagnosis.OneEnd, byBeacon)
+	case up > deadWindow:
+		m.say("ping.down", "no", diagnosis.OneEnd, byBeacon)
+	}
+	texts, missing := l.In.Frames[selfcheck.FrameText.String()].Count, l.Ledger.Down != nil
+	switch {
+	case texts == 0 && (missing || up > settled):
+		m.say("text.down", "none", diagnosis.OneEnd, byBeacon)
+	case within(l.In.TextAge, deadWindow) && !missing: // else what came, came before
+		m.say("text.down", "flows", diagnosis.OneEnd, byBeacon)
+	}
+	if l.In.OpenFragment == nil {
+		m.say("fragment", "none", diagnosis.OneEnd, byBeacon)
+	} else if *l.In.OpenFragment > loopStalls {
+		m.say("fragment", "open", diagnosis.OneEnd, byBeacon)
+	}
+	if l.Ledger.Peer == nil {
+		return
+	}
+	switch foreign := l.Ledger.Foreign+l.Ledger.Stripped > 0; {
+	case !foreign && l.Ledger.PeerVia == "ping":
+		m.say("ping.ledger", "server", diagnosis.BothEnds, byBeacon)
+	case foreign && l.Ledger.PeerVia != "ping":
+		m.say("ping.ledger", "foreign", diagnosis.OneEnd, byBeacon)
+	}
+	if l.Ledger.Altered == "" {
+		m.say("ledger.digest", "same", diagnosis.BothEnds, byBeacon)
+	}
+	if l.Ledger.Up == nil {
+		m.say("ledger.up", "even", diagnosis.BothEnds, byBeacon)
+	}
+	if l.Ledger.Down == nil && l.Ledger.Local.Read >= l.Ledger.Peer.Written && texts > 0 && !m.said("ledger.down", "gap") {
+		m.say("ledger.down", "even", diagnosis.BothEnds, byBeacon)
+	}
+}
+
+// around tells how others are, and what changed before.
+func (m *made) around() {
+	a := m.Agent
+	well, others, siteWell, siteOthers, same, sameWell := 0, 0, 0, 0, 0, 0
+	for _, o := range m.Fleet {
+		if o.ID == a.ID || o.Presence == "offline" || o.Presence == "removed" || o.Presence == "quarantined" {
+			continue
+		}
+		others++
+		ok := o.Presence == "verified"
+		if ok {
+			well++
+		}
+		if o.Site == a.Site {
+			siteOthers++
+			if ok {
+				siteWell++
+			}
+		}
+		if o.Version == a.Version {
+			same++
+			if ok {
+				sameWell++
+			}
+		}
+	}
+	// One agent that is well shows that not all are ill; that all are takes several.
+	const several = 3
+	if well > 0 {
+		m.say("fleet", "fine", diagnosis.OneEnd, byFleet)
+	} else if others >= several {
+		m.say("fleet", "all", diagnosis.OneEnd, byFleet)
+	}
+	if siteWell > 0 {
+		m.say("site", "fine", diagnosis.OneEnd, byFleet)
+	} else if siteOthers > 0 {
+		m.say("site", "same", diagnosis.OneEnd, byFleet)
+	}
+	if sameWell > 0 {
+		m.say("version.peers", "yes", diagnosis.OneEnd, byFleet)
+	} else if same >= several {
+		m.say("version.peers", "no", diagnosis.OneEnd, byFleet)
+	}
+	if m.Events == nil {
+		return
+	}
+	ends := 0
+	for _, e := range m.Events {
+		age := m.Now.Sub(e.At)
+		if e.Kind == operator.EventVersion && e.From != "" && age < lately {
+			m.say("change", "agent_update", diagnosis.OneEnd, byEvents)
+		}
+		if e.Kind == operator.EventLink && e.To == "ended" && age < time.Hour {
+			ends++
+		}
+	}
+	// Of many it can't be told from here which the agent ended itself, to make a fresh one.
+	if ends < flaps {
+		m.say("drops", "rare", diagnosis.OneEnd, byEvents)
+	}
+}

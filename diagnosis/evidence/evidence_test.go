@@ -1,0 +1,254 @@
+package evidence
+
+import (
+	"encoding/json"
+	"slices"
+	"testing"
+	"time"
+
+	"gururmm/diagnosis"
+	"gururmm/operator"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func ago(d time.Duration) *time.Time { return new(now.Add(-d)) }
+
+// healthy is an agent that has just run a command.
+func healthy() Held {
+	id := "0190-a"
+	read := uint64(20)
+	return Held{
+		Now: now,
+		Agent: operator.Agent{
+			ID: id, Name: "agent-a", Site: "site-1", Version: "v1.0.0", Presence: "verified", Verdict: "ok", VerdictAt: ago(time.Hour),
+			LastSeen: ago(2 * time.Second), LastVia: "text", ClockSkew: new(int64(30)),
+			Links: []wire.LinkView{{Link: 7, Generation: 3, State: "verified", Written: 20, Read: 30, PeerRead: &read, AgeMS: 60_000}},
+		},
+		Trace:  trace(time.Minute, "accepted", "claimed", "written", "read", "decoded", "verified", "journaled", "acked", "ack_read", "started", "finished", "result_written", "result_stored"),
+		Events: []operator.AgentEvent{},
+		Fleet:  []operator.Agent{{ID: id, Site: "site-1"}, {ID: "0190-b", Site: "site-1", Version: "v1.0.0", Presence: "verified"}},
+	}
+}
+
+// trace is of a command given so long ago, by the link, as far as the stages say.
+func trace(age time.Duration, stages ...wire.Stage) *operator.Trace {
+	t := &operator.Trace{Command: operator.Command{ID: "0190-1", CreatedAt: now.Add(-age), State: wire.StateRunning}}
+	for i, s := range stages {
+		t.Entries = append(t.Entries, operator.TraceEntry{Stage: s, At: t.Command.CreatedAt.Add(time.Duration(i) * time.Millisecond), Channel: wire.ChannelLink, Attempt: 1})
+		switch s {
+		case wire.StageAckRead:
+			t.Command.AckedAt = &t.Entries[i].At
+		case wire.StageResultStored:
+			t.Command.EndedAt, t.Command.State = &t.Entries[i].At, wire.StateCompleted
+		}
+	}
+	return t
+}
+
+// beacon is one that came so long ago.
+func beacon(t *testing.T, age time.Duration, v selfcheck.Verdict, change func(s *selfcheck.Snapshot)) *operator.Beacon {
+	t.Helper()
+	sec := func(s float64) *time.Duration { return new(time.Duration(s * float64(time.Second))) }
+	r := report{Verdict: v}
+	s := &r.Snapshot
+	s.Worker.Running, s.Worker.Silent = true, sec(0.5)
+	s.Loops = map[string]selfcheck.LoopFacts{"reader": {}, "dispatcher": {}, "writer": {}, "executor": {}}
+	s.Jobs.Limit, s.Stages.Read = 8, 4
+	s.Link.Phase, s.Link.PhaseAge = selfcheck.PhaseVerified, sec(600)
+	s.Link.In = selfcheck.TapView{Frames: map[string]selfcheck.ClassView{"text": {Count: 20}}, PingAge: sec(3), TextAge: sec(5)}
+	s.Link.Ledger.Local.Read, s.Link.Ledger.Peer, s.Link.Ledger.PeerVia = 20, &wire.Ledger{Written: 20}, "ping"
+	if change != nil {
+		change(s)
+	}
+	raw, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &operator.Beacon{ReceivedAt: now.Add(-age), Verdict: string(v.Code), Report: raw}
+}
+
+func find(c diagnosis.Case, name string) (values []string) {
+	for _, o := range c.Observations {
+		if o.Name == name {
+			values = append(values, o.Value+" "+string(o.Grade))
+		}
+	}
+	return values
+}
+
+// What is held makes these observations, and no others of that name; and it comes to this.
+func TestWhatIsHeldComesTo(t *testing.T) {
+	sec := func(s float64) *time.Duration { return new(time.Duration(s * float64(time.Second))) }
+	lost := selfcheck.Verdict{Code: selfcheck.CodeLinkTextLost}
+	for _, c := range []struct {
+		name   string
+		change func(t *testing.T, h *Held)
+		want   map[string]string // name: "value grade"; empty: not known
+		leader string            // empty: whatever
+		word   string
+	}{
+		{name: "all is well", change: func(t *testing.T, h *Held) { h.Agent.Links[0].Queued = 0 }, leader: "well", word: diagnosis.WordProven, want: map[string]string{
+			"stage.result_stored": "yes one_end", "ledger.down": "even both_ends", "heard": "now one_end", "fleet": "fine one_end", "site": "fine one_end",
+			"version.peers": "yes one_end", "clock": "right both_ends", "instances": "one one_end", "drops": "rare one_end", "change": "", "agent.loop": "",
+		}},
+		{name: "idle, and never had a command", change: func(t *testing.T, h *Held) { h.Trace, h.Agent.Verdict = nil, "ok.idle" }, leader: "well", word: diagnosis.WordProven,
+			want: map[string]string{"stage.claimed": "", "stage.ack_read": ""}},
+		{name: "a command just given", change: func(t *testing.T, h *Held) { h.Trace = trace(time.Second, "accepted", "claimed", "written") },
+			want: map[string]string{"stage.written": "yes one_end", "stage.ack_read": "", "stage.read": ""}},
+		{name: "lost on the way", change: func(t *testing.T, h *Held) {
+			h.Trace = trace(time.Minute, "accepted", "claimed", "written", "lost")
+			h.Trace.Entries = append(h.Trace.Entries, operator.TraceEntry{Stage: wire.StageResultStored, Channel: wire.ChannelOOB})
+			h.Agent.Presence, h.Agent.Links[0].State = "out-of-band", "connecting"
+			h.Beacon = beacon(t, 5*time.Second, lost, func(s *selfcheck.Snapshot) {
+				s.Link.Phase, s.Link.In.Frames, s.Link.Ledger.Local.Read = selfcheck.PhaseAuth, nil, 0
+				s.Link.Ledger.Down = &selfcheck.Gap{Missing: 2, Age: 5 * time.Second}
+			})
+		}, leader: "path.text.all", want: map[string]string{
+			"ledger.down": "gap both_ends", "stage.ack_read": "no one_end", "door": "runs both_ends", "verdict": "link.text.lost one_end", "verified": "no one_end",
+			"text.down": "none one_end", "ping.down": "yes one_end", "agent.loop": "turns one_end", "ledger.owed": "", "stage.read": "",
+		}},
+		{name: "went by the second door alone", change: func(t *testing.T, h *Held) {
+			h.Trace = trace(time.Minute, "accepted")
+			h.Trace.Entries = append(h.Trace.Entries, operator.TraceEntry{Stage: wire.StageResultStored, Channel: wire.ChannelOOB})
+		}, want: map[string]string{"stage.claimed": "", "stage.ack_read": "", "door": "runs both_ends", "stage.result_stored": ""}},
+		{name: "a suspicion is an inference", change: func(t *testing.T, h *Held) {
+			h.Beacon = beacon(t, 5*time.Second, selfcheck.Verdict{Code: selfcheck.CodeLinkTextSilent, Suspected: true}, nil)
+		}, want: map[string]string{"verdict": "link.text.silent inferred"}},
+		{name: "so is the server's", change: func(t *testing.T, h *Held) { h.Agent.Links[0].Verdict = "link.uplink.lost suspected" },
+			want: map[string]string{"verdict": "link.uplink.lost inferred, ok one_end"}},
+		{name: "an old beacon says nothing of now", change: func(t *testing.T, h *Held) { h.Beacon = beacon(t, 5*time.Minute, lost, nil) },
+			want: map[string]string{"verdict": "ok one_end", "agent.loop": "", "ping.down": ""}},
+		{name: "a newer word stands before a beacon", change: func(t *testing.T, h *Held) {
+			h.Beacon, h.Agent.VerdictAt = beacon(t, time.Minute, lost, nil), ago(time.Second)
+		}, want: map[string]string{"verdict": "ok one_end", "agent.loop": ""}},
+		{name: "never written", change: func(t *testing.T, h *Held) {
+			h.Trace, h.Agent.Owed = trace(time.Minute, "accepted", "claimed"), 1
+			h.Agent.Links[0].Queued, h.Agent.Links[0].Written = 1, 19
+			h.Agent.Links[0].PeerRead = nil
+			h.Beacon = beacon(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeRouteUnwritten}, nil)
+		}, leader: "server.unwritten", want: map[string]string{"stage.written": "no one_end", "server.queue": "standing inferred", "ledger.owed": "standing one_end"}},
+		{name: "the dispatcher stands still", change: func(t *testing.T, h *Held) {
+			h.Trace, h.Agent.Owed = trace(time.Minute, "accepted", "claimed", "written"), 1
+			h.Beacon = beacon(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeAgentStalled + ".dispatcher"}, func(s *selfcheck.Snapshot) {
+				s.Loops["dispatcher"] = selfcheck.LoopFacts{Pending: sec(30)}
+			})
+		}, leader: "agent.dispatcher", word: diagnosis.WordProven, want: map[string]string{"agent.loop": "dispatcher one_end", "agent.reader": "free one_end"}},
+		{name: "a writer that waits for the network is not stalled", change: func(t *testing.T, h *Held) {
+			h.Beacon = beacon(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, func(s *selfcheck.Snapshot) {
+				s.Loops["writer"] = selfcheck.LoopFacts{Pending: sec(8), Waits: true}
+			})
+		}, want: map[string]string{"agent.loop": "turns one_end"}},
+		{name: "a worker that is silent: its facts are old", change: func(t *testing.T, h *Held) {
+			h.Trace = trace(time.Minute, "accepted", "claimed", "written")
+			h.Beacon = beacon(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeAgentHung}, func(s *selfcheck.Snapshot) { s.Worker.Silent = sec(30) })
+			h.Agent.LastVia = "beacon"
+		}, leader: "agent.hung", word: diagnosis.WordProven, want: map[string]string{"agent.loop": "", "agent.process": ""}},
+		{name: "refused", change: func(t *testing.T, h *Held) {
+			h.Trace = trace(time.Minute, "accepted", "claimed", "written", "refused")
+			h.Trace.Entries[3].Note = "the agent refused it: bad_signature (of another key)"
+			h.Agent.Owed, h.Agent.Verdict = 1, "agent.rejected"
+		}, leader: "agent.rejected", want: map[string]string{"refused": "signature both_ends"}},
+		{name: "two machines", change: func(t *testing.T, h *Held) {
+			h.Trace, h.Agent.Presence = trace(time.Minute, "accepted"), "duplicate"
+			h.Agent.Copies = []operator.Copy{
+				{Copy: wire.Copy{Instance: "1", BootID: "b", Fingerprint: "f"}, Standing: operator.CopyRival},
+				{Copy: wire.Copy{Instance: "2", BootID: "c", Fingerprint: "g"}, Standing: operator.CopyRival},
+			}
+		}, leader: "identity.clone", want: map[string]string{"instances": "other_machine both_ends"}},
+		{name: "it said that it stops", change: func(t *testing.T, h *Held) {
+			h.Trace = trace(time.Minute, "accepted")
+			h.Agent = operator.Agent{ID: "0190-a", Name: "agent-a", Presence: "offline", Stopped: true, LastSeen: ago(time.Hour), Owed: 1, Verdict: "ok"}
+		}, leader: "agent.away", word: diagnosis.WordProven, want: map[string]string{"heard": "stopped one_end", "verdict": "", "stage.claimed": "no one_end"}},
+		{name: "offline without a word", change: func(t *testing.T, h *Held) {
+			h.Trace = trace(time.Minute, "accepted")
+			h.Agent = operator.Agent{ID: "0190-a", Name: "agent-a", Presence: "offline", LastSeen: ago(time.Hour), Owed: 1}
+		}, leader: "agent.away", want: map[string]string{"heard": "no one_end", "text.up": ""}},
+		{name: "removed", change: func(t *testing.T, h *Held) {
+			h.Trace = nil
+			h.Agent = operator.Agent{ID: "0190-a", Name: "agent-a", Presence: "removed", RemovedAt: ago(time.Hour)}
+		}, leader: "operator.removed", word: diagnosis.WordProven},
+		{name: "updated an hour ago, and all of that version are ill", change: func(t *testing.T, h *Held) {
+			h.Events = []operator.AgentEvent{{Kind: operator.EventVersion, From: "v0.9.0", To: "v1.0.0", At: now.Add(-time.Hour)}, {Kind: operator.EventVersion, From: "v0.8.0", To: "v0.9.0", At: now.Add(-72 * time.Hour)}}
+			h.Fleet = nil
+			for range 3 {
+				h.Fleet = append(h.Fleet, operator.Agent{ID: "x", Site: "site-2", Version: "v1.0.0", Presence: "degraded"})
+			}
+		}, want: map[string]string{"change": "agent_update one_end", "version.peers": "no one_end", "fleet": "all one_end", "site": ""}},
+		{name: "the server hears nothing of a link that carried a command before", change: func(t *testing.T, h *Held) {
+			h.Agent.Presence, h.Agent.Links[0].Verdict, h.Agent.Verdict = "silent", "link.silent", "link.connecting"
+		}, leader: "path.halfopen", want: map[string]string{"verdict": "link.silent one_end, link.connecting one_end"}},
+		{name: "what the ladder tried", change: func(t *testing.T, h *Held) {
+			b := beacon(t, time.Second, lost, nil)
+			var r report
+			if err := json.Unmarshal(b.Report, &r); err != nil {
+				t.Fatal(err)
+			}
+			r.Steps = []selfcheck.StepRecord{
+				{At: now.Add(-time.Minute), Kind: selfcheck.StepReconnect, Verdict: lost.Code, Outcome: "helped: it did"},
+				{At: now.Add(-30 * time.Second), Kind: selfcheck.StepReconnect, Verdict: lost.Code, Outcome: "no better: so it is"},
+				{At: now.Add(-20 * time.Second), Kind: selfcheck.StepRestartWorker, Verdict: selfcheck.CodeAgentHung, Outcome: "helped: of another trouble"},
+			}
+			b.Report, _ = json.Marshal(r)
+			h.Beacon = b
+		}, want: map[string]string{"fresh_link": "no_help one_end", "restart.agent": ""}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := healthy()
+			c.change(t, &h)
+			made := Case(h)
+			for name, want := range c.want {
+				got := ""
+				for i, v := range slices.Compact(find(made, name)) {
+					if i > 0 {
+						got += ", "
+					}
+					got += v
+				}
+				if got != want {
+					t.Errorf("%s: %q, want %q", name, got, want)
+				}
+			}
+			// It is a case that can be written, read and answered the same.
+			raw, err := made.Write()
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := diagnosis.ReadCase(raw)
+			if err != nil {
+				t.Fatalf("%v in\n%s", err, raw)
+			}
+			a := diagnosis.Diagnose(again)
+			if c.leader != "" && a.Ranking[0].ID != c.leader || c.word != "" && a.Confidence.Word != c.word {
+				t.Errorf("%s, %s %q, want %s, %s", a.Ranking[0].ID, a.Confidence.Word, a.Confidence.Why, c.leader, c.word)
+			}
+		})
+	}
+}
+
+func TestWhichCommandItIsJudgedBy(t *testing.T) {
+	young := operator.Command{ID: "young", CreatedAt: now.Add(-time.Second)}
+	old := operator.Command{ID: "old", CreatedAt: now.Add(-time.Minute)}
+	acked := operator.Command{ID: "acked", CreatedAt: now.Add(-time.Second), AckedAt: ago(0)}
+	for want, commands := range map[string][]operator.Command{"": {young}, "old": {young, old, acked}, "acked": {acked, old}} {
+		if got := Judged(commands, now); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if got := Judged(nil, now); got != "" {
+		t.Error(got)
+	}
+}
+
+// Whatever an agent reports, it makes a case that can be read, or no word of it.
+func FuzzReport(f *testing.F) {
+	f.Add([]byte(`{"verdict":{"code":"link.text.lost"},"snapshot":{"link":{"phase":"verified"},"jobs":{"limit":-1}}}`), "a\x00b")
+	f.Fuzz(func(t *testing.T, raw []byte, name string) {
+		h := healthy()
+		h.Agent.Name = name
+		h.Beacon = &operator.Beacon{ReceivedAt: now, Report: raw}
+		diagnosis.Diagnose(Case(h))
+	})
+}
