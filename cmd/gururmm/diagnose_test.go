@@ -2,13 +2,18 @@ package main
 
 import (
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"gururmm/diagnosis"
 	"gururmm/internal/help"
+	"gururmm/operator"
+	"gururmm/wire"
 )
 
 const startCase = "../../lab/cases/commands-unacknowledged.yaml"
@@ -88,5 +93,50 @@ func TestTheTestsThatAnAnswerNamesCanBeRun(t *testing.T) {
 	}
 	if tried < 15 {
 		t.Errorf("only %d tried", tried)
+	}
+}
+
+// Of an agent it asks the server, and what it weighs can be written down and read again.
+func TestDiagnoseAnAgent(t *testing.T) {
+	now := time.Now()
+	command := operator.Command{ID: "0190-1", State: wire.StateRunning, CreatedAt: now.Add(-time.Minute)}
+	agent := operator.Agent{ID: "0190-a", Name: "web-1", Site: "berlin", Presence: "degraded", Verdict: "route.stale", LastSeen: &now, LastVia: "text", Owed: 1}
+	answers := map[string]any{
+		"/v1/agents/web-1": agent,
+		"/v1/agents":       operator.List[operator.Agent]{Items: []operator.Agent{agent, {ID: "0190-b", Site: "berlin", Presence: "verified"}}},
+		"/v1/commands":     operator.List[operator.Command]{Items: []operator.Command{command}},
+		"/v1/commands/0190-1/trace": operator.Trace{Command: command, Stopped: "Waiting.", Entries: []operator.TraceEntry{
+			{Stage: wire.StageAccepted, At: command.CreatedAt}, {Stage: wire.StageClaimed, At: command.CreatedAt, Channel: wire.ChannelLink},
+		}},
+		"/v1/beacons": operator.List[operator.Beacon]{}, "/v1/events": operator.List[operator.AgentEvent]{},
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer, known := answers[r.URL.Path]
+		if !known {
+			http.NotFound(w, r)
+			return
+		}
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	env := map[string]string{"GURURMM_URL": server.URL, "GURURMM_TOKEN": "gro_x"}
+	out, errs, code := typed(t, env, "diagnose", "web-1")
+	if code != 0 || !strings.Contains(out, "lost between claimed and written") || !strings.Contains(out, "server.unwritten") {
+		t.Errorf("exit %d, %s\n%s", code, errs, out)
+	}
+	for _, more := range [][]string{nil, {"--json"}} {
+		written, errs, code := typed(t, env, append([]string{"diagnose", "web-1", "--as-case"}, more...)...)
+		file := filepath.Join(t.TempDir(), "case.yaml")
+		if err := os.WriteFile(file, []byte(written), 0o600); code != 0 || err != nil {
+			t.Fatal(code, errs, err)
+		}
+		if again, errs, code := typed(t, nil, "diagnose", "--case", file); code != 0 || again != out {
+			t.Errorf("read again: exit %d, %s\n%s\nit was\n%s", code, errs, again, out)
+		}
+	}
+	if _, errs, code := typed(t, env, "diagnose", "web-2"); code != exitBadInput {
+		t.Errorf("an agent that there is not: exit %d, %s", code, errs)
 	}
 }
