@@ -199,27 +199,53 @@ func (f Fact) said() string {
 	return s
 }
 
+// fewEnough mechanisms that one fact excludes are told with their reason, more by name.
+const fewEnough = 2
+
 func (p *page) out(a Answer) {
 	if len(a.Excluded) == 0 {
 		return
 	}
 	p.gap()
 	proven := 0
-	head := "ruled out"
+	var order []string // of facts
+	by := map[string][]Excluded{}
 	for _, e := range a.Excluded {
 		if strings.HasPrefix(e.Why, provenOtherwise) && !p.all {
 			proven++
 			continue
 		}
-		text := e.ID + ": "
+		fact := ""
 		if e.By != nil {
-			text += e.By.short() + ": "
+			fact = e.By.short()
 		}
-		p.say(head, text+e.Why)
-		head = ""
+		if by[fact] == nil {
+			order = append(order, fact)
+		}
+		by[fact] = append(by[fact], e)
+	}
+	head := "ruled out"
+	for _, fact := range order {
+		if list := by[fact]; fact != "" && len(list) > fewEnough && !p.all {
+			var ids []string
+			for _, e := range list {
+				ids = append(ids, e.ID)
+			}
+			p.say(head, "by "+fact+": "+strings.Join(ids, ", ")+" (-v tells why)")
+			head = ""
+			continue
+		}
+		for _, e := range by[fact] {
+			text := e.ID + ": " + e.Why
+			if fact != "" {
+				text = "by " + fact + ": " + text
+			}
+			p.say(head, text)
+			head = ""
+		}
 	}
 	if proven > 0 {
-		p.say(head, fmt.Sprintf("%s by what is proven (-v tells all)", count(proven, "mechanism")))
+		p.say(head, fmt.Sprintf("by what is proven: %s (-v tells all)", count(proven, "mechanism")))
 	}
 }
 
@@ -303,8 +329,16 @@ func (p *page) next(a Answer) {
 	for _, line := range t.Run {
 		p.item("$ ", line)
 	}
+	rare := 0
 	for _, o := range t.Outcomes {
+		if o.Probability < notWorthALine && !p.all {
+			rare++
+			continue
+		}
 		p.item("- ", fmt.Sprintf("%s (%s): %s", o.Value, percent(o.Probability), o.said()))
+	}
+	if rare > 0 {
+		p.item("- ", fmt.Sprintf("and %s under 1%% each (-v tells all)", count(rare, "outcome")))
 	}
 	p.item("", fmt.Sprintf("It tells %s of %s bits that are open.", short(t.Bits), short(a.OpenBits)))
 	for _, t := range a.Next[1:] {
