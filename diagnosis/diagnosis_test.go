@@ -85,7 +85,7 @@ func TestWhatTheCasesComeTo(t *testing.T) {
 	}{
 		{"text-lost", "path.text.size", WordLikely, ""},
 		{"executor-slot", "agent.slot", WordOpen, "agent.slots"},
-		{"reader-blocked", "agent.reader.handler", WordLikely, "agent.loop"},
+		{"reader-blocked", "agent.reader.handler", WordVery, ""},
 		{"half-open", "path.halfopen", WordLikely, ""},
 		{"well", "well", WordProven, ""},
 		{"none-of-these", UnknownID, WordOpen, ""},

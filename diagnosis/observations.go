@@ -35,6 +35,7 @@ const (
 	turning    = "Do the server's pings reach the agent, and does its reader turn?"
 	pinger     = "Who makes the pings?"
 	upward     = "Does text from the agent reach the server?"
+	answered   = "Was the command acknowledged, and is its result stored?"
 	insideWay  = "How far did the command come inside the agent?"
 	content    = "Does what arrives arrive unchanged and readable?"
 	whichSize  = "Does the size matter?"
@@ -139,7 +140,7 @@ var vocabulary = []observed{
 		{"yes", 9, "it does"}, {"no", 1, "it does not"}}, false},
 	{"ledger.up", upward, "Does the server read as many texts as the agent writes?", "both ends: ledgers", []option{
 		{"even", 20, "it does"}, {"gap", 1, "a later ping came, texts before it did not"}, {"excess", 0.2, "it reads more than were written"}}, false},
-	{"stage.ack_read", upward, "Did the server read the acknowledgement (stage ack_read)?", serverSees + ": trace", []option{
+	{"stage.ack_read", answered, "Did the server read the acknowledgement (stage ack_read)?", serverSees + ": trace", []option{
 		{"yes", 1, "it did"}, {"no", 1, "it did not"}}, false},
 
 	// Inside the agent.
@@ -147,7 +148,7 @@ var vocabulary = []observed{
 		{"yes", 1, "it did"}, {"no", 1, "it did not"}}, false},
 	{"stage.started", insideWay, "Did the command run (stage started)?", agentSees + ": journal, or what it left behind", []option{
 		{"yes", 1, "it did"}, {"no", 1, "it did not"}}, false},
-	{"stage.result_stored", upward, "Has the server the result (stage result_stored)?", serverSees + ": trace", []option{
+	{"stage.result_stored", answered, "Has the server the result (stage result_stored)?", serverSees + ": trace", []option{
 		{"yes", 1, "it has"}, {"no", 2, "it has not"}}, false},
 	{"agent.loop", inside, "Does a loop of the agent leave its token undrained?", agentSees, []option{
 		{"turns", 50, "all turn"}, {"reader", 1, "the reader's"}, {"dispatcher", 1, "the dispatcher's"}, {"writer", 1, "the writer's"}, {"executor", 1, "the executor's"}}, false},

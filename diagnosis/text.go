@@ -161,7 +161,7 @@ func (p *page) evidence(word string, list []Evidence) {
 		p.item("                ", fmt.Sprintf("and %d weaker", more))
 	}
 	if len(same) > 0 && p.all {
-		p.item("                ", "not counted, for it says the same as a stronger one or follows from it: "+strings.Join(same, ", "))
+		p.item("  same    ", "not counted, for a stronger one answers the same question, or it follows from one: "+strings.Join(same, ", "))
 	}
 }
 
