@@ -66,6 +66,8 @@ const (
 	storeTimeout = 30 * time.Second
 	// saveWithin: what may be stored together with what comes next waits no longer for it.
 	saveWithin = 50 * time.Millisecond
+	// offerLeft: with less left of its life, a command may not be offered again after a restart.
+	offerLeft = time.Minute
 	// reloadAfter: the database failed; its truth is taken up again after so long.
 	reloadAfter = time.Second
 

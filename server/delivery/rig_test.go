@@ -108,6 +108,7 @@ func (r *rig) crash() {
 			}
 		})
 	}
+	synctest.Wait()
 	r.restart()
 }
 

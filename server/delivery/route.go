@@ -327,7 +327,7 @@ func (r *route) move(j *job, ev Event, t told, stages ...store.Stage) (moved boo
 		return false, nil
 	}
 	c := r.after(j.c, rule, t)
-	if rule.Do.Has(Soon) && r.s.o.Cluster == nil { // another node sees only what is stored
+	if rule.Do.Has(Soon) && r.offeredAgain(j) {
 		r.keepStages(j, stages...)
 		j.unsaved = true
 	} else if err := r.save(j, &c, stages...); err != nil {
@@ -360,6 +360,12 @@ func (r *route) move(j *job, ev Event, t told, stages ...store.Stage) (moved boo
 		}
 	}
 	return true, nil
+}
+
+// offeredAgain reports whether a claim of j that is lost sight of would surely be offered again:
+// there are attempts and time left. Another node of a cluster sees only what is stored.
+func (r *route) offeredAgain(j *job) bool {
+	return r.s.o.Cluster == nil && j.c.Attempts < r.s.o.MaxAttempts && r.now().Add(offerLeft).Before(j.c.ExpiresAt)
 }
 
 // after is c after a move, as it is stored.
@@ -661,7 +667,10 @@ func (r *route) alarm() {
 		sooner(r.retry)
 	}
 	for _, j := range r.jobs {
-		if r.loaded && !j.saveAt.IsZero() {
+		if !r.loaded { // nothing of them is done before
+			break
+		}
+		if !j.saveAt.IsZero() {
 			sooner(j.saveAt)
 		}
 		switch {
@@ -687,7 +696,9 @@ func (r *route) alarm() {
 		}
 	}
 	for _, until := range r.directives {
-		sooner(until)
+		if r.loaded {
+			sooner(until)
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -50,7 +50,11 @@ func (s *Service) Place(ctx context.Context, agentID, id string, expires time.Ti
 // submit stores what c asks for, as settled changes it.
 func (s *Service) submit(ctx context.Context, agentID string, c operator.NewCommand, by string, settled func(*store.Command)) (operator.Command, error) {
 	if s.known(agentID) == nil { // who is not known gets no route
-		if _, err := s.st.Agent(ctx, agentID); err != nil {
+		agent, err := s.st.Agent(ctx, agentID)
+		if err == nil && agent.RemovedAt != nil {
+			err = ErrRemoved
+		}
+		if err != nil {
 			return operator.Command{}, err
 		}
 	}
@@ -67,7 +71,10 @@ func (s *Service) submit(ctx context.Context, agentID string, c operator.NewComm
 		if len(r.jobs) >= maxOwed {
 			return ErrBusy
 		}
-		cmd, err = r.create(ctx, cmd)
+		stored, err := r.create(ctx, cmd)
+		if err == nil { // else the order may be tried again
+			cmd = stored
+		}
 		return err
 	})
 	if errors.Is(err, store.ErrQuarantined) {

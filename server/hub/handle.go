@@ -86,6 +86,7 @@ func (l *link) dispatch(env wire.Envelope, m session.Message) error {
 
 // upstream hands a message of a command's life on, and sends what it is answered with.
 func (l *link) upstream(env wire.Envelope, at time.Time) error {
+	l.conn.Drain() // what was held back must not wait for the database
 	ctx, cancel := l.handling()
 	defer cancel()
 	replies, err := l.hub.opts.Delivery.Upstream(ctx, l.agent, wire.ChannelLink, l.id, at, env)
