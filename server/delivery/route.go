@@ -589,7 +589,8 @@ func (r *route) peerRead(gen, n uint64, proof string) {
 // settle acts on what follows by itself: time that has run out, doors that are
 // open. Then it publishes, and sets the alarm for what time will bring.
 func (r *route) settle() {
-	if !r.loaded && r.keep {
+	// What another node changed after this turn began was not nudged for again.
+	if !r.loaded && r.keep || r.stale.Load() {
 		r.load()
 	}
 	if r.loaded {
