@@ -219,9 +219,6 @@ func (r *route) adopt(active []store.Command) {
 	}
 	for id, j := range held {
 		if r.jobs[id] == nil { // ended at another node
-			if len(j.stages) > 0 {
-				r.note(id, j.stages...) // its error: they are only for the trace
-			}
 			r.s.watchers.touch(id)
 			if j.phase.taken() {
 				r.unwait(1)

@@ -236,7 +236,7 @@ func (r *route) written(id string, attempt int, n uint64, at time.Time, werr err
 			entry.Note = "after its claim had been given back"
 		}
 	}
-	if j != nil {
+	if j != nil && r.s.o.Cluster == nil { // another node sees only what is stored
 		r.keepStages(j, store.Stage{TraceEntry: entry})
 	} else if r.note(id, store.Stage{TraceEntry: entry}) != nil {
 		return

@@ -3,6 +3,7 @@ package store
 import (
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -11,11 +12,13 @@ import (
 // Writes of one kind as one statement of PostgreSQL: what a statement costs beside its row,
 // at both ends, is paid once for all of them.
 
-// alike puts those together that one statement can do.
+// alike puts those together that one statement can do: it changes a row once, so no two have
+// one key.
 func alike(all []*single) (out [][]*single) {
 	place := map[string]int{}
 	for _, s := range all {
-		if at, known := place[s.many]; known && s.many != "" {
+		at, known := place[s.many]
+		if known && s.many != "" && !slices.ContainsFunc(out[at], func(o *single) bool { return o.key == s.key }) {
 			out[at] = append(out[at], s)
 			continue
 		}
@@ -67,13 +70,11 @@ func gather[T any](some []*single, of func(*single) T) []T {
 	return out
 }
 
-// scanTogether reads the rows of such a statement. Of two with one key the first was done.
+// scanTogether reads the rows of such a statement.
 func scanTogether(rows pgx.Rows, some []*single) error {
 	by := make(map[string]*single, len(some))
 	for _, s := range some {
-		if by[s.key] == nil {
-			by[s.key] = s
-		}
+		by[s.key] = s
 	}
 	for rows.Next() {
 		r := keyed{rows: rows}
