@@ -1,7 +1,6 @@
 package selfcheck
 
 import (
-	"slices"
 	"time"
 
 	"gururmm/wire"
@@ -237,16 +236,13 @@ func (l *Ledgers) Pong(data []byte, now time.Time) {
 		if s.answer && l.unanswered.IsZero() {
 			l.unanswered = now
 		}
-		answered := s.at
-		l.sent = slices.Delete(l.sent, i, i+1)
-		l.pending = time.Time{}
-		for _, o := range l.sent { // a pong may stand for all pings before (RFC 6455 section 5.5.3)
-			if o.at.After(answered) && (l.pending.IsZero() || o.at.Before(l.pending)) {
-				l.pending = o.at
-			}
-		}
-		if l.pending.IsZero() {
+		// It stands for the pings before it too (RFC 6455 section 5.5.3). They are told apart by
+		// their order: a coarse clock gives two the same time.
+		l.sent, l.pending = l.sent[i+1:], time.Time{}
+		if len(l.sent) == 0 {
 			l.sent = nil
+		} else {
+			l.pending = l.sent[0].at
 		}
 		return
 	}

@@ -65,6 +65,23 @@ func TestLossIsSeenByThePingBehindIt(t *testing.T) {
 	}
 }
 
+// A coarse clock gives several pings one time: each pong is of its own ping all the same.
+func TestPingsOfOneInstantHaveTheirOwnPongs(t *testing.T) {
+	p := newPair(t)
+	one := p.ping(p.a, p.b, true)
+	two := p.ping(p.a, p.b, true)
+	one()
+	three := p.ping(p.a, p.b, true)
+	two()
+	if v := p.a.View(p.now); v.Stripped != 0 || v.PingPending == nil {
+		t.Fatalf("%d pings came back changed, pending %v; want none, and the third pending", v.Stripped, v.PingPending)
+	}
+	three()
+	if v := p.a.View(p.now); v.Stripped != 0 || v.PingPending != nil {
+		t.Fatalf("%d pings came back changed, pending %v; want none", v.Stripped, v.PingPending)
+	}
+}
+
 func TestIdleLinkProvesNothing(t *testing.T) {
 	p := newPair(t)
 	for range 50 {
