@@ -68,7 +68,7 @@ check: ## formatting, vet on every platform, staticcheck, the systemd unit
 # They wait more than they compute: more of them at once than there are cores.
 quick: ## all tests but those with whole systems
 	@sh scripts/need.sh go git gcc bash python3 ps initdb
-	$(GOTEST) -p 4 -timeout 8m $$($(GO) list ./... | grep -v -e /lab$$ -e /lab/virtual$$ -e /lab/bench$$)
+	sh scripts/inmemory.sh env $(GOTEST) -p 4 -timeout 8m $$($(GO) list ./... | grep -v -e /lab$$ -e /lab/virtual$$ -e /lab/bench$$)
 
 # The days in virtual time are about timing and run three bubbles of a million
 # events: without the race detector, which watches the same code in e2e.
@@ -79,12 +79,12 @@ days: ## an idle day, one with stripped pings, one with a suspend
 # So many agents in one process, and what is measured, are not for the race detector either.
 nodes: ## three nodes with 500 agents; each section of the benchmark, for a moment
 	@sh scripts/need.sh go git initdb
-	$(GO) test -timeout 5m -run '^TestThreeNodes$$' ./lab
+	sh scripts/inmemory.sh $(GO) test -timeout 5m -run '^TestThreeNodes$$' ./lab
 	$(GO) test -timeout 5m ./lab/bench
 
 e2e: ## real server, proxies and agents; each fault, each kill
 	@sh scripts/need.sh go git gcc bash python3 ps initdb nginx nginx-stream haproxy
-	$(GOTEST) -timeout 20m ./lab
+	sh scripts/inmemory.sh env $(GOTEST) -timeout 20m ./lab
 
 # Without root on a Debian this says that it did not run; with CI set it fails. A Wine
 # that breaks off again and again is said, and fails nothing: docs/decisions/0011.

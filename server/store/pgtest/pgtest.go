@@ -184,6 +184,7 @@ func (s *Server) run() (done chan struct{}, err error) {
 	cmd := exec.Command(filepath.Join(s.bin, "postgres"), "-D", s.data(), "-p", strconv.Itoa(s.port),
 		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="+s.dir, "-c", "fsync=on", "-c", "max_connections=50",
 		"-c", "shared_buffers=64MB",
+		"-c", "dynamic_shared_memory_type=mmap", // in its folder: what a killed one leaves goes with it
 		"-c", "log_line_prefix=%e ")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, log, log
 	unprivileged(cmd)
