@@ -333,3 +333,10 @@ func (t *turn) settleOrdered() {
 		return over
 	})
 }
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}

@@ -32,38 +32,38 @@ type Ledgers struct {
 	local wire.Ledger
 
 	peer    wire.Ledger
-	peerAt  time.Time // zero: the peer never said
+	peerAt  Instant // zero: the peer never said
 	peerVia string
 
 	rtt     time.Duration
 	haveRTT bool
-	pongAt  time.Time
+	covered bool // of down
+	pongAt  Instant
 	// sent are pings whose pong may come; none while nothing is awaited: most links rest.
 	sent []sentPing
 	// pending is when the oldest ping was written that awaits a pong, none of a later one
 	// having come either; zero: none does.
-	pending time.Time
+	pending Instant
 	// lastClock is of the last ping, whether or not its pong is still awaited.
 	lastClock int64
 	// confirmed is how many of our texts preceded the last frame of ours that
 	// the peer has provably read.
 	confirmed uint64
 	// unanswered: the pong of a ping that asked for a ledger came, the ledger not yet.
-	unanswered time.Time
+	unanswered Instant
 
-	down    gap
-	target  uint64 // local.Read at which down is covered
-	covered bool
-	up      gap
-	excess  gap
+	down   gap
+	target uint64 // local.Read at which down is covered
+	up     gap
+	excess gap
 
 	altered   string
-	alteredAt time.Time
+	alteredAt Instant
 	closed    uint64
-	closedAt  time.Time
+	closedAt  Instant
 
-	owedSince time.Time
-	readAt    time.Time
+	owedSince Instant
+	readAt    Instant
 
 	foreign, stripped uint64
 }
@@ -71,17 +71,17 @@ type Ledgers struct {
 type sentPing struct {
 	clock   int64
 	written uint64
-	at      time.Time
+	at      Instant
 	answer  bool
 }
 
 // gap is a difference first seen at since and last confirmed at until.
 type gap struct {
 	missing      uint64
-	since, until time.Time
+	since, until Instant
 }
 
-func (g *gap) seen(missing uint64, now time.Time) {
+func (g *gap) seen(missing uint64, now Instant) {
 	if g.missing == 0 {
 		g.since = now
 	}
@@ -110,7 +110,7 @@ func (l *Ledgers) ReadCount() uint64 { return l.local.Read }
 func (l *Ledgers) DidRead(crc uint32, now time.Time) {
 	l.local.Read++
 	l.local.ReadCRC = crc
-	l.readAt = now
+	l.readAt = At(now)
 	// The texts that came may be others than those missed: only the peer's next
 	// ledger closes the gap. Until then it is covered, and its age goes on.
 	if l.down.missing > 0 && l.local.Read >= l.target {
@@ -132,9 +132,9 @@ func (l *Ledgers) Outgoing(now time.Time, owed uint32, answer bool, via string) 
 		if len(l.sent) == outstandingPings {
 			l.sent = append(l.sent[:0], l.sent[1:]...)
 		}
-		l.sent = append(l.sent, sentPing{clock: out.ClockMicros, written: out.Written, at: now, answer: answer})
+		l.sent = append(l.sent, sentPing{clock: out.ClockMicros, written: out.Written, at: At(now), answer: answer})
 		if l.pending.IsZero() {
-			l.pending = now
+			l.pending = At(now)
 		}
 	}
 	return out
@@ -148,8 +148,8 @@ func (l *Ledgers) Ping(data []byte, now time.Time) (answer bool) {
 		l.foreign++
 		return false
 	}
-	l.unanswered = time.Time{}
-	l.take(p, ViaPing, l.local.Read, l.local.ReadCRC, now)
+	l.unanswered = 0
+	l.take(p, ViaPing, l.local.Read, l.local.ReadCRC, At(now))
 	return p.Answer
 }
 
@@ -162,11 +162,11 @@ func (l *Ledgers) PeerText(p wire.Ledger, n uint64, crcBefore uint32, acked uint
 		return
 	}
 	l.confirmed = max(l.confirmed, min(acked, l.local.Written))
-	l.take(p, ViaText, n-1, crcBefore, now)
+	l.take(p, ViaText, n-1, crcBefore, At(now))
 }
 
 // take compares the peer's ledger with what had been read here when it came.
-func (l *Ledgers) take(p wire.Ledger, via string, read uint64, readCRC uint32, now time.Time) {
+func (l *Ledgers) take(p wire.Ledger, via string, read uint64, readCRC uint32, now Instant) {
 	if !l.peerAt.IsZero() && (p.Written < l.peer.Written || p.Read < l.peer.Read) {
 		return // older than what is known: the freshest evidence wins
 	}
@@ -207,16 +207,16 @@ func (l *Ledgers) take(p wire.Ledger, via string, read uint64, readCRC uint32, n
 	}
 }
 
-func (l *Ledgers) alter(direction string, now time.Time) {
+func (l *Ledgers) alter(direction string, now Instant) {
 	if l.altered == "" {
 		l.altered, l.alteredAt = direction, now
 	}
 }
 
-func (l *Ledgers) takeOwed(owed uint32, now time.Time) {
+func (l *Ledgers) takeOwed(owed uint32, now Instant) {
 	switch {
 	case owed == 0:
-		l.owedSince = time.Time{}
+		l.owedSince = 0
 	case l.owedSince.IsZero() || owed < l.peer.Owed:
 		l.owedSince = now
 	}
@@ -230,15 +230,15 @@ func (l *Ledgers) Pong(data []byte, now time.Time) {
 		if err != nil || p.Link != l.link || p.ClockMicros != s.clock {
 			continue
 		}
-		l.pongAt = now
-		l.rtt, l.haveRTT = now.Sub(s.at), true
+		l.pongAt = At(now)
+		l.rtt, l.haveRTT = At(now).Sub(s.at), true
 		l.confirmed = max(l.confirmed, s.written)
 		if s.answer && l.unanswered.IsZero() {
-			l.unanswered = now
+			l.unanswered = At(now)
 		}
 		// It stands for the pings before it too (RFC 6455 section 5.5.3). They are told apart by
 		// their order: a coarse clock gives two the same time.
-		l.sent, l.pending = l.sent[i+1:], time.Time{}
+		l.sent, l.pending = l.sent[i+1:], 0
 		if len(l.sent) == 0 {
 			l.sent = nil
 		} else {
@@ -248,8 +248,8 @@ func (l *Ledgers) Pong(data []byte, now time.Time) {
 	}
 	if len(l.sent) > 0 { // a ping of ours came back changed
 		l.stripped++
-		l.pongAt = now
-		l.sent, l.pending = nil, time.Time{}
+		l.pongAt = At(now)
+		l.sent, l.pending = nil, 0
 	}
 }
 
@@ -273,19 +273,26 @@ func (l *Ledgers) Clean() bool {
 
 // View gives the account and what follows from it.
 func (l *Ledgers) View(now time.Time) LedgerView {
+	at := At(now)
+	age := func(t Instant) *time.Duration {
+		if t.IsZero() {
+			return nil
+		}
+		return new(max(0, at.Sub(t)))
+	}
 	v := LedgerView{
-		Local: l.local, Altered: l.altered, AlteredAge: Age(l.alteredAt, now),
-		Closed: l.closed, ClosedAge: Age(l.closedAt, now),
+		Local: l.local, Altered: l.altered, AlteredAge: age(l.alteredAt),
+		Closed: l.closed, ClosedAge: age(l.closedAt),
 		Foreign: l.foreign, Stripped: l.stripped,
-		UnansweredAge: Age(l.unanswered, now), PongAge: Age(l.pongAt, now),
+		UnansweredAge: age(l.unanswered), PongAge: age(l.pongAt),
 	}
 	if !l.peerAt.IsZero() {
 		p := l.peer
-		v.Peer, v.PeerAge, v.PeerVia = &p, Age(l.peerAt, now), l.peerVia
+		v.Peer, v.PeerAge, v.PeerVia = &p, age(l.peerAt), l.peerVia
 		v.Owed = p.Owed
 	}
 	if !l.pongAt.IsZero() { // on a path on which pongs never come, a ping tells nothing
-		v.PingPending = Age(l.pending, now)
+		v.PingPending = age(l.pending)
 	}
 	if l.haveRTT {
 		rtt := l.rtt
@@ -293,10 +300,10 @@ func (l *Ledgers) View(now time.Time) LedgerView {
 	}
 	if !l.owedSince.IsZero() {
 		// A text read meanwhile may have been what is owed: count from it.
-		v.OwedAge = Age(later(l.owedSince, l.readAt), now)
+		v.OwedAge = age(max(l.owedSince, l.readAt))
 	}
 	if l.down.missing > 0 && !l.covered {
-		v.Down = &Gap{Missing: l.down.missing, Age: now.Sub(l.down.since)}
+		v.Down = &Gap{Missing: l.down.missing, Age: at.Sub(l.down.since)}
 	}
 	if l.up.missing > 0 {
 		v.Up = &Gap{Missing: l.up.missing, Age: l.up.until.Sub(l.up.since)}
@@ -313,11 +320,4 @@ func Age(t, now time.Time) *time.Duration {
 		return nil
 	}
 	return new(max(0, now.Sub(t)))
-}
-
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
 }

@@ -88,17 +88,17 @@ type Conn struct {
 	opts Options
 
 	mu       sync.Mutex
-	ledgers  *selfcheck.Ledgers
+	ledgers  selfcheck.Ledgers
 	queue    []item
 	queued   int // bytes
 	pong     []byte
 	havePong bool
 	writing  bool
-	busy     time.Time // a write is under way since; zero: none
-	network  bool      // ... and is in a call to the network, which has a deadline
-	reading  time.Time // the reader came back with something at; zero: it waits in Read
-	inbound  time.Time // last frame of any kind
-	waits    time.Time // the oldest text that was given to the network, and is not written yet, is queued since; zero: none
+	network  bool              // a write is in a call to the network, which has a deadline
+	busy     selfcheck.Instant // a write is under way since; zero: none
+	reading  selfcheck.Instant // the reader came back with something at; zero: it waits in Read
+	inbound  time.Time         // last frame of any kind
+	waits    time.Time         // the oldest text that was given to the network, and is not written yet, is queued since; zero: none
 	seq      uint64
 	recheck  *time.Timer   // while one is armed
 	wait     time.Duration // until the next recheck; 0: none is armed
@@ -133,8 +133,8 @@ func New(ws *websocket.Conn, opts Options) *Conn {
 	now := time.Now()
 	c := &Conn{
 		ws: ws, opts: opts,
-		ledgers: selfcheck.NewLedgers(opts.Link),
-		inbound: now, reading: now,
+		ledgers: *selfcheck.NewLedgers(opts.Link),
+		inbound: now, reading: selfcheck.At(now),
 	}
 	if c.cork, _ = ws.NetConn().(*corked); c.cork != nil {
 		c.rest = restOf(c.cork)
@@ -231,7 +231,7 @@ func (c *Conn) hand(kind int, r io.Reader, err error, take func(Message) bool) (
 // idle says that the reader has come back for more.
 func (c *Conn) idle() {
 	c.mu.Lock()
-	c.reading = time.Time{}
+	c.reading = 0
 	c.mu.Unlock()
 }
 
@@ -253,7 +253,7 @@ func (c *Conn) message(kind int, r io.Reader) (m Message, err error) {
 	c.mu.Lock()
 	c.ledgers.DidRead(crc, m.At)
 	m.Number = c.ledgers.ReadCount()
-	c.inbound, c.reading = m.At, m.At
+	c.inbound, c.reading = m.At, selfcheck.At(m.At)
 	c.changed()
 	return m, nil
 }
@@ -472,7 +472,7 @@ func (c *Conn) write() {
 			c.flush(&told)
 			continue
 		}
-		c.busy = time.Time{}
+		c.busy = 0
 		if !told.open {
 			c.waits = time.Time{}
 		}
@@ -487,7 +487,7 @@ func (c *Conn) write() {
 			}
 			return
 		}
-		c.busy = time.Now()
+		c.busy = selfcheck.At(time.Now())
 		if more := len(c.queue) > 1 || len(c.queue) == 1 && c.havePong; more && !told.open && c.cork != nil {
 			told.open = true
 			c.cork.cork()
@@ -652,7 +652,7 @@ func (c *Conn) Facts(now time.Time) Facts {
 	defer c.mu.Unlock()
 	return Facts{
 		Ledger: c.ledgers.View(now), Inbound: c.inbound,
-		ReaderBusy: c.reading, WriterBusy: c.busy, WriterWaits: c.network, Queued: len(c.queue), Unwritten: c.unwritten(),
+		ReaderBusy: c.reading.Time(now), WriterBusy: c.busy.Time(now), WriterWaits: c.network, Queued: len(c.queue), Unwritten: c.unwritten(),
 	}
 }
 

@@ -71,7 +71,7 @@ func (b *Book) Of(key string) *Account {
 		a = &Account{book: b, key: key, full: make([]time.Duration, len(b.limits))}
 		b.by[key] = a
 	}
-	a.used = now
+	a.used = now.Sub(b.opened)
 	return a
 }
 
@@ -82,7 +82,7 @@ func (b *Book) sweep(now time.Time) {
 	}
 	b.swept = now
 	for key, a := range b.by {
-		if a.held == 0 && now.Sub(a.used) >= idleAfter {
+		if a.held == 0 && now.Sub(b.opened)-a.used >= idleAfter {
 			delete(b.by, key)
 		}
 	}
@@ -109,10 +109,10 @@ type Account struct {
 	// all that a bucket needs to know of itself, and there is one of each for each link.
 	full []time.Duration
 
-	// Guarded by the book.
-	used  time.Time
+	// Guarded by the book; times as full has them.
+	used  time.Duration
+	quiet time.Duration // until then it is not told of again
 	held  int
-	shown time.Time
 }
 
 // Hold keeps the account from being forgotten until it was given back by as many calls of Release.
@@ -128,7 +128,7 @@ func (a *Account) hold(n int) {
 	a.book.mu.Lock()
 	defer a.book.mu.Unlock()
 	a.held += n
-	a.used = time.Now()
+	a.used = time.Since(a.book.opened)
 }
 
 // Try takes n of what is done; it gives how long to wait until there are so many, of
@@ -172,9 +172,10 @@ func (a *Account) exceeds(what string, now time.Time) {
 	b := a.book
 	b.mu.Lock()
 	b.exceeded[what]++
-	tell := b.told != nil && (a.shown.IsZero() || now.Sub(a.shown) >= tellEvery)
+	at := now.Sub(b.opened)
+	tell := b.told != nil && at >= a.quiet
 	if tell {
-		a.shown = now
+		a.quiet = at + tellEvery
 	}
 	b.mu.Unlock()
 	if tell {

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"crypto/sha256"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -21,12 +23,25 @@ const maxReplaysEach = 1 << 13
 // their times anyway.
 type replays struct {
 	mu    sync.Mutex
-	until map[usedToken]time.Time
-	order []usedToken    // in order of use; lives differ by seconds only
-	each  map[string]int // of order, by agent
+	used  map[usedToken]struct{}
+	order []use            // lives differ by seconds only
+	each  map[string]int32 // of order, by agent
 }
 
-type usedToken struct{ agent, id string }
+// usedToken is a digest of agent and id: every agent that comes leaves one for two minutes, when
+// a fleet comes back too.
+type usedToken [16]byte
+
+type use struct {
+	token usedToken
+	agent string
+	until int64 // Unix seconds
+}
+
+func tokenOf(agent, id string) usedToken {
+	sum := sha256.Sum256([]byte(agent + "\x00" + id))
+	return usedToken(sum[:len(usedToken{})])
+}
 
 type replayAnswer uint8
 
@@ -38,7 +53,7 @@ const (
 )
 
 func newReplays() *replays {
-	return &replays{until: map[usedToken]time.Time{}, each: map[string]int{}}
+	return &replays{used: map[usedToken]struct{}{}, each: map[string]int32{}}
 }
 
 // use takes the token id of agent, which is valid until then, unless it was used
@@ -46,16 +61,16 @@ func newReplays() *replays {
 func (c *replays) use(agent, id string, now, until time.Time) replayAnswer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.order) > 0 && now.After(c.until[c.order[0]]) {
+	for len(c.order) > 0 && now.Unix() > c.order[0].until {
 		oldest := c.order[0]
-		delete(c.until, oldest)
+		delete(c.used, oldest.token)
 		if c.each[oldest.agent]--; c.each[oldest.agent] == 0 {
 			delete(c.each, oldest.agent)
 		}
 		c.order = c.order[1:]
 	}
-	token := usedToken{agent, id}
-	switch _, used := c.until[token]; {
+	token := tokenOf(agent, id)
+	switch _, used := c.used[token]; {
 	case used:
 		return replayed
 	case c.each[agent] >= maxReplaysEach:
@@ -63,8 +78,8 @@ func (c *replays) use(agent, id string, now, until time.Time) replayAnswer {
 	case len(c.order) >= maxReplays:
 		return replaysFull
 	}
-	c.until[token] = until
-	c.order = append(c.order, token)
+	c.used[token] = struct{}{}
+	c.order = append(c.order, use{token, agent, until.Unix()})
 	c.each[agent]++
 	return fresh
 }
@@ -132,50 +147,39 @@ const (
 
 // limiter is a token bucket for each address.
 type limiter struct {
-	burst float64
-	every time.Duration
+	every  time.Duration
+	whole  time.Duration // until a burst is whole again
+	opened time.Time
 
-	mu      sync.Mutex
-	buckets map[string]bucket
-}
-
-type bucket struct {
-	left float64
-	at   time.Time
+	mu   sync.Mutex
+	full map[string]time.Duration // when each bucket's burst is whole again, since it was opened
 }
 
 func newLimiter(burst int, every time.Duration) *limiter {
-	return &limiter{burst: float64(burst), every: every, buckets: map[string]bucket{}}
+	return &limiter{every: every, whole: time.Duration(burst) * every, opened: time.Now(), full: map[string]time.Duration{}}
 }
 
 // allow takes one from the address's bucket, if there is one.
 func (l *limiter) allow(addr string, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.buckets) >= maxBuckets {
-		for addr, b := range l.buckets { // full again: as if never seen
-			if l.filled(b, now) >= l.burst {
-				delete(l.buckets, addr)
-			}
-		}
+	at := now.Sub(l.opened)
+	if len(l.full) >= maxBuckets {
+		maps.DeleteFunc(l.full, func(_ string, full time.Duration) bool { return full <= at }) // as if never seen
 	}
-	b, known := l.buckets[addr]
-	if !known {
-		if len(l.buckets) >= maxBuckets {
-			return false
-		}
-		b = bucket{left: l.burst, at: now}
+	full, known := l.full[addr]
+	switch {
+	case known:
+		full = max(full, at)
+	case len(l.full) >= maxBuckets:
+		return false
+	default:
+		full = at
 	}
-	b.left, b.at = l.filled(b, now), now
-	if b.left < 1 {
-		l.buckets[addr] = b
+	full += l.every
+	if full > at+l.whole {
 		return false
 	}
-	b.left--
-	l.buckets[addr] = b
+	l.full[addr] = full
 	return true
-}
-
-func (l *limiter) filled(b bucket, now time.Time) float64 {
-	return min(l.burst, b.left+float64(now.Sub(b.at))/float64(l.every))
 }

@@ -14,8 +14,8 @@ func TestTokenServesOnceUntilItsTimesRefuseIt(t *testing.T) {
 	if c.use("x", "a", now, until) != fresh || c.use("x", "a", now, until) != replayed || c.use("x", "a", until, until) != replayed {
 		t.Error("a token must serve once")
 	}
-	if c.use("x", "b", until.Add(time.Second), until.Add(time.Minute)); len(c.until) != 1 || len(c.order) != 1 || c.each["x"] != 1 {
-		t.Errorf("what can't be replayed any more is still remembered: %d", len(c.until))
+	if c.use("x", "b", until.Add(time.Second), until.Add(time.Minute)); len(c.used) != 1 || len(c.order) != 1 || c.each["x"] != 1 {
+		t.Errorf("what can't be replayed any more is still remembered: %d", len(c.used))
 	}
 }
 
@@ -88,8 +88,8 @@ func TestLimiterIsBoundedAndPerAddress(t *testing.T) {
 	for i := range maxBuckets + 100 {
 		l.allow(fmt.Sprint(i), now)
 	}
-	if len(l.buckets) > maxBuckets {
-		t.Errorf("%d addresses remembered", len(l.buckets))
+	if len(l.full) > maxBuckets {
+		t.Errorf("%d addresses remembered", len(l.full))
 	}
 	if !l.allow("late", now.Add(time.Hour)) {
 		t.Error("addresses not seen for an hour were not forgotten")

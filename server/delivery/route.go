@@ -26,22 +26,22 @@ type route struct {
 	agent string
 	queue *serial.Queue[func()]
 
-	loaded bool
 	retry  time.Time // not loaded: when to try again
+	loaded bool
 	// keep: not loaded only because another node was faster; what this one holds stands.
 	keep   bool
 	stale  atomic.Bool     // another node has changed something
 	nudged atomic.Bool     // that is on its way through the queue
+	hinted atomic.Bool     // so is a hint
 	links  []*live         // one, nearly always
 	jobs   map[string]*job // see put
-	hinted atomic.Bool     // a hint is on its way through the queue
 	// epoch counts signs of life; a command given back by a link is offered on one
 	// again in a later epoch.
 	epoch      uint64
 	taken      time.Time            // when a poll last came for commands
 	directives map[string]time.Time // handed out; not again until then; see put
-	explained  explanation
-	fallen     fallen // the last link that ended with claims out
+	explained  *explanation         // nil: nothing is
+	fallen     fallen               // the last link that ended with claims out
 	timer      *time.Timer
 
 	mu      sync.Mutex
@@ -66,7 +66,7 @@ type live struct {
 	proof    string // that later messages are lost; empty: none
 }
 
-// explanation is what is known to be wrong with a link.
+// explanation is what is known to be wrong with a link. The zero value: nothing.
 type explanation struct {
 	link wire.LinkID
 	why  string
@@ -502,9 +502,9 @@ func (r *route) linkDown(gen uint64, verdict string) {
 	if l := r.link(gen); l != nil {
 		link = l.ID()
 	}
-	why := r.explained
-	if link == 0 || why.link != link {
-		why = explanation{}
+	var why explanation
+	if r.explained != nil && link != 0 && r.explained.link == link {
+		why = *r.explained
 	}
 	r.links = slices.DeleteFunc(r.links, func(l *live) bool { return l.Generation() == gen })
 	for _, j := range r.byAge() {
@@ -548,7 +548,7 @@ func lostNote(c claim, proof string) string {
 // explain takes in why a link fails. If it has ended already, the claims that
 // its end gave back are told of in hindsight.
 func (r *route) explain(e explanation) {
-	r.explained = e
+	r.explained = &e
 	if e.why == "" || e.link == 0 || r.fallen.link != e.link {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -107,6 +108,7 @@ type sharing struct {
 	mu    sync.Mutex
 	dirty map[string]struct{}
 	poke  chan struct{}
+	told  map[string]string // marks of the views that were written last, by agent
 }
 
 // share has what is seen of agent told to other nodes, if it has changed. It never blocks.
@@ -189,9 +191,9 @@ func (h *Hub) shareNow(ctx context.Context, agents []string) error {
 		if err != nil {
 			return err
 		}
-		h.mu.Lock()
-		same := h.endpoint(agent).shared == mark
-		h.mu.Unlock()
+		h.sharing.mu.Lock()
+		same := h.sharing.told[agent] == mark
+		h.sharing.mu.Unlock()
 		if same {
 			continue
 		}
@@ -210,11 +212,12 @@ func (h *Hub) shareNow(ctx context.Context, agents []string) error {
 	if err := h.opts.Cluster.SaveViews(ctx, seen); err != nil {
 		return err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for agent, mark := range marks {
-		h.endpoint(agent).shared = mark
+	h.sharing.mu.Lock()
+	defer h.sharing.mu.Unlock()
+	if h.sharing.told == nil {
+		h.sharing.told = map[string]string{}
 	}
+	maps.Copy(h.sharing.told, marks)
 	return nil
 }
 
@@ -227,20 +230,21 @@ func (h *Hub) view(agent string) view {
 	links := slices.Clone(ep.links)
 	leaving := map[*link]bool{}
 	for _, l := range links {
-		leaving[l] = ep.shuns(l.copy())
+		leaving[l] = ep.shuns(*l.copy())
 	}
 	var copies []viewCopy
 	for _, c := range ep.copies {
 		if c.told { // another node's to tell
 			continue
 		}
-		copies = append(copies, viewCopy{Who: c.who, Since: c.since, At: c.at, Door: c.door, Addr: c.addr, Linked: c.linked, Open: h.linked(ep, c), Left: c.left})
+		copies = append(copies, viewCopy{Who: *c.who, Since: c.since, At: c.at, Door: c.door, Addr: c.addr, Linked: c.linked, Open: h.linked(ep, c), Left: c.left})
 	}
 	h.mu.Unlock()
+	beacon := seen.reported()
 	v := view{
 		Copies: copies, Identity: seen.state, SeenAt: seen.seenAt, Via: seen.via, Addr: seen.addr, VerifiedAt: seen.verifiedAt,
-		BeaconAt: seen.beaconAt, Stopped: seen.stopped, Isolated: seen.isolated, ReportAt: seen.reportAt, DeliverAt: seen.deliverAt,
-		Verdict: seen.verdict, Sentence: seen.sentence, VerdictAt: seen.verdictAt, Findings: seen.findings, Skew: seen.skew,
+		BeaconAt: beacon.at, Stopped: seen.stopped, Isolated: seen.isolated, ReportAt: beacon.written, DeliverAt: seen.deliverAt,
+		Verdict: seen.verdict, Sentence: seen.sentence, VerdictAt: seen.verdictAt, Findings: beacon.findings, Skew: seen.skew,
 		Unacked: h.opts.Delivery.Unacknowledged(agent),
 	}
 	for _, l := range links {
@@ -249,7 +253,7 @@ func (h *Hub) view(agent string) view {
 			continue
 		}
 		l.mu.Lock()
-		version, authed := l.version, l.authed
+		version, authed := l.version, l.who != nil
 		l.mu.Unlock()
 		if !authed { // whose it is is not known yet
 			continue
@@ -321,9 +325,11 @@ func (h *Hub) LeaseLost() {
 	var all []*link
 	for _, ep := range h.agents {
 		all = append(all, ep.links...)
-		ep.shared = ""
 	}
 	h.mu.Unlock()
+	h.sharing.mu.Lock()
+	h.sharing.told = nil
+	h.sharing.mu.Unlock()
 	sendAway(all, errLeaseLost, h.opts.Returning)
 }
 
@@ -429,7 +435,7 @@ func (h *Hub) NodesEnded(ended map[string]bool) {
 		for node := range ended {
 			ep.unsee(node)
 		}
-		ep.orphaned = time.Now()
+		ep.orphaned = selfcheck.At(time.Now())
 		j := h.judgeIdentity(agent, ep)
 		h.mu.Unlock()
 		h.follow(agent, j)
@@ -539,13 +545,14 @@ func (h *Hub) heardElsewhere(ep *endpoint, agent, node string, v viewCopy, now t
 		return nil
 	}
 	var c *sighting
+	who := v.Who // by itself: it is kept
 	switch {
 	case i < 0:
-		c, asked = h.hear(ep, agent, v.Who, v.Door, v.Addr, v.At)
+		c, asked = h.hear(ep, agent, &who, v.Door, v.Addr, v.At)
 		c.told, c.since = true, v.Since
 	case v.At.After(ep.copies[i].at):
 		told := ep.copies[i].told
-		c, asked = h.hear(ep, agent, v.Who, v.Door, v.Addr, v.At)
+		c, asked = h.hear(ep, agent, &who, v.Door, v.Addr, v.At)
 		c.told = told
 	default:
 		c = ep.copies[i]
@@ -567,6 +574,7 @@ func (h *Hub) heardElsewhere(ep *endpoint, agent, node string, v viewCopy, now t
 // add puts what other nodes see over what is seen here. The freshest counts.
 func (s *sight) add(elsewhere map[string]*view, name func(string) string, now time.Time) {
 	var links []viewLink
+	beacon := s.ep.reported()
 	for node, v := range elsewhere {
 		at := name(node)
 		if at == "" { // it is not known yet, or ends just now
@@ -596,20 +604,21 @@ func (s *sight) add(elsewhere map[string]*view, name func(string) string, now ti
 		if v.VerifiedAt.After(s.ep.verifiedAt) {
 			s.ep.verifiedAt = v.VerifiedAt
 		}
-		if v.BeaconAt.After(s.ep.beaconAt) {
-			s.ep.beaconAt, s.ep.stopped, s.ep.isolated = v.BeaconAt, v.Stopped, v.Isolated
+		if v.BeaconAt.After(beacon.at) {
+			beacon.at, s.ep.stopped, s.ep.isolated = v.BeaconAt, v.Stopped, v.Isolated
 		}
 		if v.DeliverAt.After(s.ep.deliverAt) {
 			s.ep.deliverAt = v.DeliverAt
 		}
 		if v.VerdictAt.After(s.ep.verdictAt) {
-			s.ep.verdict, s.ep.sentence, s.ep.verdictAt, s.ep.findings = v.Verdict, v.Sentence, v.VerdictAt, v.Findings
+			s.ep.verdict, s.ep.sentence, s.ep.verdictAt, beacon.findings = v.Verdict, v.Sentence, v.VerdictAt, v.Findings
 		}
 		if s.ep.skew == nil {
 			s.ep.skew = v.Skew
 		}
 	}
-	if s.ep.seenAt.Sub(s.ep.beaconAt) > stoppedFor { // it was heard again, at another node
+	s.ep.beacon = &beacon
+	if s.ep.seenAt.Sub(beacon.at) > stoppedFor { // it was heard again, at another node
 		s.ep.stopped = false
 	}
 	if len(links) == 0 {
@@ -683,8 +692,8 @@ func (h *Hub) awaited(now time.Time) (agents []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for agent, ep := range h.agents {
-		if !ep.orphaned.IsZero() && now.Sub(ep.orphaned) > oobWindow {
-			ep.orphaned = time.Time{}
+		if !ep.orphaned.IsZero() && selfcheck.At(now).Sub(ep.orphaned) > oobWindow {
+			ep.orphaned = 0
 			agents = append(agents, agent)
 		}
 	}

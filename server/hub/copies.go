@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"gururmm/operator"
+	"gururmm/selfcheck"
 	"gururmm/server/store"
 	"gururmm/wire"
 )
@@ -40,8 +42,8 @@ const (
 
 // sighting is one copy of an identity as this process has heard it.
 type sighting struct {
-	who       wire.Copy
-	since, at time.Time // first and last heard, by either door
+	who       *wire.Copy // never changed
+	since, at time.Time  // first and last heard, by either door
 	// first and last are the same as places in the order of all that was heard of
 	// the identity: two signs may come within one tick of the clock.
 	first, last uint64
@@ -54,10 +56,15 @@ type sighting struct {
 	// beside is the last proof, as a place in the same order, that it lives at once with
 	// another one of its boot; 0: none.
 	beside  uint64
-	ordered time.Time // to take a new identity; zero: never
-	open    string    // the other node at which it has a link; "": at none
-	calls   int       // by its link, to come for that order
-	callAt  time.Time // not before
+	ordered selfcheck.Instant // to take a new identity; zero: never
+	open    string            // the other node at which it has a link; "": at none
+	calls   int               // by its link, to come for that order
+	callAt  selfcheck.Instant // not before
+}
+
+// wasOrdered reports whether it was, not long before now.
+func (c *sighting) wasOrdered(now time.Time) bool {
+	return !c.ordered.IsZero() && selfcheck.At(now).Sub(c.ordered) < reenrollEvery
 }
 
 // Load takes up the operators' words on duplicates and quarantines; call it before the hub is used.
@@ -94,7 +101,7 @@ func (h *Hub) Called(agent string, who wire.Copy, addr string, at time.Time) {
 	}
 	h.mu.Lock()
 	ep := h.endpoint(agent)
-	_, challenged := h.hear(ep, agent, who, wire.ChannelOOB, addr, at)
+	_, challenged := h.hear(ep, agent, &who, wire.ChannelOOB, addr, at)
 	ep.here(who)
 	j := h.judgeIdentity(agent, ep)
 	several := ep.state != identitySole
@@ -130,16 +137,16 @@ func (h *Hub) Reenroll(agent string, who wire.Copy) *store.Resolution {
 	ep := h.endpoint(agent)
 	r := ep.other(who)
 	i := slices.IndexFunc(ep.copies, func(c *sighting) bool { return c.who.Instance == who.Instance })
-	if r == nil || r.DoneAt != nil || i < 0 || now.Sub(ep.copies[i].ordered) < reenrollEvery {
+	if r == nil || r.DoneAt != nil || i < 0 || ep.copies[i].wasOrdered(now) {
 		return nil
 	}
-	ep.copies[i].ordered = now
+	ep.copies[i].ordered = selfcheck.At(now)
 	return r
 }
 
 // hear notes a sign of life of a copy. If it is new, or was silent for long, the
 // links of other copies are to be asked whether they live. Call with mu held.
-func (h *Hub) hear(ep *endpoint, agent string, who wire.Copy, door wire.Channel, addr string, at time.Time) (c *sighting, challenged []*link) {
+func (h *Hub) hear(ep *endpoint, agent string, who *wire.Copy, door wire.Channel, addr string, at time.Time) (c *sighting, challenged []*link) {
 	window := h.aloneAfter(agent)
 	i := slices.IndexFunc(ep.copies, func(c *sighting) bool { return c.who.Instance == who.Instance })
 	fresh := i < 0
@@ -155,7 +162,7 @@ func (h *Hub) hear(ep *endpoint, agent string, who wire.Copy, door wire.Channel,
 		c = ep.copies[i]
 		for _, o := range ep.copies {
 			// It returns after another was heard, and the two do not overlap.
-			if o != c && !ep.shuns(o.who) && !ep.shuns(who) && o.at.After(c.at) && at.Sub(o.at) >= window && o.at.Sub(c.at) >= inFlight {
+			if o != c && !ep.shuns(*o.who) && !ep.shuns(*who) && o.at.After(c.at) && at.Sub(o.at) >= window && o.at.Sub(c.at) >= inFlight {
 				ep.alternated = at
 			}
 		}
@@ -168,7 +175,7 @@ func (h *Hub) hear(ep *endpoint, agent string, who wire.Copy, door wire.Channel,
 	if len(who.Before) > 0 || len(c.who.Before) == 0 {
 		c.who = who
 	}
-	if !fresh || ep.shuns(who) {
+	if !fresh || ep.shuns(*who) {
 		return c, nil
 	}
 	for _, l := range ep.links {
@@ -215,7 +222,7 @@ func (h *Hub) aloneAfter(agent string) time.Duration {
 func (h *Hub) contention(ep *endpoint, agent string, now time.Time) identity {
 	var all []*sighting
 	for _, c := range ep.copies {
-		if !ep.shuns(c.who) {
+		if !ep.shuns(*c.who) {
 			all = append(all, c)
 		}
 	}
@@ -257,7 +264,7 @@ func (h *Hub) contention(ep *endpoint, agent string, now time.Time) identity {
 		if c == newest {
 			continue
 		}
-		sameBoot, slack := c.who.SameBoot(newest.who), time.Duration(0)
+		sameBoot, slack := c.who.SameBoot(*newest.who), time.Duration(0)
 		if sameBoot {
 			slack = inFlight
 		}
@@ -286,7 +293,7 @@ func (h *Hub) contention(ep *endpoint, agent string, now time.Time) identity {
 
 // tookPlace reports whether o may be c's successor on the same boot.
 func (o *sighting) tookPlace(c *sighting) bool {
-	return o.first > c.first && o.who.SameBoot(c.who)
+	return o.first > c.first && o.who.SameBoot(*c.who)
 }
 
 // succeeded reports whether a guardian of the same boot took c's place only just now, and
@@ -325,7 +332,7 @@ func (ep *endpoint) here(who wire.Copy) {
 // it has left, as far as can be told from here. Call with mu held.
 func (ep *endpoint) ended(l *link) {
 	l.mu.Lock()
-	instance, silent := l.who.Instance, !l.challenged.IsZero() && !l.answered
+	instance, silent := cmp.Or(l.who, nobody).Instance, !l.challenged.IsZero() && !l.answered
 	l.mu.Unlock()
 	for _, c := range ep.copies {
 		if c.who.Instance == instance && (c.door == wire.ChannelLink || silent && c.at.Before(l.challenged)) {
@@ -368,7 +375,7 @@ func (h *Hub) Split(agent, keep string) (kept wire.Copy, others []wire.Copy, err
 	ep, now := h.endpoint(agent), time.Now()
 	var fits []*sighting
 	for _, c := range ep.copies {
-		if ep.became(c.who) != nil {
+		if ep.became(*c.who) != nil {
 			continue
 		}
 		if c.who.Instance == keep {
@@ -382,12 +389,12 @@ func (h *Hub) Split(agent, keep string) (kept wire.Copy, others []wire.Copy, err
 	if len(fits) != 1 {
 		return kept, nil, ErrNoCopy
 	}
-	kept = fits[0].who
+	kept = *fits[0].who
 	for _, c := range ep.copies {
 		// Ends of the kept machine's own past are not machines.
 		past := slices.Contains(kept.Before, c.who.Instance) && (c.left || now.Sub(c.at) >= h.aloneAfter(agent))
-		if c.who.Instance != kept.Instance && !past && !c.superseded(ep, now) && ep.became(c.who) == nil {
-			others = append(others, c.who)
+		if c.who.Instance != kept.Instance && !past && !c.superseded(ep, now) && ep.became(*c.who) == nil {
+			others = append(others, *c.who)
 		}
 	}
 	if len(others) == 0 {
@@ -407,7 +414,7 @@ func (c *sighting) superseded(ep *endpoint, now time.Time) bool {
 		if c.beside > 0 {
 			return past && o.who.Before[0] == c.who.Instance
 		}
-		return o.who.SameBoot(c.who) || past && o.who.Fingerprint == c.who.Fingerprint
+		return o.who.SameBoot(*c.who) || past && o.who.Fingerprint == c.who.Fingerprint
 	})
 }
 
@@ -441,7 +448,7 @@ func (h *Hub) Resolved(agent string, all []store.Resolution) {
 	ep.resolved = all
 	ep.alternated = time.Time{}
 	for _, c := range ep.copies {
-		c.calls, c.callAt, c.beside = 0, time.Time{}, 0
+		c.calls, c.callAt, c.beside = 0, 0, 0
 	}
 	j := h.judgeIdentity(agent, ep)
 	var others []*link
@@ -464,14 +471,14 @@ func (h *Hub) copies(ep *endpoint, agent string, now time.Time) (out []operator.
 	state := h.contention(ep, agent, now)
 	for _, c := range ep.copies {
 		v := operator.Copy{
-			Copy: c.who, Since: c.since.UTC(), LastSeen: c.at.UTC(), Door: c.door, Addr: c.addr,
+			Copy: *c.who, Since: c.since.UTC(), LastSeen: c.at.UTC(), Door: c.door, Addr: c.addr,
 			Linked: h.linked(ep, c) || c.open != "",
 		}
-		became := ep.became(c.who)
+		became := ep.became(*c.who)
 		switch {
 		case became != nil:
 			v.Standing, v.NewAgent = operator.CopyLeft, became.NewAgent
-		case ep.shuns(c.who):
+		case ep.shuns(*c.who):
 			v.Standing = operator.CopyLeaving
 		case c.superseded(ep, now), c.left, state == identitySole && now.Sub(c.at) >= h.aloneAfter(agent):
 			v.Standing = operator.CopyGone
@@ -513,8 +520,8 @@ func (h *Hub) remind(now time.Time) {
 			continue
 		}
 		for _, c := range ep.copies {
-			r := ep.other(c.who)
-			if r == nil || r.DoneAt != nil || now.Sub(c.ordered) < reenrollEvery || c.calls >= maxCalls || now.Before(c.callAt) {
+			r := ep.other(*c.who)
+			if r == nil || r.DoneAt != nil || c.wasOrdered(now) || c.calls >= maxCalls || selfcheck.At(now) < c.callAt {
 				continue
 			}
 			called := len(links)
@@ -524,7 +531,7 @@ func (h *Hub) remind(now time.Time) {
 				}
 			}
 			if len(links) > called {
-				c.callAt = now.Add(min(reenrollEvery<<c.calls, callsApart))
+				c.callAt = selfcheck.At(now).Add(min(reenrollEvery<<c.calls, callsApart))
 				c.calls++
 			}
 		}

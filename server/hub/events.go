@@ -15,7 +15,7 @@ import (
 // told is what was last told of an agent, by this process; empty: nothing.
 type told struct {
 	presence, version string
-	who               wire.Copy
+	who               *wire.Copy
 }
 
 // note keeps one change of an agent. It never blocks.
@@ -56,7 +56,7 @@ func (h *Hub) observe(agent string) {
 	// While several machines hold the identity theirs come in turns.
 	if who, version := ep.speaks(); ep.state == identitySole {
 		is.version = cmp.Or(version, was.version)
-		if who.Instance != "" {
+		if who != nil {
 			is.who = who
 		}
 	}
@@ -73,7 +73,7 @@ func (h *Hub) observe(agent string) {
 		h.note(agent, operator.AgentEvent{Kind: operator.EventVersion, To: is.version, Reason: "as instance " + short(is.who.Instance) + " says"})
 	}
 	if is.who.Instance != was.who.Instance {
-		h.note(agent, operator.AgentEvent{Kind: operator.EventInstance, To: is.who.Instance, Reason: started(was.who, is.who)})
+		h.note(agent, operator.AgentEvent{Kind: operator.EventInstance, To: is.who.Instance, Reason: started(*was.who, *is.who)})
 	}
 	if is.presence != was.presence {
 		h.note(agent, operator.AgentEvent{Kind: operator.EventPresence, To: is.presence, Reason: s.because(is.presence, ended, h.started, now)})
@@ -84,14 +84,14 @@ func (h *Hub) observe(agent string) {
 }
 
 // speaks gives the copy that is heard and its version: by its newest link, else by the
-// second door, which tells no version. Call with mu held.
-func (ep *endpoint) speaks() (who wire.Copy, version string) {
+// second door, which tells no version; nil: none is. Call with mu held.
+func (ep *endpoint) speaks() (who *wire.Copy, version string) {
 	for _, l := range ep.links { // oldest first
-		if one, authed := l.presence(); authed {
-			who, version = one, l.version
+		if _, authed := l.presence(); authed {
+			who, version = l.who, l.version
 		}
 	}
-	if who.Instance != "" {
+	if who != nil {
 		return who, version
 	}
 	last := uint64(0)

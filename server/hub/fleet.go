@@ -48,6 +48,12 @@ type fleetwide struct {
 	fewer  time.Time // since when it is of fewer than half as many as it takes; zero: it is not
 }
 
+// symptom is an agent's verdict that others may have in common.
+type symptom struct {
+	code  string
+	since time.Time
+}
+
 // pressing is what is fleet-wide, and what follows; guarded by the hub's mu.
 type pressing struct {
 	by   map[string]*fleetwide // by code
@@ -81,15 +87,18 @@ func (h *Hub) watchFleet(linked map[string]selfcheck.Code, now time.Time) {
 	there, count, fresh := 0, map[string]int{}, map[string]int{}
 	for agent, ep := range h.agents {
 		code := ep.common(linked[agent])
-		if code != ep.fault {
-			ep.fault, ep.faultSince = code, now
+		switch {
+		case code == "":
+			ep.symptom = nil
+		case ep.symptom == nil || ep.symptom.code != code:
+			ep.symptom = &symptom{code, now}
 		}
 		if ep.removed || ep.quarantined || len(ep.links) == 0 && now.Sub(ep.seenAt) > oobWindow {
 			continue
 		}
 		if there++; code != "" {
 			count[code]++
-			if now.Sub(ep.faultSince) < fleetWindow {
+			if now.Sub(ep.symptom.since) < fleetWindow {
 				fresh[code]++
 			}
 		}
@@ -227,9 +236,16 @@ func (l *link) tellPolicy() {
 	l.reply(env, session.SendOptions{Flush: true})
 }
 
-// told reports whether the link was told of c.
-func (l *link) told(c config) bool {
+// acknowledged reports whether the link was told of c, and forgets it, and what it was told before.
+func (l *link) acknowledged(c config) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.Contains(l.configs, c)
+	i := slices.Index(l.configs, c)
+	if i < 0 {
+		return false
+	}
+	if l.configs = l.configs[i+1:]; len(l.configs) == 0 {
+		l.configs = nil
+	}
+	return true
 }

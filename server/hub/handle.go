@@ -54,7 +54,7 @@ func (r refusal) Error() string { return r.detail }
 
 func (l *link) dispatch(env wire.Envelope, m session.Message) error {
 	l.mu.Lock()
-	authed := l.authed
+	authed := l.who != nil
 	l.mu.Unlock()
 	if !authed && env.Type != wire.TypeAuth {
 		return refusal{wire.CodeUnsupported, "auth comes first"}
@@ -225,7 +225,7 @@ func (h *Hub) Refusals() map[wire.Code]uint64 {
 }
 
 // loud thins repeated log lines: the first ten, then each power of two.
-func loud(n uint64) bool { return n <= 10 || bits.OnesCount64(n) == 1 }
+func loud(n uint32) bool { return n <= 10 || bits.OnesCount32(n) == 1 }
 
 // clip bounds text of an endpoint for a log line or an answer.
 func clip(s string) string { return wrap.Clip(s, 200) }

@@ -17,6 +17,7 @@ import (
 	"gururmm/internal/crew"
 	"gururmm/internal/quota"
 	"gururmm/operator"
+	"gururmm/selfcheck"
 	"gururmm/server/delivery"
 	"gururmm/server/store"
 	"gururmm/session"
@@ -121,7 +122,8 @@ type endpoint struct {
 	watch     *sync.Mutex // held while the agent is observed; taken before mu
 	told      told
 	linkEnded string // why its last link ended
-	ending    int    // links that have gone and of which it is not told yet why
+	ending    int32  // links that have gone and of which it is not told yet why
+	readers   int32  // links, also ended ones, with texts still to be handled
 
 	links  []*link // oldest first
 	copies []*sighting
@@ -129,38 +131,47 @@ type endpoint struct {
 	// alternated is when copies were last heard in turns that did not overlap; zero: never.
 	alternated time.Time
 	resolved   []store.Resolution // oldest first
-	state      identity           // as last judged
 
-	quarantined bool // by an operator: it has no link, and gets no command
-	removed     bool // by an operator: its identity is none any more
-	isolated    bool // by its own last word it runs none
-	readers     int  // links, also ended ones, with texts still to be handled
+	state       identity // as last judged
+	quarantined bool     // by an operator: it has no link, and gets no command
+	removed     bool     // by an operator: its identity is none any more
+	isolated    bool     // by its own last word it runs none
+	stopped     bool     // its last beacon said so, and nothing came since
+	dirty       bool     // seenAt is not as stored
 
 	seenAt     time.Time
+	stored     int64 // seenAt is stored since, about, in Unix seconds
 	via        string
 	addr       string
 	verifiedAt time.Time // text both ways
-	dirty      bool      // not as stored
-	stored     int64     // seenAt is stored since, about, in Unix seconds
 
-	beaconAt time.Time
-	stopped  bool      // its last beacon said so, and nothing came since
-	reportAt time.Time // the newest beacon's own time
+	beacon *beacon // its last one; nil: none came
 	// deliverAt is when the agent last asked for its commands by the second door; zero: it does not.
 	deliverAt time.Time
 	// verdict is the agent's last word on itself.
 	verdict, sentence string
 	verdictAt         time.Time
-	// fault is the verdict that others may have in common; empty: none.
-	fault         string
-	faultSince    time.Time
-	findings      []operator.Finding // beside it, once one beacon has come
-	findingsKnown bool
-	skew          *int64 // server's clock minus the agent's, ms, as the agent measured it
+	symptom           *symptom // nil: none
+	skew              *int64   // server's clock minus the agent's, ms, as the agent measured it
 
-	elsewhere map[string]*view // what other nodes see, by node
-	orphaned  time.Time        // when a node that saw it ended; zero: none did
-	shared    string           // what other nodes were told last
+	elsewhere map[string]*view  // what other nodes see, by node
+	orphaned  selfcheck.Instant // when a node that saw it ended; zero: none did
+}
+
+// beacon is what an agent reports by the second door, of which nothing else tells. It is
+// never changed: copies of an endpoint share it.
+type beacon struct {
+	at       time.Time
+	written  time.Time          // by its own clock
+	findings []operator.Finding // beside the verdict
+}
+
+// reported is the last beacon; the zero one: none came.
+func (ep *endpoint) reported() beacon {
+	if ep.beacon == nil {
+		return beacon{}
+	}
+	return *ep.beacon
 }
 
 // New makes a hub; Run keeps it.
@@ -248,7 +259,7 @@ func (h *Hub) Accept(ws *websocket.Conn, agent string, caller wire.Copy, id wire
 func (h *Hub) endpoint(agent string) *endpoint {
 	ep := h.agents[agent]
 	if ep == nil {
-		ep = &endpoint{watch: new(sync.Mutex)}
+		ep = &endpoint{watch: new(sync.Mutex), told: told{who: nobody}}
 		h.agents[agent] = ep
 	}
 	return ep

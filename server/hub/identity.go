@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -39,12 +40,12 @@ func (h *Hub) identify(l *link) {
 			asked = slices.DeleteFunc(asked, func(l *link) bool { return l == older })
 			continue
 		}
-		if !ep.shuns(mine) && !ep.shuns(who) {
+		if !ep.shuns(*mine) && !ep.shuns(who) {
 			if !slices.Contains(asked, older) {
 				older.doubt(now)
 				asked = append(asked, older)
 			}
-			if who.SameBoot(mine) && ep.since(mine).Before(ep.since(who)) && !slices.Contains(asked, l) {
+			if who.SameBoot(*mine) && ep.since(*mine).Before(ep.since(who)) && !slices.Contains(asked, l) {
 				l.doubt(now)
 				asked = append(asked, l)
 			}
@@ -76,20 +77,24 @@ func (ep *endpoint) since(who wire.Copy) (t time.Time) {
 	return t
 }
 
-// copy is which copy of the identity the link is of.
-func (l *link) copy() wire.Copy {
+// copy is which copy of the identity the link is of; nobody's until it is authed.
+func (l *link) copy() *wire.Copy {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.who
+	return cmp.Or(l.who, nobody)
 }
+
+var nobody = new(wire.Copy)
 
 // presence is which copy the link's auth speaks of, without its past.
 func (l *link) presence() (who wire.Copy, authed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	who = l.who
-	who.Before = nil
-	return who, l.authed && !l.gone
+	if l.who != nil {
+		who = *l.who
+		who.Before = nil
+	}
+	return who, l.who != nil && !l.gone
 }
 
 // rejudge looks again at who holds the identity, after an answer or some time.
@@ -128,7 +133,7 @@ func (h *Hub) judgeIdentity(agent string, ep *endpoint) (j judged) {
 	now := time.Now()
 	for _, l := range ep.links { // an answer is a sign of life
 		l.mu.Lock()
-		answered, who := l.answered, l.who.Instance
+		answered, who := l.answered, cmp.Or(l.who, nobody).Instance
 		l.mu.Unlock()
 		for _, c := range ep.copies {
 			if answered && c.who.Instance == who {

@@ -153,7 +153,7 @@ func (l *link) Ask() (silent time.Duration) {
 	now := time.Now()
 	silent = silence(l.conn.Facts(now), now)
 	l.mu.Lock()
-	l.asked = now
+	l.asked = selfcheck.At(now)
 	l.mu.Unlock()
 	l.conn.Ping(true)
 	l.hub.wheel.atLatest(l, now.Add(max(0, silentAfter-silent)))
@@ -172,10 +172,10 @@ func (l *link) silentAt(f session.Facts, now time.Time) time.Time {
 	if d := silence(f, now); d > 0 {
 		return now.Add(limit - d)
 	}
-	if now.Before(l.asked.Add(silentAfter)) { // the ping may not be written yet
-		return l.asked.Add(silentAfter)
+	if at := l.asked.Time(now).Add(silentAfter); now.Before(at) { // the ping may not be written yet
+		return at
 	}
-	l.asked = time.Time{}
+	l.asked = 0
 	return time.Time{}
 }
 
@@ -190,7 +190,7 @@ func (l *link) fallSilent(f session.Facts, now time.Time) {
 		l.mu.Unlock()
 		return
 	}
-	l.verdict, l.reported, l.asked = selfcheck.CodeLinkSilent, false, time.Time{}
+	l.verdict, l.reported, l.asked = selfcheck.CodeLinkSilent, false, 0
 	l.mu.Unlock()
 	l.logVerdict("", selfcheck.CodeLinkSilent, f.Ledger)
 	l.note(Verified, Degraded, fmt.Sprintf("%s: a ping has not been answered for %v, and nothing has come since", selfcheck.CodeLinkSilent, d.Round(100*time.Millisecond)))

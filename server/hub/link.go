@@ -59,31 +59,30 @@ type link struct {
 	debt       atomic.Int64 // nanoseconds that frames which came have yet to wait for
 	lastText   atomic.Int64 // Unix nanoseconds; 0: none yet
 	entry      wheelEntry   // guarded by the wheel, but for its time
-	configs    []config     // that it was told of, guarded by mu
+	configs    []config     // that it was told of and has not acknowledged, guarded by mu
 	probes     probes       // used by the handler only
-	refused    uint64       // messages, to thin the log; used by the handler only
+	refused    uint32       // messages, to thin the log; used by the handler only
+	peerNacks  uint32       // as refused
 
 	mu         sync.Mutex
-	gone       bool
 	closing    sync.WaitGroup // the closer, if any
 	settled    func()         // verified, or over; nil: it was told
 	caller     *wire.Copy     // as the upgrade's token says; nil once it is authed
-	who        wire.Copy
-	version    string // of the agent's program; as who, it does not change once it is authed
-	authed     bool
-	calls      bool // the agent understands call
+	who        *wire.Copy     // once it is authed; never changed, so all who know of the copy share it
+	version    string         // of the agent's program; as who
 	verifiedAt time.Time
 	verdict    selfcheck.Code // why nothing is delivered on it; empty: nothing wrong
-	reported   bool           // the verdict is the agent's, from a beacon
+	challenged time.Time      // zero: it was not
+	aligned    uint64         // texts the agent had read when the counts last agreed
+	nextPing   selfcheck.Instant
+	asked      selfcheck.Instant // whether it lives, a command being unacknowledged; zero: it was not, or has answered
 	identity   identity
-	challenged time.Time // zero: it was not
-	answered   bool
-	lives      bool   // a ping written since then has been answered
-	calm       bool   // as of the last frame; see [session.Evidence]
-	aligned    uint64 // texts the agent had read when the counts last agreed
-	nextPing   time.Time
-	asked      time.Time // whether it lives, a command being unacknowledged; zero: it was not, or has answered
-	peerNacks  uint64
+	gone       bool
+	calls      bool // the agent understands call
+	reported   bool // the verdict is the agent's, from a beacon
+	answered   bool // since it was challenged
+	lives      bool // a ping written since then has been answered
+	calm       bool // as of the last frame; see [session.Evidence]
 }
 
 // timing is what a link keeps of its policy.
@@ -102,7 +101,7 @@ func newLink(h *Hub, ws *websocket.Conn, agent string, id wire.LinkID, addr stri
 	}
 	l.entry.at.Store(unset)
 	l.account = h.opts.Quota.Of(agent)
-	l.nextPing = now.Add(spread(l.timing.ping))
+	l.nextPing = selfcheck.At(now).Add(spread(l.timing.ping))
 	l.inbox = serial.New(inboxLimit, l.handle)
 	l.conn = session.New(ws, session.Options{
 		Link: id, Owed: l.owed, WriteFault: "server.writer", Crew: &h.crew,
@@ -304,10 +303,10 @@ func (l *link) visit(now time.Time) (next time.Time, ping bool) {
 	if l.answered {
 		challenged = time.Time{}
 	}
-	if ping = !now.Before(l.nextPing); ping {
-		l.nextPing = l.hub.wheel.together(now, l.timing.ping)
+	if ping = selfcheck.At(now) >= l.nextPing; ping {
+		l.nextPing = selfcheck.At(l.hub.wheel.together(now, l.timing.ping))
 	}
-	next = l.nextPing
+	next = l.nextPing.Time(now)
 	l.mu.Unlock()
 
 	// passed tells whether a deadline is over, and has the wheel come back for it.

@@ -125,9 +125,9 @@ func Findings(r oob.Report) []operator.Finding {
 	return all
 }
 
-// found takes in what stands beside the agent's verdict, and tells of it: the store knows
-// whether it is a change. Call with mu held.
-func (h *Hub) found(agent string, ep *endpoint, all []operator.Finding) {
+// found tells of what stands beside the agent's verdict, if its last beacon had something else:
+// the store knows whether it is a change. Call with mu held.
+func (h *Hub) found(agent string, before *beacon, all []operator.Finding) {
 	codes := func(all []operator.Finding) (codes []string) {
 		for _, f := range all {
 			codes = append(codes, f.Code)
@@ -136,14 +136,13 @@ func (h *Hub) found(agent string, ep *endpoint, all []operator.Finding) {
 		return slices.Compact(codes)
 	}
 	is := codes(all)
-	if !ep.findingsKnown || !slices.Equal(codes(ep.findings), is) {
+	if before == nil || !slices.Equal(codes(before.findings), is) {
 		var said []string
 		for _, f := range all {
 			said = append(said, f.Sentence)
 		}
 		h.note(agent, operator.AgentEvent{Kind: operator.EventFinding, To: cmp.Or(strings.Join(is, ", "), operator.NoFinding), Reason: strings.Join(said, " ")})
 	}
-	ep.findings, ep.findingsKnown = all, true
 }
 
 func (ep *endpoint) seen(at time.Time, via, addr string) {
@@ -167,14 +166,15 @@ func (h *Hub) Reported(agent string, r oob.Report, addr string, at time.Time) {
 		r.At = at
 	}
 	// A report out of the spool tells of the past: it is recorded, and changes nothing now.
-	if r.At.Before(ep.reportAt) || at.Sub(r.At) > oobWindow {
+	if r.At.Before(ep.reported().written) || at.Sub(r.At) > oobWindow {
 		h.mu.Unlock()
 		return
 	}
-	ep.reportAt, ep.beaconAt = r.At, at
+	before := ep.beacon
+	ep.beacon = &beacon{at: at, written: r.At, findings: Findings(r)}
 	ep.stopped = r.Cause == oob.CauseStop
 	h.judged(agent, ep, clip(string(r.Verdict.Code)), clipSentence(r.Verdict.Sentence), at)
-	h.found(agent, ep, Findings(r))
+	h.found(agent, before, ep.beacon.findings)
 	ep.isolated = slices.ContainsFunc(r.Findings, func(f selfcheck.Finding) bool { return f.Code == selfcheck.FindIsolated })
 	ep.deliverAt = time.Time{}
 	if r.Snapshot.OOB.Delivering {
@@ -303,7 +303,7 @@ func (h *Hub) sight(agent string, now time.Time) sight {
 		s.ep = *ep
 		links = append(links, ep.links...)
 		for _, l := range links {
-			leaving[l] = ep.shuns(l.copy())
+			leaving[l] = ep.shuns(*l.copy())
 		}
 		s.copies = h.copies(ep, agent, now)
 	}
@@ -353,7 +353,7 @@ func (l *link) look(now time.Time) looked {
 	defer l.mu.Unlock()
 	v := looked{
 		LinkView: wire.LinkView{
-			Link: l.id, Instance: l.who.Instance, Generation: l.generation,
+			Link: l.id, Instance: cmp.Or(l.who, nobody).Instance, Generation: l.generation,
 			State:   Connecting,
 			Written: facts.Ledger.Local.Written, Read: facts.Ledger.Local.Read,
 			Queued: facts.Queued, AgeMS: now.Sub(l.opened).Milliseconds(),
@@ -430,7 +430,7 @@ func (s sight) presence(now time.Time) string {
 		return Degraded
 	case len(s.links) > 0:
 		return Connecting
-	case !s.ep.stopped && !s.ep.beaconAt.IsZero() && now.Sub(s.ep.beaconAt) < oobWindow:
+	case !s.ep.stopped && s.ep.beacon != nil && now.Sub(s.ep.beacon.at) < oobWindow:
 		return Connecting
 	}
 	return Offline
@@ -462,7 +462,7 @@ func (h *Hub) View(agent string, who wire.Copy) wire.ServerView {
 	h.mu.Lock()
 	if ep := h.endpoint(agent); !ep.shuns(who) {
 		s.links = slices.DeleteFunc(s.links, func(l wire.LinkView) bool {
-			return l.Instance != who.Instance && slices.ContainsFunc(ep.copies, func(c *sighting) bool { return c.who.Instance == l.Instance && ep.shuns(c.who) })
+			return l.Instance != who.Instance && slices.ContainsFunc(ep.copies, func(c *sighting) bool { return c.who.Instance == l.Instance && ep.shuns(*c.who) })
 		})
 	}
 	h.mu.Unlock()
@@ -542,7 +542,7 @@ func (h *Hub) Overlay(a *operator.Agent) {
 	if at := s.ep.verifiedAt; !at.IsZero() {
 		a.VerifiedAt = new(at.UTC())
 	}
-	a.ClockSkew, a.Findings = s.ep.skew, s.ep.findings
+	a.ClockSkew, a.Findings = s.ep.skew, s.ep.reported().findings
 	if s.ep.verdict != "" {
 		a.Verdict, a.Sentence, a.VerdictAt = s.ep.verdict, s.ep.sentence, new(s.ep.verdictAt.UTC())
 	}

@@ -46,7 +46,7 @@ func (l *link) auth(env wire.Envelope, at time.Time, again bool) error {
 		return refusal{wire.CodeUnparseable, "auth without an instance"}
 	}
 	l.mu.Lock()
-	l.who, l.version, l.authed = asCalled(*l.caller, wire.CopyOf(auth.Presence)), auth.Version, true
+	l.who, l.version = asCalled(l.caller, wire.CopyOf(auth.Presence)), auth.Version
 	l.caller = nil
 	l.calls = slices.Contains(auth.Capabilities, wire.CapCall)
 	l.mu.Unlock()
@@ -79,15 +79,15 @@ func (l *link) auth(env wire.Envelope, at time.Time, again bool) error {
 
 // asCalled gives who, with the past that the upgrade's token told of it; in the token's
 // words, where they are the same, for they are kept as long as the link.
-func asCalled(caller, who wire.Copy) wire.Copy {
+func asCalled(caller *wire.Copy, who wire.Copy) *wire.Copy {
 	if caller.Instance != who.Instance {
-		return who
+		return &who
 	}
 	if caller.BootID == who.BootID && caller.Fingerprint == who.Fingerprint && caller.Hostname == who.Hostname {
 		return caller
 	}
 	who.Before = caller.Before
-	return who
+	return &who
 }
 
 // maxFieldLength bounds each field in which an agent describes itself.
@@ -111,7 +111,7 @@ func (l *link) configAck(env wire.Envelope) error {
 		return err
 	}
 	p := &l.probes
-	if !l.told(config{ack.Version, ack.Hash}) {
+	if !l.acknowledged(config{ack.Version, ack.Hash}) {
 		return refusal{wire.CodeUnsupported, "config_ack is not for the policy that was sent"}
 	}
 	if p.configured {

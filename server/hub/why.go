@@ -36,8 +36,8 @@ func (h *Hub) Why(agent string) (kind, clause string) {
 		return "poll", fmt.Sprintf("it has no link, and no poll by the second door for %v", ago(s.ep.deliverAt))
 	case s.ep.stopped:
 		return Offline, fmt.Sprintf("offline: it was stopped in order %v ago (%s) and comes back when somebody starts it", ago(s.ep.seenAt), moment.UTC(s.ep.seenAt))
-	case recent(s.ep.beaconAt):
-		return "beacon", fmt.Sprintf("it has no link, but reported by the second door %v ago: %s", ago(s.ep.beaconAt), s.ep.verdict)
+	case recent(s.ep.reported().at):
+		return "beacon", fmt.Sprintf("it has no link, but reported by the second door %v ago: %s", ago(s.ep.reported().at), s.ep.verdict)
 	case recent(s.ep.seenAt):
 		return "gone", fmt.Sprintf("it has no link; last heard of %v ago by %s", ago(s.ep.seenAt), s.ep.via)
 	case s.ep.seenAt.IsZero():
