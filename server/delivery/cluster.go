@@ -232,7 +232,7 @@ func (r *route) overtake(j *job, c store.Command) {
 	c.Script = ""
 	j.c, j.phase, j.acked = c, phaseOf(c), 0
 	if j.claim != nil && !(j.phase.out() && c.Owner == r.s.o.Cluster.Node() && c.Attempts == j.claim.attempt) {
-		j.claim = nil
+		j.unclaim()
 	}
 	if j.phase.waits() { // that node's door is not this one's: it may go at once
 		j.epoch, j.poke = 0, true

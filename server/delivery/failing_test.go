@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -126,6 +127,65 @@ func TestDatabaseFailsAndComesBack(t *testing.T) {
 			})
 		})
 	}
+}
+
+// stalling is a store whose changes wait while it is told to.
+type stalling struct {
+	store.Store
+	until atomic.Pointer[chan struct{}]
+}
+
+func (s *stalling) wait() {
+	if c := s.until.Load(); c != nil {
+		<-*c
+	}
+}
+
+func (s *stalling) SaveCommand(ctx context.Context, c store.Command, stages ...store.Stage) (int64, error) {
+	s.wait()
+	return s.Store.SaveCommand(ctx, c, stages...)
+}
+
+func (s *stalling) AddStages(ctx context.Context, stages ...store.Stage) error {
+	s.wait()
+	return s.Store.AddStages(ctx, stages...)
+}
+
+// A database that stalls holds the agent's turn, and a loss is looked for all the same. What is
+// acknowledged before its writer comes back is not.
+func TestALinkIsAskedWhileTheDatabaseStalls(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		st := &stalling{Store: r.st}
+		r.st = st
+		r.restart()
+		l := r.up()
+		id := r.submit()
+		over := make(chan struct{})
+		st.until.Store(&over) // what was kept for a moment is stored now, and holds the turn
+		sleep(askAfter - time.Millisecond)
+		if n := l.askedFor(0); n != 0 {
+			t.Errorf("asked %d times before it is late", n)
+		}
+		sleep(2 * time.Millisecond)
+		if n := l.askedFor(0); n != 1 {
+			t.Errorf("asked %d times while the database stalls, want once", n)
+		}
+		st.until.Store(nil)
+		close(over)
+		r.down(l, "gone")
+		r.expect(id, wire.StatePending, 1)
+
+		next := &fakeLink{agent: r.agent, gen: 2, id: 2}
+		r.s.LinkUp(next)
+		synctest.Wait()
+		r.send(next, wire.TypeCommandAck, wire.CommandAck{ID: id})
+		next.sent[0].written(1, time.Now(), nil)
+		sleep(leaseMin)
+		r.expect(id, wire.StateRunning, 2)
+		if n := next.askedFor(0); n != 0 {
+			t.Errorf("asked %d times for what was acknowledged", n)
+		}
+	})
 }
 
 // quickLink is an agent that acknowledges and ends each command at once, from

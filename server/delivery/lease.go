@@ -17,8 +17,8 @@ func (r *route) lapse() {
 		if !r.loaded {
 			return
 		}
-		if j.phase.out() && j.claim != nil {
-			r.late(j, now)
+		if j.phase.out() && j.claim != nil && !now.Before(j.claim.deadline()) {
+			r.overdue(j)
 		}
 		switch {
 		case j.phase.waits() && !now.Before(j.c.ExpiresAt):
@@ -34,19 +34,6 @@ func (r *route) lapse() {
 			drop(&r.directives, id)
 			r.call()
 		}
-	}
-}
-
-// late does what is due of a claim that is not acknowledged.
-func (r *route) late(j *job, now time.Time) {
-	if at := j.claim.askAt(); !at.IsZero() && !now.Before(at) {
-		j.claim.asked = true
-		if l := r.link(j.claim.gen); l != nil {
-			l.Ask()
-		}
-	}
-	if !now.Before(j.claim.deadline()) {
-		r.overdue(j)
 	}
 }
 

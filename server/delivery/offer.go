@@ -124,8 +124,12 @@ func (r *route) offerOn(j *job, l *live) {
 
 // sendOn sends j, whose claim is stored.
 func (r *route) sendOn(j *job, l *live, t *ticket) {
-	id, attempt := j.c.ID, t.claim.attempt
+	id, attempt, late := j.c.ID, t.claim.attempt, new(lateAsk)
+	j.claim.late = late
 	err := l.Send(t.env, func(n uint64, at time.Time, err error) {
+		if err == nil {
+			late.written(l.Link)
+		}
 		r.post(func() { r.written(id, attempt, n, at, err) })
 	})
 	if err != nil {

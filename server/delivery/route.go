@@ -119,8 +119,8 @@ type claim struct {
 	written time.Time // zero: not known to be
 	number  uint64    // of the message on its link; 0: not known
 	read    bool      // the agent's ledger has passed it
-	asked   bool      // the link was asked for the agent's ledger
 	lease   time.Duration
+	late    *lateAsk // of one that goes out by a link
 }
 
 // deadline is when the claim goes back by time alone.
@@ -131,13 +131,39 @@ func (c *claim) deadline() time.Time {
 	return c.written.Add(c.lease)
 }
 
-// askAt is when the agent's ledger is to be asked for, if it is not acknowledged until then;
-// zero: it was, or nothing is known to be written to a link.
-func (c *claim) askAt() time.Time {
-	if c.asked || c.channel != wire.ChannelLink || c.written.IsZero() {
-		return time.Time{}
+// lateAsk has a link asked for its agent's ledger once an acknowledgement is late. Not in the
+// route's turn, which waits for the database: a loss is proven while that stalls, too.
+type lateAsk struct {
+	mu    sync.Mutex
+	timer *time.Timer // once it is written
+	over  bool
+}
+
+// written begins the wait.
+func (a *lateAsk) written(l Link) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.over {
+		a.timer = time.AfterFunc(askAfter, func() { l.Ask() })
 	}
-	return c.written.Add(askAfter)
+}
+
+// end ends it: there is an acknowledgement, or nothing to wait for.
+func (a *lateAsk) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.over = true
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+}
+
+// unclaim has the job claimed no more.
+func (j *job) unclaim() {
+	if j.claim != nil && j.claim.late != nil {
+		j.claim.late.end()
+	}
+	j.claim = nil
 }
 
 func newRoute(s *Service, agent string) *route {
@@ -227,6 +253,9 @@ func (r *route) close() {
 	r.mu.Unlock()
 	r.queue.Close()
 	r.queue.Wait()
+	for _, j := range r.jobs {
+		j.unclaim()
+	}
 	r.saveKept(true)
 }
 
@@ -335,7 +364,7 @@ func (r *route) move(j *job, ev Event, t told, stages ...store.Stage) (moved boo
 	}
 	j.c, j.phase = c, rule.To
 	if !j.phase.out() {
-		j.claim = nil
+		j.unclaim()
 	}
 	if rule.Do.Has(Count) {
 		j.hold(t.claim)
@@ -678,9 +707,6 @@ func (r *route) alarm() {
 		case j.phase.out():
 			if j.claim != nil { // else it is another node's
 				sooner(j.claim.deadline())
-				if at := j.claim.askAt(); !at.IsZero() {
-					sooner(at)
-				}
 			}
 		case j.phase.waits():
 			sooner(j.c.ExpiresAt)
