@@ -124,12 +124,35 @@ func (w *wheel) together(now time.Time, interval time.Duration) time.Time {
 	return w.base.Add(at)
 }
 
-// pingedAtOnce bounds how many links one job pings, one after the other: a write waits for
-// room only where the one before it has just filled all there was.
-const pingedAtOnce = 32
+const (
+	// pingedAtOnce bounds how many links one job pings, one after the other.
+	pingedAtOnce = 32
+	// pingStuck is how long one of them may hold the others up: its peer takes nothing, and what
+	// was written before has just filled all the room there was.
+	pingStuck = 100 * time.Millisecond
+)
 
-// run visits links as they become due until ctx ends. c writes their pings: each link waits for
-// its own.
+// pings are links that are pinged one after the other.
+type pings struct {
+	links []*link
+	taken atomic.Int32
+}
+
+// write pings those that nobody has taken yet. If one holds it up, another one goes on with the
+// rest, so there are never more at it than links. c runs them: each link waits for its own.
+func (p *pings) write(c *crew.Crew) {
+	more := time.AfterFunc(pingStuck, func() {
+		if int(p.taken.Load()) < len(p.links) {
+			c.Go(func() { p.write(c) })
+		}
+	})
+	defer more.Stop()
+	for i := p.taken.Add(1); int(i) <= len(p.links); i = p.taken.Add(1) {
+		p.links[i-1].conn.PingNow(false)
+	}
+}
+
+// run visits links as they become due until ctx ends. c writes their pings.
 func (w *wheel) run(ctx context.Context, c *crew.Crew) {
 	var due []*link
 	timer := time.NewTimer(0)
@@ -145,13 +168,9 @@ func (w *wheel) run(ctx context.Context, c *crew.Crew) {
 			}
 		}
 		if len(due) == pingedAtOnce || l == nil && len(due) > 0 {
-			batch := due
+			batch := &pings{links: due}
 			due = nil
-			c.Go(func() {
-				for _, l := range batch {
-					l.conn.PingNow(false)
-				}
-			})
+			c.Go(func() { batch.write(c) })
 		}
 		if l != nil {
 			continue

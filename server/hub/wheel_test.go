@@ -1,9 +1,18 @@
 package hub
 
 import (
+	"context"
+	"net"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/gorilla/websocket"
+
+	"gururmm/internal/crew"
+	"gururmm/internal/memnet"
+	"gururmm/session"
 )
 
 // Links that are pinged at different times meet, and none waits longer than its interval.
@@ -57,5 +66,62 @@ func TestTheEarliestVisitCounts(t *testing.T) {
 		if d := due(); d != time.Hour {
 			t.Errorf("once it is removed: due in %v", d)
 		}
+	})
+}
+
+// Links whose peers take nothing hold up the pings of the others for a moment, and by no more
+// than one moment each.
+func TestAPeerThatTakesNothingHoldsNoOtherPingUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const stuck = 3 // the first ones
+		listener := memnet.Listen("server:443")
+		upgraded := make(chan *websocket.Conn)
+		web := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ws, err := new(websocket.Upgrader).Upgrade(w, r, nil)
+			if err != nil {
+				t.Error(err)
+			}
+			upgraded <- ws
+		})}
+		go web.Serve(listener)
+		defer web.Close()
+		dialer := websocket.Dialer{NetDialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return listener.Dial(ctx) }}
+		began := time.Now()
+		came := make(chan time.Duration, pingedAtOnce)
+		var batch pings
+		for i := range pingedAtOnce {
+			go func() {
+				ws, _, err := dialer.Dial("ws://server/v1/link", nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer ws.Close()
+				if i < stuck {
+					time.Sleep(time.Minute) // it reads nothing
+					return
+				}
+				ws.SetPingHandler(func(string) error { came <- time.Since(began); return nil })
+				ws.ReadMessage()
+			}()
+			l := &link{conn: session.New(<-upgraded, session.Options{})}
+			batch.links = append(batch.links, l)
+		}
+		var c crew.Crew
+		defer c.Close()
+		c.Go(func() { batch.write(&c) })
+		for range pingedAtOnce - stuck {
+			if at := <-came; at > stuck*pingStuck {
+				t.Errorf("a ping came after %v", at)
+			}
+		}
+		time.Sleep(session.DefaultWriteTimeout)
+		for i, l := range batch.links {
+			if failed := l.conn.Err() != nil; failed != (i < stuck) {
+				t.Errorf("link %d ended: %v", i, l.conn.Err())
+			}
+			l.conn.Close(websocket.CloseGoingAway, errDead)
+		}
+		time.Sleep(time.Minute) // for the peers to end
 	})
 }
