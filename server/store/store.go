@@ -181,8 +181,9 @@ type Commands interface {
 	// acked, ended, exit code, lost bytes, cancel, owner) together with stages, if c.Rev
 	// is still what is stored, and gives the new Rev; else ErrConflict.
 	SaveCommand(ctx context.Context, c Command, stages ...Stage) (rev int64, err error)
-	// AddStages adds stages of one command; one that is known (same stage, attempt, end,
-	// channel and note) is left as it is. Beyond what a trace may have they are dropped.
+	// AddStages adds stages of one command. One that is known (same stage, attempt, end,
+	// channel and note) is not told twice. Beyond what a trace may have all of them are
+	// dropped, and a note in their place says so.
 	AddStages(ctx context.Context, stages ...Stage) error
 	// Stages lists those of a command with Seq above after, in order of arrival.
 	Stages(ctx context.Context, command string, after int64) ([]Stage, error)

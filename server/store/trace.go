@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"gururmm/operator"
@@ -14,11 +13,16 @@ import (
 )
 
 // A trace is a column of its command: a line of JSON for each stage, in order of arrival. So
-// a step of a command's life is one row written, whatever it tells. Lines are only added.
+// a step of a command's life is one row written, whatever it tells. Lines are only added, what
+// is told again too: who reads leaves it out.
 
-// maxTrace bounds the trace of one command, in bytes: ten attempts of thirteen stages and
-// their notes are well below; an agent that makes up notes fills no disk.
+// maxTrace bounds what is added to the trace of one command beside its changes, in bytes: ten
+// attempts of thirteen stages and their notes are well below; an agent that makes up notes
+// fills no disk.
 const maxTrace = 128 << 10
+
+// traceFull is told of a trace once more was to be added.
+const traceFull = "more was told of it than a trace has room for: notes are missing from here on"
 
 // traceLine is a stage as stored.
 type traceLine struct {
@@ -35,9 +39,10 @@ func lineOf(s Stage) traceLine {
 	return traceLine{s.Stage, micros(s.At), s.End, s.Attempt, s.Channel, s.Link, strings.ToValidUTF8(s.Note, "\ufffd")}
 }
 
-// same reports whether both tell of one thing: what is told again keeps the first time.
-func (l traceLine) same(o traceLine) bool {
-	return l.Stage == o.Stage && l.Attempt == o.Attempt && l.End == o.End && l.Channel == o.Channel && l.Note == o.Note
+// told is what l tells of, whenever and over whichever link.
+func (l traceLine) told() traceLine {
+	l.At, l.Link = 0, ""
+	return l
 }
 
 // traced gives the lines of stages, which are all of one command.
@@ -56,15 +61,18 @@ func traced(command string, stages []Stage) (string, error) {
 	return string(out), nil
 }
 
-// readTrace gives a trace's lines, but for those that repeat one.
+// readTrace gives a trace's lines, but for those that repeat one: what is told again keeps the
+// first time.
 func readTrace(trace string) (all []traceLine, err error) {
+	known := map[traceLine]bool{}
 	lines := json.NewDecoder(strings.NewReader(trace))
 	for lines.More() {
 		var l traceLine
 		if err := lines.Decode(&l); err != nil {
 			return nil, fmt.Errorf("%w: a trace: %w", ErrCorrupt, err)
 		}
-		if !slices.ContainsFunc(all, l.same) {
+		if !known[l.told()] {
+			known[l.told()] = true
 			all = append(all, l)
 		}
 	}
@@ -76,36 +84,38 @@ func (d *database) AddStages(ctx context.Context, stages ...Stage) error {
 		return nil
 	}
 	command := stages[0].Command
-	if _, err := traced(command, stages); err != nil {
+	more, err := traced(command, stages)
+	if err != nil {
 		return err
 	}
-	return d.group.do(ctx, func(tx *txn) error {
-		var trace string
-		err := tx.QueryRow(`SELECT trace FROM commands WHERE id = ?`, command).Scan(&trace)
+	full := stages[0]
+	full.Stage, full.End, full.Channel, full.Link, full.Note = "note", "server", "", "", traceFull
+	instead, err := traced(command, []Stage{full})
+	if err != nil {
+		return err
+	}
+	usual := &single{
+		query: `UPDATE commands SET trace = ` + longer("CAST(?2 AS TEXT)", "CAST(?3 AS TEXT)") + ` WHERE id = ?1 RETURNING id`,
+		args:  []any{command, more, instead},
+		many:  `UPDATE commands SET trace = ` + longer("a2", "a3") + ` FROM g WHERE id = a1 RETURNING id, id`,
+		key:   command,
+		scan:  func(r row) error { return r.Scan(new(string)) },
+	}
+	return d.group.doSingle(ctx, usual, func(tx *txn) error {
+		err := usual.scan(tx.QueryRow(usual.query, usual.args...))
 		if errors.Is(err, sql.ErrNoRows) {
 			return ErrNotFound
 		}
-		if err != nil {
-			return err
-		}
-		known, err := readTrace(trace)
-		if err != nil {
-			return err
-		}
-		var fresh []Stage
-		for _, s := range stages {
-			l := lineOf(s)
-			if !slices.ContainsFunc(known, l.same) {
-				fresh, known = append(fresh, s), append(known, l)
-			}
-		}
-		more, err := traced(command, fresh)
-		if err != nil || more == "" || len(trace)+len(more) > maxTrace {
-			return err
-		}
-		_, err = tx.Exec(`UPDATE commands SET trace = trace || ? WHERE id = ?`, more, command)
 		return err
 	})
+}
+
+// longer is a trace with more behind it, or, where that exceeds the bound, with what is told
+// instead. Nothing of it is read: an agent that makes up notes costs the writer no more than
+// one that does not.
+func longer(more, instead string) string {
+	return fmt.Sprintf(`trace || CASE WHEN octet_length(trace) + octet_length(%[1]s) <= %[3]d THEN %[1]s
+		WHEN octet_length(trace) <= %[3]d THEN %[2]s ELSE '' END`, more, instead, maxTrace)
 }
 
 func (d *database) Stages(ctx context.Context, command string, after int64) ([]Stage, error) {

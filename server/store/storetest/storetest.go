@@ -48,6 +48,7 @@ func Some(t *testing.T, fresh Database, pick func(name string) bool) {
 		{"a command changed since it was read is not overwritten", revisions},
 		{"active commands are listed oldest first", active},
 		{"stages are kept once, in order of arrival", stages},
+		{"stages of many at once", stagesAtOnce},
 		{"a trace is bounded", stagesBounded},
 		{"output merges in any order, repeated and overlapping", outputs},
 		{"output beyond a gap is not shown", outputGap},
@@ -515,6 +516,48 @@ func stages(t *testing.T, r *rig) {
 	want(t, r.AddStages(t.Context(), store.Stage{Command: "nothing", TraceEntry: operator.TraceEntry{Stage: "x", End: "server", At: epoch}}), store.ErrNotFound)
 }
 
+// stagesAtOnce tells of many commands at once, in part again and again: of each command every
+// stage is told once, as it was told first, in order.
+func stagesAtOnce(t *testing.T, r *rig) {
+	a := r.agent(t, "a")
+	var all sync.WaitGroup
+	for seed := range uint64(12) {
+		c := r.command(t, a.ID, epoch)
+		all.Go(func() {
+			rnd := rand.New(rand.NewPCG(seed, 2))
+			var model []store.Stage
+			for step := range 12 {
+				var some []store.Stage
+				for range rnd.IntN(4) {
+					s := store.Stage{Command: c.ID, TraceEntry: operator.TraceEntry{
+						Stage: wire.Stages[rnd.IntN(3)], Attempt: rnd.IntN(2), End: []string{"agent", "server"}[rnd.IntN(2)],
+						Channel: []wire.Channel{wire.ChannelLink, ""}[rnd.IntN(2)], Note: []string{"", "\"ü\n\""}[rnd.IntN(2)],
+						At: epoch.Add(time.Duration(step) * time.Second), Link: fmt.Sprint(step),
+					}}
+					some = append(some, s)
+					if !slices.ContainsFunc(model, func(o store.Stage) bool {
+						return o.Stage == s.Stage && o.Attempt == s.Attempt && o.End == s.End && o.Channel == s.Channel && o.Note == s.Note
+					}) {
+						s.Seq = int64(len(model) + 1)
+						model = append(model, s)
+					}
+				}
+				if err := r.AddStages(t.Context(), some...); err != nil {
+					t.Error(err)
+				}
+			}
+			after := rnd.IntN(len(model) + 1)
+			got, err := r.Stages(t.Context(), c.ID, int64(after))
+			if err != nil || !slices.EqualFunc(got, model[after:], func(x, y store.Stage) bool {
+				return x.At.Equal(y.At) && x.Seq == y.Seq && x.Link == y.Link && x.Note == y.Note
+			}) {
+				t.Errorf("after %d of %d: %+v, %v", after, len(model), got, err)
+			}
+		})
+	}
+	all.Wait()
+}
+
 func stagesBounded(t *testing.T, r *rig) {
 	c := r.command(t, r.agent(t, "a").ID, epoch)
 	for i := range 120 {
@@ -525,6 +568,9 @@ func stagesBounded(t *testing.T, r *rig) {
 	must(t, err)
 	if len(list) < 50 || len(list) > 70 {
 		t.Fatalf("%d notes of 2 kB of one command", len(list))
+	}
+	if last := list[len(list)-1]; !strings.Contains(last.Note, "notes are missing") || last.End != "server" {
+		t.Fatalf("it does not say that it is full: %+v", last)
 	}
 	c.State = wire.StateRunning // what is no note is told all the same
 	_, err = r.SaveCommand(t.Context(), c, store.Stage{Command: c.ID, TraceEntry: operator.TraceEntry{Stage: wire.StageClaimed, At: epoch, End: "server"}})
