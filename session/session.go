@@ -61,8 +61,9 @@ type Options struct {
 	MaxRead int64
 	// Owed gives the commands owed to the peer, for pings; nil: 0. Must not block.
 	Owed func() uint32
-	// Changed is called after new evidence (a ledger, pong or text) was taken in,
-	// from the reader; it must not block.
+	// Changed is called after new evidence (a ledger, pong or text) was taken in, by the
+	// reader or by who calls [Conn.PeerLedger]: of two at one time the older may come last,
+	// and [Conn.Pulse] tells what is so. It must not block.
 	Changed func(Evidence)
 	// Crew runs the writer; nil: a goroutine for each time that there is something to write.
 	Crew *crew.Crew
@@ -95,6 +96,7 @@ type Conn struct {
 	havePong bool
 	writing  bool
 	network  bool              // a write is in a call to the network, which has a deadline
+	calm     bool              // see [Evidence]
 	busy     selfcheck.Instant // a write is under way since; zero: none
 	reading  selfcheck.Instant // the reader came back with something at; zero: it waits in Read
 	inbound  time.Time         // last frame of any kind
@@ -335,7 +337,8 @@ func (c *Conn) changed() {
 		c.wait, c.asked = recheckMin, 0
 		c.recheck = time.AfterFunc(c.wait, c.ask)
 	}
-	e := Evidence{Clean: c.ledgers.Clean(), Calm: !suspicious && !c.ledgers.Altered(), PeerRead: c.ledgers.PeerRead()}
+	c.calm = !suspicious && !c.ledgers.Altered()
+	e := Evidence{Clean: c.ledgers.Clean(), Calm: c.calm, PeerRead: c.ledgers.PeerRead()}
 	c.mu.Unlock()
 	if c.opts.Changed != nil {
 		c.opts.Changed(e)
@@ -657,11 +660,12 @@ func (c *Conn) Facts(now time.Time) Facts {
 }
 
 // Pulse is the part of [Conn.Facts] that is looked at again and again: when the last frame of any
-// kind came, and since when the oldest text that is not written is queued; zero: all are.
-func (c *Conn) Pulse() (inbound, unwritten time.Time) {
+// kind came, since when the oldest text that is not written is queued (zero: all are), and
+// whether the account is calm, see [Evidence], as it is since the last frame.
+func (c *Conn) Pulse() (inbound, unwritten time.Time, calm bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.inbound, c.unwritten()
+	return c.inbound, c.unwritten(), c.calm
 }
 
 // unwritten is since when the oldest text waits to be written; zero: none does. Call with mu held.

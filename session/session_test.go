@@ -432,3 +432,31 @@ func TestCloseTellsThePeerWhy(t *testing.T) {
 		}
 	})
 }
+
+// Whether an account is calm is told as of the last evidence, whoever brought it.
+func TestPulseTellsWhetherTheAccountIsCalm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, s, _, _ := ends(t, Options{}, Options{})
+		atServer := reading(s)
+		reading(a)
+		is := func(want bool, when string) {
+			t.Helper()
+			synctest.Wait()
+			if _, _, calm := s.Pulse(); calm != want {
+				t.Errorf("%s: calm is %v", when, calm)
+			}
+		}
+		is(false, "before anything came")
+		a.Ping(false)
+		is(true, "after a ping")
+		if err := a.Send(envelope(t, wire.Echo{ID: "x"}), SendOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		m := <-atServer
+		s.PeerLedger(wire.Ledger{Link: link, Written: 5}, m, 0)
+		is(false, "after a ledger that tells of more than came")
+		m.Number = 6
+		s.PeerLedger(wire.Ledger{Link: link, Written: 5}, m, 0)
+		is(true, "after one that tells of what came")
+	})
+}

@@ -40,7 +40,6 @@ func proof(v selfcheck.LedgerView) selfcheck.Code {
 // and the whole account is looked at only where a verdict may come of it, or go.
 func (l *link) changed(e session.Evidence) {
 	l.mu.Lock()
-	l.calm = e.Calm
 	calm := e.Calm && l.verdict == "" && l.challenged.IsZero() && !l.gone
 	read := calm && e.PeerRead > l.aligned
 	if read {
@@ -58,15 +57,15 @@ func (l *link) changed(e session.Evidence) {
 
 // weigh takes in the account as a whole.
 func (l *link) weigh() {
-	now := time.Now()
-	v := l.conn.Facts(now).Ledger
-	code := proof(v)
-
 	l.mu.Lock()
 	if l.gone {
 		l.mu.Unlock()
 		return
 	}
+	// Looked at with mu held: of two that weigh at once, the later one has the fresher account.
+	now := time.Now()
+	v := l.conn.Facts(now).Ledger
+	code := proof(v)
 	answered := !l.challenged.IsZero() && !l.answered && newer(v.PongAge, v.PeerAge, now.Sub(l.challenged))
 	l.answered = l.answered || answered
 	lives := !l.challenged.IsZero() && !l.lives && v.RTT != nil && newer(v.PongAge, nil, now.Sub(l.challenged)-*v.RTT)

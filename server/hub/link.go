@@ -82,7 +82,6 @@ type link struct {
 	reported   bool // the verdict is the agent's, from a beacon
 	answered   bool // since it was challenged
 	lives      bool // a ping written since then has been answered
-	calm       bool // as of the last frame; see [session.Evidence]
 }
 
 // timing is what a link keeps of its policy.
@@ -286,7 +285,7 @@ func (l *link) reply(env wire.Envelope, opts session.SendOptions) {
 // visit keeps the link's deadlines; it gives the time of the next visit, and whether it is to be
 // pinged. The wheel calls it: it must not block.
 func (l *link) visit(now time.Time) (next time.Time, ping bool) {
-	inbound, unwritten := l.conn.Pulse()
+	inbound, unwritten, _ := l.conn.Pulse()
 	l.mu.Lock()
 	asked := !l.asked.IsZero()
 	l.mu.Unlock()

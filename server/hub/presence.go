@@ -390,9 +390,9 @@ type glanced struct {
 // glance tells when and how the link was last heard of, and whether it is plainly well: look
 // would tell nothing else of it.
 func (l *link) glance(now time.Time) (inbound time.Time, via string, well bool) {
-	inbound, _ = l.conn.Pulse()
+	inbound, _, calm := l.conn.Pulse()
 	l.mu.Lock()
-	well = l.calm && l.verdict == "" && !l.verifiedAt.IsZero() && l.identity == identitySole && !l.gone
+	well = calm && l.verdict == "" && !l.verifiedAt.IsZero() && l.identity == identitySole && !l.gone
 	l.mu.Unlock()
 	return inbound, l.via(inbound), well && !l.quiet(inbound, now)
 }
