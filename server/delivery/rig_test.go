@@ -104,7 +104,7 @@ func (r *rig) crash() {
 	if v := r.s.known(r.agent); v != nil {
 		v.post(func() {
 			for _, j := range v.jobs {
-				j.saved(nil)
+				j.saved()
 			}
 		})
 	}

@@ -93,7 +93,7 @@ type job struct {
 	unsaved bool
 	stages  []store.Stage
 	saveAt  time.Time
-	said    []store.Stage // the agent's that are stored: its result repeats those of its ack
+	times   wire.StageTimes // of its ack: its result repeats them
 
 	claim *claim  // while claimed
 	past  []claim // all claims made by this process, to tell which attempt an ack is of
@@ -418,23 +418,10 @@ func (j *job) hold(c *claim) {
 
 // keepStages has stages stored with what is stored next of j, or soon.
 func (r *route) keepStages(j *job, stages ...store.Stage) {
-	j.stages = append(j.stages, j.fresh(stages)...)
+	j.stages = append(j.stages, stagesOf(j.c.ID, stages)...)
 	if j.saveAt.IsZero() {
 		j.saveAt = r.now().Add(saveWithin)
 	}
-}
-
-// fresh gives stages as those of j, without what the agent has told before.
-func (j *job) fresh(stages []store.Stage) (fresh []store.Stage) {
-	for _, s := range stagesOf(j.c.ID, stages) {
-		same := func(o store.Stage) bool {
-			return o.Stage == s.Stage && o.Attempt == s.Attempt && o.Channel == s.Channel && o.End == s.End
-		}
-		if s.End != "agent" || !slices.ContainsFunc(j.said, same) && !slices.ContainsFunc(j.stages, same) {
-			fresh = append(fresh, s)
-		}
-	}
-	return fresh
 }
 
 // stagesOf gives stages as those of a command.
@@ -449,7 +436,7 @@ func stagesOf(id string, stages []store.Stage) []store.Stage {
 func (r *route) save(j *job, c *store.Command, stages ...store.Stage) (err error) {
 	ctx, cancel := background()
 	defer cancel()
-	all := append(j.stages, j.fresh(stages)...)
+	all := append(j.stages, stagesOf(j.c.ID, stages)...)
 	if c.Rev, err = r.s.st.SaveCommand(ctx, *c, all...); err != nil {
 		r.broken("stored", err)
 		if r.keep {
@@ -457,7 +444,7 @@ func (r *route) save(j *job, c *store.Command, stages ...store.Stage) (err error
 		}
 		return err
 	}
-	j.saved(all)
+	j.saved()
 	r.s.touch(c.ID)
 	return nil
 }
@@ -465,13 +452,12 @@ func (r *route) save(j *job, c *store.Command, stages ...store.Stage) (err error
 // note adds stages to a command without changing it.
 func (r *route) note(id string, stages ...store.Stage) error {
 	j := r.jobs[id]
-	switch {
-	case j == nil:
-		stages = stagesOf(id, stages)
-	case j.unsaved:
+	if j != nil && j.unsaved {
 		return r.save(j, &j.c, stages...)
-	default:
-		stages = append(j.stages, j.fresh(stages)...)
+	}
+	stages = stagesOf(id, stages)
+	if j != nil {
+		stages = append(j.stages, stages...)
 	}
 	ctx, cancel := background()
 	defer cancel()
@@ -480,19 +466,14 @@ func (r *route) note(id string, stages ...store.Stage) error {
 		return err
 	}
 	if j != nil {
-		j.saved(stages)
+		j.saved()
 	}
 	r.s.touch(id)
 	return nil
 }
 
 // saved says that j is stored, with all of its stages that were not.
-func (j *job) saved(stages []store.Stage) {
-	for _, s := range stages {
-		if s.End == "agent" {
-			j.said = append(j.said, s)
-		}
-	}
+func (j *job) saved() {
 	j.unsaved, j.stages, j.saveAt = false, nil, time.Time{}
 }
 

@@ -177,10 +177,10 @@ func (m *message) acknowledge(j *job, times wire.StageTimes, note string) error 
 		return nil // a repeat
 	}
 	attempt := m.attempt(j, times)
-	stages := append(agentTimes(times, attempt, m), m.entry(wire.StageAckRead, attempt, note))
+	stages := append(m.agentTimes(j, times, attempt), m.entry(wire.StageAckRead, attempt, note))
 	moved, err := m.r.move(j, Ack, told{at: m.at}, stages...)
 	if moved {
-		j.acked = attempt
+		j.acked, j.times = attempt, times
 	}
 	if tell := m.r.s.o.Acked; moved && tell != nil {
 		for _, c := range j.past {
@@ -228,11 +228,12 @@ func (m *message) attempt(j *job, times wire.StageTimes) int {
 	return j.c.Attempts
 }
 
-func agentTimes(times wire.StageTimes, attempt int, m *message) []store.Stage {
+// agentTimes are the agent's stages that it has not told of j yet.
+func (m *message) agentTimes(j *job, times wire.StageTimes, attempt int) []store.Stage {
 	var out []store.Stage
 	for _, stage := range agentStages {
 		at, ok := times[stage]
-		if !ok || at.Year() < 2000 || at.Year() > 2200 { // no clock is that wrong; it would not fit a µs column
+		if _, known := j.times[stage]; known || !ok || at.Year() < 2000 || at.Year() > 2200 { // no clock is that wrong; it would not fit a µs column
 			continue
 		}
 		e := m.entry(stage, attempt, "")
@@ -388,7 +389,7 @@ func (m *message) result(v wire.CommandResult) error {
 		return nil
 	}
 	attempt := m.ackedAttempt(j)
-	stages := append(agentTimes(v.Stages, attempt, m), m.entry(wire.StageResultStored, attempt, ""))
+	stages := append(m.agentTimes(j, v.Stages, attempt), m.entry(wire.StageResultStored, attempt, ""))
 	moved, err := m.r.move(j, ev, told{reason: v.Reason, result: func(c *store.Command) {
 		c.ExitCode, c.Orphans = v.ExitCode, v.Orphans
 		// What was cut off, also by a bound that the agent did not keep.

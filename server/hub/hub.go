@@ -37,10 +37,10 @@ const (
 	returnLeast = time.Second
 	// flushEvery is how often all links are looked at, and last-seen facts go to the store.
 	flushEvery = 5 * time.Second
-	// storeSeenEvery is how long, in seconds and at most, signs of life of an agent that has a link
+	// storeSeenEvery is how long, at most, signs of life of an agent that has a link
 	// are kept in memory alone: what is told of it is exact, and of one that was there when the
 	// server was killed it is told afterwards that it was last seen so much earlier.
-	storeSeenEvery = 300
+	storeSeenEvery = 5 * time.Minute
 )
 
 // Reasons why a link ends, as the closing frame and the log say them.
@@ -140,7 +140,7 @@ type endpoint struct {
 	dirty       bool     // seenAt is not as stored
 
 	seenAt     time.Time
-	stored     int64 // seenAt is stored since, about, in Unix seconds
+	keepAt     selfcheck.Instant // while it has a link, seenAt is stored from then on only
 	via        string
 	addr       string
 	verifiedAt time.Time // text both ways

@@ -637,22 +637,21 @@ func (h *Hub) flush(last bool) {
 	h.mu.Unlock()
 
 	unacknowledged := h.opts.Delivery.AnyUnacknowledged()
-	var links []*link // that need a closer look
+	faults := map[string]selfcheck.Code{}
 	for i := range all {
 		g := &all[i]
 		var well bool
-		if g.inbound, g.via, well = g.l.glance(now); !well || unacknowledged && !h.opts.Delivery.Unacknowledged(g.l.agent).IsZero() {
-			links = append(links, g.l)
+		g.inbound, g.via, well = g.l.glance(now)
+		owes := unacknowledged && !h.opts.Delivery.Unacknowledged(g.l.agent).IsZero()
+		if well && !owes {
+			continue
 		}
-	}
-	faults := map[string]selfcheck.Code{}
-	for _, l := range links {
-		v := l.look(now)
+		v := g.l.look(now) // closer
 		if v.Verdict != "" {
-			faults[l.agent] = selfcheck.Code(v.Verdict)
+			faults[g.l.agent] = selfcheck.Code(v.Verdict)
 		}
-		if v.silent || v.State != Verified || !h.opts.Delivery.Unacknowledged(l.agent).IsZero() {
-			suspect[l.agent] = true
+		if v.silent || v.State != Verified || owes {
+			suspect[g.l.agent] = true
 		}
 	}
 	h.mu.Lock()
@@ -686,10 +685,10 @@ func (h *Hub) flush(last bool) {
 // keep has the store note the agent's last sign of life, if it is to know of it yet. Call with
 // mu held.
 func (h *Hub) keep(agent string, ep *endpoint, now time.Time, last bool) {
-	kept := now.Unix() - ep.stored
-	if !ep.dirty || len(ep.links) > 0 && !last && h.opts.Cluster == nil && 0 <= kept && kept < storeSeenEvery {
+	at := selfcheck.At(now)
+	if !ep.dirty || len(ep.links) > 0 && !last && h.opts.Cluster == nil && at < ep.keepAt {
 		return
 	}
-	ep.dirty, ep.stored = false, now.Unix()-rand.Int64N(storeSeenEvery/2) // not all at once, for ever
-	h.opts.Store.Seen(agent, ep.seenAt, ep.via)                           // never blocks
+	ep.dirty, ep.keepAt = false, at.Add(storeSeenEvery-rand.N(storeSeenEvery/2)) // not all at once, for ever
+	h.opts.Store.Seen(agent, ep.seenAt, ep.via)                                  // never blocks
 }
