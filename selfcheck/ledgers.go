@@ -31,14 +31,14 @@ type Ledgers struct {
 	link  wire.LinkID
 	local wire.Ledger
 
-	peer    wire.Ledger
-	peerAt  Instant // zero: the peer never said
-	peerVia string
+	peer       wire.Ledger
+	peerAt     Instant // zero: the peer never said
+	peerByText bool    // ... not by a ping
+	covered    bool    // of down
+	haveRTT    bool
 
-	rtt     time.Duration
-	haveRTT bool
-	covered bool // of down
-	pongAt  Instant
+	rtt    time.Duration
+	pongAt Instant
 	// sent are pings whose pong may come; none while nothing is awaited: most links rest.
 	sent []sentPing
 	// pending is when the oldest ping was written that awaits a pong, none of a later one
@@ -149,7 +149,7 @@ func (l *Ledgers) Ping(data []byte, now time.Time) (answer bool) {
 		return false
 	}
 	l.unanswered = 0
-	l.take(p, ViaPing, l.local.Read, l.local.ReadCRC, At(now))
+	l.take(p, false, l.local.Read, l.local.ReadCRC, At(now))
 	return p.Answer
 }
 
@@ -162,16 +162,16 @@ func (l *Ledgers) PeerText(p wire.Ledger, n uint64, crcBefore uint32, acked uint
 		return
 	}
 	l.confirmed = max(l.confirmed, min(acked, l.local.Written))
-	l.take(p, ViaText, n-1, crcBefore, At(now))
+	l.take(p, true, n-1, crcBefore, At(now))
 }
 
 // take compares the peer's ledger with what had been read here when it came.
-func (l *Ledgers) take(p wire.Ledger, via string, read uint64, readCRC uint32, now Instant) {
+func (l *Ledgers) take(p wire.Ledger, byText bool, read uint64, readCRC uint32, now Instant) {
 	if !l.peerAt.IsZero() && (p.Written < l.peer.Written || p.Read < l.peer.Read) {
 		return // older than what is known: the freshest evidence wins
 	}
 	l.takeOwed(p.Owed, now)
-	l.peer, l.peerAt, l.peerVia = p, now, via
+	l.peer, l.peerAt, l.peerByText = p, now, byText
 
 	switch {
 	case p.Written > read:
@@ -288,7 +288,10 @@ func (l *Ledgers) View(now time.Time) LedgerView {
 	}
 	if !l.peerAt.IsZero() {
 		p := l.peer
-		v.Peer, v.PeerAge, v.PeerVia = &p, age(l.peerAt), l.peerVia
+		v.Peer, v.PeerAge, v.PeerVia = &p, age(l.peerAt), ViaPing
+		if l.peerByText {
+			v.PeerVia = ViaText
+		}
 		v.Owed = p.Owed
 	}
 	if !l.pongAt.IsZero() { // on a path on which pongs never come, a ping tells nothing

@@ -56,9 +56,6 @@ type Options struct {
 	Link         wire.LinkID
 	WriteTimeout time.Duration // default DefaultWriteTimeout
 	MaxQueue     int           // bytes, default DefaultMaxQueue
-	// MaxRead bounds one incoming message in bytes; a larger one ends the link.
-	// Default: 16 MiB, of which what exceeds [wire.MaxMessage] is thrown away.
-	MaxRead int64
 	// Owed gives the commands owed to the peer, for pings; nil: 0. Must not block.
 	Owed func() uint32
 	// Changed is called after new evidence (a ledger, pong or text) was taken in, by the
@@ -99,15 +96,20 @@ type Conn struct {
 	calm     bool              // see [Evidence]
 	busy     selfcheck.Instant // a write is under way since; zero: none
 	reading  selfcheck.Instant // the reader came back with something at; zero: it waits in Read
-	inbound  time.Time         // last frame of any kind
-	waits    time.Time         // the oldest text that was given to the network, and is not written yet, is queued since; zero: none
+	inbound  selfcheck.Instant // last frame of any kind
+	waits    selfcheck.Instant // the oldest text that was given to the network, and is not written yet, is queued since; zero: none
 	seq      uint64
-	recheck  *time.Timer   // while one is armed
-	wait     time.Duration // until the next recheck; 0: none is armed
-	asked    int
+	recheck  *recheck      // nil: nothing is suspected
 	err      error         // why it ended; nil while open
 	done     chan struct{} // once somebody has asked for it
 	writer   sync.WaitGroup
+}
+
+// recheck asks for the peer's ledger again and again, ever more rarely.
+type recheck struct {
+	timer *time.Timer
+	wait  time.Duration
+	asked int
 }
 
 // item is a text to be written, or a ping.
@@ -121,7 +123,8 @@ type item struct {
 	weight  int
 }
 
-// New takes over an upgraded WebSocket.
+// New takes over an upgraded WebSocket. A message of more than 16 MiB ends the link; of a
+// smaller one what exceeds [wire.MaxMessage] is thrown away.
 func New(ws *websocket.Conn, opts Options) *Conn {
 	if opts.WriteTimeout == 0 {
 		opts.WriteTimeout = DefaultWriteTimeout
@@ -129,19 +132,16 @@ func New(ws *websocket.Conn, opts Options) *Conn {
 	if opts.MaxQueue == 0 {
 		opts.MaxQueue = DefaultMaxQueue
 	}
-	if opts.MaxRead == 0 {
-		opts.MaxRead = maxDiscard
-	}
 	now := time.Now()
 	c := &Conn{
 		ws: ws, opts: opts,
 		ledgers: *selfcheck.NewLedgers(opts.Link),
-		inbound: now, reading: selfcheck.At(now),
+		inbound: selfcheck.At(now), reading: selfcheck.At(now),
 	}
 	if c.cork, _ = ws.NetConn().(*corked); c.cork != nil {
 		c.rest = restOf(c.cork)
 	}
-	ws.SetReadLimit(opts.MaxRead)
+	ws.SetReadLimit(maxDiscard)
 	ws.SetPingHandler(c.onPing)
 	ws.SetPongHandler(c.onPong)
 	return c
@@ -255,7 +255,7 @@ func (c *Conn) message(kind int, r io.Reader) (m Message, err error) {
 	c.mu.Lock()
 	c.ledgers.DidRead(crc, m.At)
 	m.Number = c.ledgers.ReadCount()
-	c.inbound, c.reading = m.At, selfcheck.At(m.At)
+	c.inbound, c.reading = selfcheck.At(m.At), selfcheck.At(m.At)
 	c.changed()
 	return m, nil
 }
@@ -301,7 +301,7 @@ func discard(r io.Reader, crc uint32) (uint32, error) {
 func (c *Conn) onPing(data string) error {
 	now := time.Now()
 	c.mu.Lock()
-	c.inbound = now
+	c.inbound = selfcheck.At(now)
 	answer := c.ledgers.Ping([]byte(data), now)
 	// Only the latest ping needs its pong (RFC 6455 §5.5.3).
 	c.pong, c.havePong = []byte(data), true
@@ -316,7 +316,7 @@ func (c *Conn) onPing(data string) error {
 func (c *Conn) onPong(data string) error {
 	now := time.Now()
 	c.mu.Lock()
-	c.inbound = now
+	c.inbound = selfcheck.At(now)
 	c.ledgers.Pong([]byte(data), now)
 	c.changed()
 	return nil
@@ -329,13 +329,10 @@ func (c *Conn) changed() {
 	switch {
 	case c.err != nil:
 	case !suspicious:
-		if c.wait != 0 {
-			c.recheck.Stop()
-			c.recheck, c.wait = nil, 0
-		}
-	case c.wait == 0:
-		c.wait, c.asked = recheckMin, 0
-		c.recheck = time.AfterFunc(c.wait, c.ask)
+		c.stopRecheck()
+	case c.recheck == nil:
+		c.recheck = &recheck{wait: recheckMin}
+		c.recheck.timer = time.AfterFunc(recheckMin, c.ask)
 	}
 	c.calm = !suspicious && !c.ledgers.Altered()
 	e := Evidence{Clean: c.ledgers.Clean(), Calm: c.calm, PeerRead: c.ledgers.PeerRead()}
@@ -349,20 +346,29 @@ func (c *Conn) changed() {
 func (c *Conn) ask() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	r := c.recheck
 	switch {
-	case c.err != nil || c.wait == 0: // stopped as it fired
+	case c.err != nil || r == nil: // stopped as it fired
 		return
 	case !c.ledgers.Suspicious():
-		c.recheck, c.wait = nil, 0
+		c.recheck = nil
 		return
 	}
 	c.enqueuePing(true)
 	c.kick()
-	c.asked++
-	if c.asked >= 8 {
-		c.wait = min(2*c.wait, recheckMax)
+	r.asked++
+	if r.asked >= 8 {
+		r.wait = min(2*r.wait, recheckMax)
 	}
-	c.recheck.Reset(c.wait)
+	r.timer.Reset(r.wait)
+}
+
+// stopRecheck: nothing is suspected any more, or there is nobody to ask. Call with mu held.
+func (c *Conn) stopRecheck() {
+	if c.recheck != nil {
+		c.recheck.timer.Stop()
+		c.recheck = nil
+	}
 }
 
 // SendOptions of one text.
@@ -477,7 +483,7 @@ func (c *Conn) write() {
 		}
 		c.busy = 0
 		if !told.open {
-			c.waits = time.Time{}
+			c.waits = 0
 		}
 		if c.err != nil || idle {
 			rest := c.queue
@@ -512,7 +518,7 @@ func (c *Conn) write() {
 			continue
 		}
 		if c.waits.IsZero() {
-			c.waits = it.at
+			c.waits = selfcheck.At(it.at)
 		}
 		c.mu.Unlock()
 		c.text(&it, &told)
@@ -654,24 +660,24 @@ func (c *Conn) Facts(now time.Time) Facts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return Facts{
-		Ledger: c.ledgers.View(now), Inbound: c.inbound,
-		ReaderBusy: c.reading.Time(now), WriterBusy: c.busy.Time(now), WriterWaits: c.network, Queued: len(c.queue), Unwritten: c.unwritten(),
+		Ledger: c.ledgers.View(now), Inbound: c.inbound.Time(now),
+		ReaderBusy: c.reading.Time(now), WriterBusy: c.busy.Time(now), WriterWaits: c.network, Queued: len(c.queue), Unwritten: c.unwritten(now),
 	}
 }
 
 // Pulse is the part of [Conn.Facts] that is looked at again and again: when the last frame of any
 // kind came, since when the oldest text that is not written is queued (zero: all are), and
 // whether the account is calm, see [Evidence], as it is since the last frame.
-func (c *Conn) Pulse() (inbound, unwritten time.Time, calm bool) {
+func (c *Conn) Pulse(now time.Time) (inbound, unwritten time.Time, calm bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.inbound, c.unwritten(), c.calm
+	return c.inbound.Time(now), c.unwritten(now), c.calm
 }
 
 // unwritten is since when the oldest text waits to be written; zero: none does. Call with mu held.
-func (c *Conn) unwritten() time.Time {
+func (c *Conn) unwritten(now time.Time) time.Time {
 	if !c.waits.IsZero() {
-		return c.waits
+		return c.waits.Time(now)
 	}
 	for i := range c.queue {
 		if !c.queue[i].ping {
@@ -690,9 +696,7 @@ func (c *Conn) fail(err error) {
 		if c.done != nil {
 			close(c.done)
 		}
-		if c.recheck != nil {
-			c.recheck.Stop()
-		}
+		c.stopRecheck()
 	}
 	rest := c.queue
 	if c.writing {

@@ -183,7 +183,7 @@ func TestSuspicionAsksAgain(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		a.mu.Lock()
-		asked := a.asked
+		asked := a.recheck.asked
 		a.mu.Unlock()
 		if asked > 150 {
 			t.Errorf("asked %d times in an hour", asked)
@@ -442,7 +442,7 @@ func TestPulseTellsWhetherTheAccountIsCalm(t *testing.T) {
 		is := func(want bool, when string) {
 			t.Helper()
 			synctest.Wait()
-			if _, _, calm := s.Pulse(); calm != want {
+			if _, _, calm := s.Pulse(time.Now()); calm != want {
 				t.Errorf("%s: calm is %v", when, calm)
 			}
 		}

@@ -285,7 +285,7 @@ func (l *link) reply(env wire.Envelope, opts session.SendOptions) {
 // visit keeps the link's deadlines; it gives the time of the next visit, and whether it is to be
 // pinged. The wheel calls it: it must not block.
 func (l *link) visit(now time.Time) (next time.Time, ping bool) {
-	inbound, unwritten, _ := l.conn.Pulse()
+	inbound, unwritten, _ := l.conn.Pulse(now)
 	l.mu.Lock()
 	asked := !l.asked.IsZero()
 	l.mu.Unlock()

@@ -390,7 +390,7 @@ type glanced struct {
 // glance tells when and how the link was last heard of, and whether it is plainly well: look
 // would tell nothing else of it.
 func (l *link) glance(now time.Time) (inbound time.Time, via string, well bool) {
-	inbound, _, calm := l.conn.Pulse()
+	inbound, _, calm := l.conn.Pulse(now)
 	l.mu.Lock()
 	well = calm && l.verdict == "" && !l.verifiedAt.IsZero() && l.identity == identitySole && !l.gone
 	l.mu.Unlock()

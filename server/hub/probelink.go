@@ -31,8 +31,9 @@ var (
 // no link, gets no command, and no presence comes of it. It returns at once;
 // done is called when the link is gone.
 func (h *Hub) Probe(ws *websocket.Conn, agent string, id wire.LinkID, addr string, done func()) {
+	conn := session.New(ws, session.Options{Link: id, MaxQueue: probeLinkQueue})
 	// One that is too large is not read to its end: it would cost more than it is counted for.
-	conn := session.New(ws, session.Options{Link: id, MaxQueue: probeLinkQueue, MaxRead: wire.MaxMessage})
+	ws.SetReadLimit(wire.MaxMessage)
 	h.mu.Lock()
 	refuse := h.draining
 	if refuse == nil {
