@@ -2,6 +2,7 @@ package operator
 
 import (
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"gururmm/wire"
@@ -113,7 +114,43 @@ type TraceEntry struct {
 	Attempt int          `json:"attempt"`
 	Channel wire.Channel `json:"channel,omitempty"`
 	Link    string       `json:"link,omitempty"`
-	Note    string       `json:"note,omitempty"` // "lost: two later pings prove it"
+	Note    string       `json:"note,omitempty"` // in words, of what is no stage: why an attempt was given back
+	// Proof is what shows that the attempt was lost, counted; absent: Note says all there is.
+	Proof *Proof `json:"proof,omitempty"`
+}
+
+// Proof is the count by which texts to an agent were lost: later pings tell of them, and they
+// were not read. One WebSocket is one ordered stream.
+type Proof struct {
+	Verdict string `json:"verdict"`
+	End     string `json:"end"`            // server or agent: which of them compared the counts
+	Text    uint64 `json:"text,omitempty"` // the command's number on the link; 0: not known
+	Written uint64 `json:"written"`        // texts on the link before those pings
+	Read    uint64 `json:"read"`           // of them
+	// Pings and Heartbeats that have shown it, and when the first and the last of them came,
+	// by the server's clock.
+	Pings      uint32    `json:"pings,omitempty"`
+	Heartbeats uint32    `json:"heartbeats,omitempty"`
+	First      time.Time `json:"first"`
+	Last       time.Time `json:"last"`
+}
+
+// Later counts what proves it in words: "2 later pings and 1 later heartbeat"; "" if nothing is counted.
+func (p Proof) Later() string {
+	count := func(n uint32, what string) string {
+		switch n {
+		case 0:
+			return ""
+		case 1:
+			return "1 later " + what
+		}
+		return fmt.Sprintf("%d later %ss", n, what)
+	}
+	pings, beats := count(p.Pings, "ping"), count(p.Heartbeats, "heartbeat")
+	if pings != "" && beats != "" {
+		return pings + " and " + beats
+	}
+	return pings + beats
 }
 
 // Trace is a command's way, like a route.

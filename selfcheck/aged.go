@@ -58,7 +58,9 @@ func (s Snapshot) withAges(change func(time.Duration) time.Duration) Snapshot {
 		changed(&tcp.SentAge, &tcp.ReceivedAge)
 	}
 	if l.Down != nil {
-		l.Down = &Gap{Missing: l.Down.Missing, Age: change(l.Down.Age)}
+		down := *l.Down
+		down.Age = change(down.Age)
+		l.Down = &down
 	}
 	link.Recent = slices.Clone(link.Recent)
 	for i := range link.Recent {

@@ -234,6 +234,9 @@ type LedgerView struct {
 type Gap struct {
 	Missing uint64        `json:"missing"` // messages
 	Age     time.Duration `json:"age_ns"`  // since it was first seen
+	// Pings and Heartbeats count the peer's ledgers that have shown it, by how they came.
+	Pings      uint32 `json:"pings,omitempty"`
+	Heartbeats uint32 `json:"heartbeats,omitempty"`
 }
 
 // FrameClass sorts frames for the tap.

@@ -75,17 +75,28 @@ type sentPing struct {
 	answer  bool
 }
 
-// gap is a difference first seen at since and last confirmed at until.
+// gap is a difference first seen at since and last confirmed at until, by so many ledgers.
 type gap struct {
 	missing      uint64
 	since, until Instant
+	pings, texts uint32
 }
 
-func (g *gap) seen(missing uint64, now Instant) {
+func (g *gap) seen(missing uint64, byText bool, now Instant) {
 	if g.missing == 0 {
-		g.since = now
+		*g = gap{since: now}
 	}
 	g.missing, g.until = missing, now
+	if byText {
+		g.texts++
+	} else {
+		g.pings++
+	}
+}
+
+// view gives the gap as it is told, so old.
+func (g gap) view(age time.Duration) *Gap {
+	return &Gap{Missing: g.missing, Age: age, Pings: g.pings, Heartbeats: g.texts}
 }
 
 // NewLedgers opens the account of one link.
@@ -176,7 +187,7 @@ func (l *Ledgers) take(p wire.Ledger, byText bool, read uint64, readCRC uint32, 
 	switch {
 	case p.Written > read:
 		missing := p.Written - read
-		l.down.seen(missing, now)
+		l.down.seen(missing, byText, now)
 		l.target, l.covered = l.local.Read+missing, false
 	case l.down.missing > 0:
 		l.down, l.covered = gap{}, false
@@ -184,7 +195,7 @@ func (l *Ledgers) take(p wire.Ledger, byText bool, read uint64, readCRC uint32, 
 		l.closedAt = now
 	}
 	if p.Written < read {
-		l.excess.seen(read-p.Written, now)
+		l.excess.seen(read-p.Written, byText, now)
 	} else {
 		l.excess = gap{}
 	}
@@ -194,7 +205,7 @@ func (l *Ledgers) take(p wire.Ledger, byText bool, read uint64, readCRC uint32, 
 
 	switch {
 	case p.Read < l.confirmed:
-		l.up.seen(l.confirmed-p.Read, now)
+		l.up.seen(l.confirmed-p.Read, byText, now)
 	case l.up.missing > 0:
 		l.up = gap{}
 		l.closed++
@@ -306,13 +317,13 @@ func (l *Ledgers) View(now time.Time) LedgerView {
 		v.OwedAge = age(max(l.owedSince, l.readAt))
 	}
 	if l.down.missing > 0 && !l.covered {
-		v.Down = &Gap{Missing: l.down.missing, Age: at.Sub(l.down.since)}
+		v.Down = l.down.view(at.Sub(l.down.since))
 	}
 	if l.up.missing > 0 {
-		v.Up = &Gap{Missing: l.up.missing, Age: l.up.until.Sub(l.up.since)}
+		v.Up = l.up.view(l.up.until.Sub(l.up.since))
 	}
 	if l.excess.missing > 0 {
-		v.Excess = &Gap{Missing: l.excess.missing, Age: l.excess.until.Sub(l.excess.since)}
+		v.Excess = l.excess.view(l.excess.until.Sub(l.excess.since))
 	}
 	return v
 }

@@ -511,6 +511,14 @@ func TestLostTextIsProvenFromTheServersSide(t *testing.T) {
 		if !strings.Contains(fmt.Sprint(trace.Entries), "lost between written and read") {
 			t.Errorf("trace: %+v", trace.Entries)
 		}
+		i := slices.IndexFunc(trace.Entries, func(e operator.TraceEntry) bool { return e.Proof != nil })
+		if i < 0 {
+			t.Fatal("the proof is not counted")
+		}
+		p := trace.Entries[i].Proof
+		if p.End != "server" || p.Text <= p.Read || p.Written <= p.Read || p.Pings < 2 || p.Last.Sub(p.First) < time.Second {
+			t.Errorf("the proof: %+v", p)
+		}
 	})
 }
 

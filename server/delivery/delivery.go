@@ -14,6 +14,7 @@
 package delivery
 
 import (
+	"gururmm/operator"
 	"context"
 	"errors"
 	"log/slog"
@@ -301,9 +302,15 @@ func (s *Service) Hint(agent string) {
 	}
 }
 
+// Proof is what shows that texts to an agent were lost.
+type Proof struct {
+	Says   string          // for people; empty: nothing is proven
+	Counts *operator.Proof // nil: it was not counted here
+}
+
 // PeerRead passes on the agent's ledger: it has read n messages of that link.
-// proof, if any, is the ledger that proves texts after the n-th lost.
-func (s *Service) PeerRead(agent string, generation uint64, n uint64, proof string) {
+// proof, if it says anything, proves texts after the n-th lost.
+func (s *Service) PeerRead(agent string, generation uint64, n uint64, proof Proof) {
 	if r := s.known(agent); r != nil && r.anyActive() {
 		r.post(func() { r.peerRead(generation, n, proof) })
 	}
@@ -311,10 +318,10 @@ func (s *Service) PeerRead(agent string, generation uint64, n uint64, proof stri
 
 // Explain passes on an end's word on what is wrong with a link, or with the agent
 // while it had that link: of claims that its end gave back, or gives back, that is
-// the reason. lost: it proves that texts to the agent were lost. An empty why takes it back.
-func (s *Service) Explain(agent string, link wire.LinkID, why string, lost bool) {
+// the reason. lost: it proves that texts to the agent were lost. One that says nothing takes it back.
+func (s *Service) Explain(agent string, link wire.LinkID, why Proof, lost bool) {
 	if r := s.known(agent); r != nil {
-		r.post(func() { r.explain(explanation{link: link, why: why, lost: lost}) })
+		r.post(func() { r.explain(explanation{link: link, why: why.Says, counts: why.Counts, lost: lost}) })
 	}
 }
 

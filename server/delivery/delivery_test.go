@@ -97,12 +97,12 @@ func TestProvenLossGivesTheClaimBackAtOnceAndThePollHasIt(t *testing.T) {
 		defer cancel()
 		id := r.submit()
 		events := r.follow(ctx, id)
-		r.s.PeerRead(r.agent, l.gen, 14, "")
+		r.s.PeerRead(r.agent, l.gen, 14, Proof{})
 		synctest.Wait()
 		r.expect(id, wire.StateRunning, 1)
 		l.undeliverable("its link loses texts")
 		began := time.Now()
-		r.s.PeerRead(r.agent, l.gen, 14, "written 15, the agent has read 14: 1 missing")
+		r.s.PeerRead(r.agent, l.gen, 14, Proof{Says: "written 15, the agent has read 14: 1 missing"})
 		synctest.Wait()
 		r.expect(id, wire.StatePending, 1)
 		r.stopped(id, "lost between written and read, as text 15 of its link: written 15, the agent has read 14: 1 missing")
@@ -148,13 +148,13 @@ func TestWhyALinkFailedIsSaidOfItsClaimsBeforeOrAfterItsEnd(t *testing.T) {
 				l := r.up()
 				id := r.submit()
 				if c.before != "" {
-					r.s.Explain(r.agent, l.id, c.before, c.lost)
+					r.s.Explain(r.agent, l.id, Proof{Says: c.before}, c.lost)
 				}
 				r.down(l, "connection reset")
 				if c.after != "" {
-					r.s.Explain(r.agent, l.id+1, "of another link", true)
-					r.s.Explain(r.agent, l.id, c.after, c.lost)
-					r.s.Explain(r.agent, l.id, c.after, c.lost) // once is enough
+					r.s.Explain(r.agent, l.id+1, Proof{Says: "of another link"}, true)
+					r.s.Explain(r.agent, l.id, Proof{Says: c.after}, c.lost)
+					r.s.Explain(r.agent, l.id, Proof{Says: c.after}, c.lost) // once is enough
 				}
 				synctest.Wait()
 				tr, err := r.s.Trace(t.Context(), id)
@@ -457,7 +457,7 @@ func TestTenAttemptsThenUndeliverableWithTheProof(t *testing.T) {
 		id := r.order(operator.NewCommand{Script: "true", ExpiresInMS: time.Hour.Milliseconds()})
 		for range 10 {
 			l := r.up()
-			r.s.PeerRead(r.agent, l.gen, 0, "written 1, the agent has read 0")
+			r.s.PeerRead(r.agent, l.gen, 0, Proof{Says: "written 1, the agent has read 0"})
 			synctest.Wait()
 			r.down(l, "link.text.lost")
 		}

@@ -206,7 +206,7 @@ func (l *quickLink) Send(env wire.Envelope, written func(uint64, time.Time, erro
 		n := l.num
 		l.mu.Unlock()
 		written(n, time.Now(), nil)
-		l.s.PeerRead(l.agent, l.gen, n, "")
+		l.s.PeerRead(l.agent, l.gen, n, Proof{})
 		if err := l.serve(env); err != nil {
 			l.mu.Lock()
 			l.errs = append(l.errs, err)

@@ -57,7 +57,7 @@ func (r *route) overdue(j *job) {
 		if c.channel == wire.ChannelOOB {
 			note = fmt.Sprintf("route.unwritten: the poll's answer was not written in %v", unwrittenAfter)
 		}
-		r.release(j, StageReleased, note)
+		r.release(j, note)
 		return
 	}
 	note := fmt.Sprintf("not acknowledged in %v", c.lease)
@@ -71,20 +71,28 @@ func (r *route) overdue(j *job) {
 	case c.channel == wire.ChannelLink:
 		note += "; the agent's ledger has not told whether it was read"
 	}
-	r.release(j, StageReleased, note)
+	r.release(j, note)
 }
 
-// release gives a claim back, with the proof or reason. If that was the command's
+// lose gives back a claim whose text was proven lost.
+func (r *route) lose(j *job, proof Proof) {
+	r.giveBack(j, StageLost, lostNote(*j.claim, proof.Says), j.claim.counted(proof.Counts))
+}
+
+// release gives a claim back, with the reason.
+func (r *route) release(j *job, note string) { r.giveBack(j, StageReleased, note, nil) }
+
+// giveBack gives a claim back, with the proof or reason. If that was the command's
 // last chance, or its end was asked for, it ends by the same change: nothing can
 // come between.
-func (r *route) release(j *job, stage wire.Stage, note string) {
+func (r *route) giveBack(j *job, stage wire.Stage, note string, proof *operator.Proof) {
 	c := j.claim
 	if c == nil {
 		return
 	}
 	link := linkName(c.link)
 	lost := store.Stage{TraceEntry: operator.TraceEntry{
-		Stage: stage, At: r.now(), End: "server", Attempt: c.attempt, Channel: c.channel, Link: link, Note: note,
+		Stage: stage, At: r.now(), End: "server", Attempt: c.attempt, Channel: c.channel, Link: link, Note: note, Proof: proof,
 	}}
 	ev, t, stages := Release, told{}, []store.Stage{lost}
 	if j.c.Attempts >= r.s.o.MaxAttempts {

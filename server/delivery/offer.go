@@ -133,7 +133,7 @@ func (r *route) sendOn(j *job, l *live, t *ticket) {
 		r.post(func() { r.written(id, attempt, n, at, err) })
 	})
 	if err != nil {
-		r.release(j, StageReleased, "the link did not take it: "+err.Error())
+		r.release(j, "the link did not take it: "+err.Error())
 	}
 }
 
@@ -216,7 +216,7 @@ func (r *route) written(id string, attempt int, n uint64, at time.Time, werr err
 	}
 	if werr != nil {
 		if c != nil {
-			r.release(j, StageReleased, "it was not written: "+werr.Error())
+			r.release(j, "it was not written: "+werr.Error())
 		}
 		return
 	}
@@ -251,11 +251,11 @@ func (r *route) written(id string, attempt int, n uint64, at time.Time, werr err
 	switch l := r.link(c.gen); {
 	case c.channel != wire.ChannelLink:
 	case l == nil:
-		r.release(j, StageReleased, "its link ended as it was written")
+		r.release(j, "its link ended as it was written")
 	case n <= l.peerRead:
 		c.read = true
-	case l.proof != "":
-		r.release(j, StageReleased, "written to a link that provably loses texts: "+l.proof)
+	case l.proof.Says != "":
+		r.release(j, "written to a link that provably loses texts: "+l.proof.Says)
 	}
 }
 
@@ -371,7 +371,7 @@ func (h *handout) commands(limit int) error {
 	for _, j := range r.byAge() {
 		if j.claim != nil && j.claim.channel == wire.ChannelLink {
 			if why := r.distrust(j.claim.gen); why != "" {
-				r.release(j, StageReleased, "the agent polls and "+why)
+				r.release(j, "the agent polls and "+why)
 			}
 		}
 		if !r.loaded {

@@ -256,12 +256,12 @@ func (w *world) step() {
 	case n < 58 && l != nil && len(l.written) > 0: // the path swallows all that is under way; the ledger tells
 		l.written, l.gap = nil, true
 		w.logf("link %d loses all after %d", l.gen, l.read)
-		w.s.PeerRead(w.agent, l.gen, l.read, "it has read less than was written")
+		w.s.PeerRead(w.agent, l.gen, l.read, Proof{Says: "it has read less than was written"})
 	case n < 61 && l != nil: // silent loss: no proof
 		if len(l.written) > 0 {
 			l.written = l.written[1:]
 		}
-		w.s.PeerRead(w.agent, l.gen, l.read, "")
+		w.s.PeerRead(w.agent, l.gen, l.read, Proof{})
 	case n < 75 && len(w.up) > 0: // any upstream message, in any order, perhaps twice, perhaps never
 		m, i := pick(w.rnd, w.up)
 		if w.rnd.IntN(6) > 0 {

@@ -63,14 +63,15 @@ type live struct {
 	// suspect: a claim on it was not acknowledged, and none since. A waiting poll is preferred to it.
 	suspect  bool
 	peerRead uint64 // as the agent last said
-	proof    string // that later messages are lost; empty: none
+	proof    Proof  // that later messages are lost
 }
 
 // explanation is what is known to be wrong with a link. The zero value: nothing.
 type explanation struct {
-	link wire.LinkID
-	why  string
-	lost bool // texts to the agent, provably
+	link   wire.LinkID
+	why    string
+	counts *operator.Proof
+	lost   bool // texts to the agent, provably
 }
 
 // fallen is a link that has ended, with the claims its end gave back.
@@ -299,7 +300,7 @@ func (r *route) load() {
 		case j.phase.out() && j.claim == nil && r.mine(ctx, j):
 			j.claim = &claim{attempt: j.c.Attempts, channel: j.c.Channel, at: now}
 			owner := j.c.Owner
-			r.release(j, StageReleased, r.lostSight(j))
+			r.release(j, r.lostSight(j))
 			if c := r.s.o.Cluster; c != nil && owner != c.Node() {
 				j.epoch = 0 // no door of this node's failed it
 			}
@@ -497,7 +498,7 @@ func (r *route) linkUp(l Link) {
 	case r.links[i].Link != l:
 		r.links[i] = &live{Link: l}
 	default:
-		r.links[i].proof = ""
+		r.links[i].proof = Proof{}
 	}
 	r.epoch++
 	r.unwait(len(r.jobs))
@@ -529,11 +530,11 @@ func (r *route) linkDown(gen uint64, verdict string) {
 		}
 		switch {
 		case j.claim.read:
-			r.release(j, StageReleased, "its link ended: "+verdict+said(why, verdict)+"; the agent's ledger had passed it, so it was read")
+			r.release(j, "its link ended: "+verdict+said(why, verdict)+"; the agent's ledger had passed it, so it was read")
 		case why.lost && !j.claim.written.IsZero():
-			r.release(j, StageLost, lostNote(*j.claim, why.why))
+			r.lose(j, Proof{Says: why.why, Counts: why.counts})
 		default:
-			r.release(j, StageReleased, "its link ended: "+verdict+said(why, verdict))
+			r.release(j, "its link ended: "+verdict+said(why, verdict))
 		}
 		j.epoch = 0 // another link may have it at once
 	}
@@ -555,6 +556,16 @@ func lostNote(c claim, proof string) string {
 	return fmt.Sprintf("lost between written and read, as text %d of its link: %s", c.number, proof)
 }
 
+// counted gives the proof as of this claim.
+func (c claim) counted(p *operator.Proof) *operator.Proof {
+	if p == nil {
+		return nil
+	}
+	own := *p
+	own.Text = c.number
+	return &own
+}
+
 // explain takes in why a link fails. If it has ended already, the claims that
 // its end gave back are told of in hindsight.
 func (r *route) explain(e explanation) {
@@ -567,7 +578,7 @@ func (r *route) explain(e explanation) {
 			Stage: StageReleased, At: r.now(), End: "server", Attempt: c.attempt, Channel: c.channel, Link: linkName(c.link), Note: e.why,
 		}
 		if e.lost && !c.read && !c.written.IsZero() {
-			entry.Stage, entry.Note = StageLost, lostNote(c, e.why)
+			entry.Stage, entry.Note, entry.Proof = StageLost, lostNote(c, e.why), c.counted(e.counts)
 		}
 		r.note(id, store.Stage{TraceEntry: entry})
 		r.s.notice(id, fmt.Sprintf("attempt %d by %s: %s", c.attempt, doorName(c.channel), entry.Note))
@@ -575,7 +586,7 @@ func (r *route) explain(e explanation) {
 	r.fallen = fallen{}
 }
 
-func (r *route) peerRead(gen, n uint64, proof string) {
+func (r *route) peerRead(gen, n uint64, proof Proof) {
 	l := r.link(gen)
 	if l == nil {
 		return
@@ -589,9 +600,9 @@ func (r *route) peerRead(gen, n uint64, proof string) {
 		switch {
 		case c.number <= l.peerRead:
 			c.read = true
-		case proof != "":
+		case proof.Says != "":
 			l.suspect = true
-			r.release(j, StageLost, lostNote(*c, proof))
+			r.lose(j, proof)
 		}
 	}
 }

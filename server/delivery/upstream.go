@@ -290,7 +290,7 @@ func (m *message) refused(j *job, v wire.Nack, said string) error {
 	if err := r.note(j.c.ID, stage); err != nil {
 		return err
 	}
-	r.release(j, StageReleased, said)
+	r.release(j, said)
 	if !r.loaded {
 		if r.keep { // another node has given it back
 			return errOvertaken

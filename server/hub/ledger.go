@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"time"
 
+	"gururmm/oob"
+	"gururmm/operator"
 	"gururmm/selfcheck"
+	"gururmm/server/delivery"
 	"gururmm/session"
 )
 
@@ -51,7 +54,7 @@ func (l *link) changed(e session.Evidence) {
 	case !calm:
 		l.weigh()
 	case read && verified:
-		l.hub.opts.Delivery.PeerRead(l.agent, l.generation, e.PeerRead, "")
+		l.hub.opts.Delivery.PeerRead(l.agent, l.generation, e.PeerRead, delivery.Proof{})
 	}
 }
 
@@ -103,9 +106,9 @@ func (l *link) weigh() {
 	case after != before && after != selfcheck.CodeLinkUplinkLost:
 		// Which texts were read since the counts last agreed can't be known: all of
 		// them go back, and the agent recognises a repeat.
-		d.PeerRead(l.agent, l.generation, aligned, quote(after, v))
+		d.PeerRead(l.agent, l.generation, aligned, delivery.Proof{Says: quote(after, v), Counts: counted(after, v, now)})
 	case agreed && after == "":
-		d.PeerRead(l.agent, l.generation, aligned, "")
+		d.PeerRead(l.agent, l.generation, aligned, delivery.Proof{})
 	}
 }
 
@@ -115,7 +118,35 @@ func quote(code selfcheck.Code, v selfcheck.LedgerView) string {
 		return fmt.Sprintf("%s: of %d texts written before its ledger the agent had read %d: %d missing",
 			code, v.Peer.Read+v.Up.Missing, v.Peer.Read, v.Up.Missing)
 	}
+	if g := v.Down; code == selfcheck.CodeLinkUplinkLost && v.Peer != nil && g != nil {
+		return fmt.Sprintf("%s: of %d texts that the agent had written before its ledger %d came: %d missing",
+			code, v.Peer.Written, v.Peer.Written-min(g.Missing, v.Peer.Written), g.Missing)
+	}
 	return string(code) + ": both ends' digests of what was written and read differ"
+}
+
+// counted gives what in v, an account of the server's as of now, shows that texts to the agent
+// were lost; nil: it does not.
+func counted(code selfcheck.Code, v selfcheck.LedgerView, now time.Time) *operator.Proof {
+	if v.Peer == nil || v.Up == nil || v.PeerAge == nil {
+		return nil
+	}
+	last := now.Add(-*v.PeerAge)
+	return proven(code, "server", v.Peer.Read+v.Up.Missing, v.Peer.Read, *v.Up, last.Add(-v.Up.Age), last)
+}
+
+// reported gives what the agent's own account, which came at the time, shows of the same.
+func reported(r oob.Report, at time.Time) *operator.Proof {
+	v := r.Snapshot.Link.Ledger
+	if v.Peer == nil || v.Down == nil || v.PeerAge == nil {
+		return nil
+	}
+	return proven(r.Verdict.Code, "agent", v.Peer.Written, v.Peer.Written-min(v.Down.Missing, v.Peer.Written), *v.Down, at.Add(-v.Down.Age), at.Add(-*v.PeerAge))
+}
+
+func proven(code selfcheck.Code, end string, written, read uint64, g selfcheck.Gap, first, last time.Time) *operator.Proof {
+	return &operator.Proof{Verdict: string(code), End: end, Written: written, Read: read, Pings: g.Pings, Heartbeats: g.Heartbeats,
+		First: first.UTC().Truncate(time.Microsecond), Last: last.UTC().Truncate(time.Microsecond)}
 }
 
 func (l *link) logVerdict(before, after selfcheck.Code, v selfcheck.LedgerView) {

@@ -15,6 +15,7 @@ import (
 	"gururmm/internal/quota"
 	"gururmm/internal/serial"
 	"gururmm/selfcheck"
+	"gururmm/server/delivery"
 	"gururmm/session"
 	"gururmm/wire"
 )
@@ -186,13 +187,15 @@ func (l *link) end(code int, verdict selfcheck.Code, cause error) {
 			cause = l.conn.Err()
 		}
 		l.log().Info("link ended", "reason", cause, "verdict", verdict, "open_for", time.Since(l.opened).Round(time.Millisecond))
-		why, proof := ending(cause)
+		why, said, proof := ending(cause)
 		if verdict != "" {
 			why = string(verdict) + ": " + why
 		}
 		l.noteEnded(why)
 		if proof != "" {
-			l.hub.opts.Delivery.Explain(l.agent, l.id, proof, true)
+			now := time.Now()
+			counts := counted(said, l.conn.Facts(now).Ledger, now) // the closing frame has no room for the agent's
+			l.hub.opts.Delivery.Explain(l.agent, l.id, delivery.Proof{Says: proof, Counts: counts}, true)
 		}
 		l.hub.opts.Delivery.LinkDown(l.agent, l.generation, why)
 		l.hub.observe(l.agent)
@@ -211,27 +214,31 @@ func (l *link) settle() {
 	}
 }
 
-// ending puts in words why a link ended. proof is the agent's verdict, if it
-// closed the link with one which says that texts to it are lost.
-func ending(cause error) (why, proof string) {
+// ending puts in words why a link ended. said is the agent's verdict on it, if it closed the
+// link with one that proves texts to be lost; proof tells of it, if it is those to the agent.
+func ending(cause error) (why string, said selfcheck.Code, proof string) {
 	closed, ok := errors.AsType[*websocket.CloseError](cause)
 	switch {
 	case !ok:
-		return cause.Error(), ""
+		return cause.Error(), "", ""
 	case closed.Code == websocket.CloseAbnormalClosure:
-		return "cut off without a closing frame", ""
+		return "cut off without a closing frame", "", ""
 	case closed.Text == "":
-		return fmt.Sprintf("the agent closed it (code %d)", closed.Code), ""
+		return fmt.Sprintf("the agent closed it (code %d)", closed.Code), "", ""
 	}
 	text := clipSentence(closed.Text)
-	for rest, more := text, true; more && proof == ""; {
-		said := rest
+	for rest, more := text, true; more && said == ""; {
+		before := rest
 		var part string
-		if part, rest, more = strings.Cut(rest, ": "); loses(selfcheck.Code(part)) {
-			proof = "the agent says " + said
+		part, rest, more = strings.Cut(rest, ": ")
+		switch code := selfcheck.Code(part); {
+		case loses(code):
+			said, proof = code, "the agent says "+before
+		case code == selfcheck.CodeLinkUplinkLost:
+			said = code
 		}
 	}
-	return "the agent closed it: " + text, proof
+	return "the agent closed it: " + text, said, proof
 }
 
 // Agent, ID and Generation say which link this is.

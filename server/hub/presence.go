@@ -12,6 +12,7 @@ import (
 	"gururmm/oob"
 	"gururmm/operator"
 	"gururmm/selfcheck"
+	"gururmm/server/delivery"
 	"gururmm/wire"
 )
 
@@ -187,14 +188,14 @@ func (h *Hub) Reported(agent string, r oob.Report, addr string, at time.Time) {
 	}
 	h.mu.Unlock()
 	if on != nil {
-		on.reportedBy(r.Verdict)
+		on.reportedBy(r.Verdict, reported(r, at))
 	}
 	h.observe(agent)
-	h.explain(agent, r)
+	h.explain(agent, r, at)
 }
 
 // explain has delivery name the agent's own word where its link fails a command.
-func (h *Hub) explain(agent string, r oob.Report) {
+func (h *Hub) explain(agent string, r oob.Report, at time.Time) {
 	v := r.Verdict
 	if v.Suspected || r.Snapshot.Link.ID == 0 {
 		return
@@ -208,7 +209,7 @@ func (h *Hub) explain(agent string, r oob.Report) {
 			}
 		}
 	}
-	h.opts.Delivery.Explain(agent, r.Snapshot.Link.ID, why, loses(v.Code))
+	h.opts.Delivery.Explain(agent, r.Snapshot.Link.ID, delivery.Proof{Says: why, Counts: reported(r, at)}, loses(v.Code))
 }
 
 // loses reports whether a verdict proves that texts to the agent are lost.
@@ -231,7 +232,7 @@ func faulty(c selfcheck.Code) bool {
 
 // reportedBy takes the agent's verdict on this very link: what it has proven
 // need not be proven again from here.
-func (l *link) reportedBy(v selfcheck.Verdict) {
+func (l *link) reportedBy(v selfcheck.Verdict, counts *operator.Proof) {
 	l.mu.Lock()
 	before := l.verdict
 	var proven bool
@@ -260,7 +261,8 @@ func (l *link) reportedBy(v selfcheck.Verdict) {
 	}
 	switch {
 	case proven:
-		l.hub.opts.Delivery.PeerRead(l.agent, l.generation, read, clipSentence(fmt.Sprintf("the agent says %s: %s", v.Code, v.Sentence)))
+		l.hub.opts.Delivery.PeerRead(l.agent, l.generation, read,
+			delivery.Proof{Says: clipSentence(fmt.Sprintf("the agent says %s: %s", v.Code, v.Sentence)), Counts: counts})
 	case after == "":
 		l.hub.opts.Delivery.LinkUp(l) // trusted again
 	}

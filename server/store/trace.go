@@ -33,10 +33,12 @@ type traceLine struct {
 	Channel wire.Channel `json:"c,omitempty"`
 	Link    string       `json:"l,omitempty"`
 	Note    string       `json:"n,omitempty"`
+	// Proof is as told: what is said again with other counts is the same.
+	Proof *operator.Proof `json:"p,omitempty"`
 }
 
 func lineOf(s Stage) traceLine {
-	return traceLine{s.Stage, micros(s.At), s.End, s.Attempt, s.Channel, s.Link, strings.ToValidUTF8(s.Note, "\ufffd")}
+	return traceLine{s.Stage, micros(s.At), s.End, s.Attempt, s.Channel, s.Link, strings.ToValidUTF8(s.Note, "\ufffd"), s.Proof}
 }
 
 // told is what l tells of, whenever and over whichever link.
@@ -134,7 +136,7 @@ func (d *database) Stages(ctx context.Context, command string, after int64) ([]S
 	for i, l := range lines {
 		if n := int64(i + 1); n > after {
 			out = append(out, Stage{Command: command, Seq: n, TraceEntry: operator.TraceEntry{
-				Stage: l.Stage, At: timeOf(l.At), End: l.End, Attempt: l.Attempt, Channel: l.Channel, Link: l.Link, Note: l.Note,
+				Stage: l.Stage, At: timeOf(l.At), End: l.End, Attempt: l.Attempt, Channel: l.Channel, Link: l.Link, Note: l.Note, Proof: l.Proof,
 			}})
 		}
 	}

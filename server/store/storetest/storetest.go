@@ -500,9 +500,16 @@ func stages(t *testing.T, r *rig) {
 	must(t, r.AddStages(t.Context()))
 	must(t, r.AddStages(t.Context(), s(wire.StageClaimed, 1, "", epoch), s(wire.StageWritten, 1, "", epoch.Add(time.Second))))
 	must(t, r.AddStages(t.Context(), s(wire.StageClaimed, 1, "", epoch.Add(time.Hour)), s(wire.StageClaimed, 2, "", epoch), s(wire.StageClaimed, 2, "x", epoch)))
+	proof := operator.Proof{Verdict: "link.text.lost", End: "server", Text: 3, Written: 3, Read: 2, Pings: 2, First: epoch.UTC().Truncate(time.Microsecond), Last: epoch.UTC().Truncate(time.Microsecond)}
+	lost := s("lost", 3, "y", epoch)
+	lost.Proof = &proof
+	must(t, r.AddStages(t.Context(), lost))
+	again := lost
+	again.Proof = &operator.Proof{Pings: 9, First: epoch, Last: epoch}
+	must(t, r.AddStages(t.Context(), again)) // what is told again keeps what was told first
 	list, err := r.Stages(t.Context(), c.ID, 0)
 	must(t, err)
-	if len(list) != 4 || !list[0].At.Equal(epoch) || list[0].Link != "00ff" || list[0].Channel != wire.ChannelLink || list[3].Note != "x" {
+	if len(list) != 5 || list[4].Proof == nil || *list[4].Proof != proof || !list[0].At.Equal(epoch) || list[0].Link != "00ff" || list[0].Channel != wire.ChannelLink || list[3].Note != "x" {
 		t.Fatalf("got %+v", list)
 	}
 	if list[0].At.Location() != time.UTC {
@@ -510,7 +517,7 @@ func stages(t *testing.T, r *rig) {
 	}
 	rest, err := r.Stages(t.Context(), c.ID, list[1].Seq)
 	must(t, err)
-	if len(rest) != 2 || rest[0].Seq != list[2].Seq {
+	if len(rest) != 3 || rest[0].Seq != list[2].Seq {
 		t.Fatalf("after %d: %+v", list[1].Seq, rest)
 	}
 	want(t, r.AddStages(t.Context(), store.Stage{Command: "nothing", TraceEntry: operator.TraceEntry{Stage: "x", End: "server", At: epoch}}), store.ErrNotFound)
