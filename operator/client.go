@@ -363,6 +363,20 @@ func (c *Client) Trace(ctx context.Context, id string) (Trace, error) {
 	return call[Trace](c, ctx, http.MethodGet, commandPath(id, "/trace"), nil, nil)
 }
 
+// Traces lists the ways of an agent's commands that were given so long back by the server's
+// clock (0: whenever), the newest first, limit as in a listing of commands. Of each script there is
+// the beginning.
+func (c *Client) Traces(ctx context.Context, agent string, within time.Duration, limit int) ([]Trace, error) {
+	q := url.Values{}
+	if within > 0 {
+		q.Set("within_ms", strconv.FormatInt(within.Milliseconds(), 10))
+	}
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	return list[Trace](c, ctx, agentPath(agent, "/traces"), q)
+}
+
 // Output gives one stream of a command as far as it is held.
 func (c *Client) Output(ctx context.Context, id string, s wire.Stream) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)

@@ -184,7 +184,19 @@ const (
 	EventInstance = "instance" // its guardian has started anew
 	EventVersion  = "version"
 	EventFinding  = "finding" // what stands beside its verdict: codes in order, or NoFinding
+	EventProcess  = "process" // of its worker: a process id, or NoProcess
+	EventStep     = "step"    // of its own ladder: what it does against its verdict
+	EventOutcome  = "outcome" // of such a step: StepHelped or StepNoBetter
 )
+
+// What a step has come to.
+const (
+	StepHelped   = "helped"
+	StepNoBetter = "no better"
+)
+
+// NoProcess is the end of a worker, until the next is started.
+const NoProcess = "none"
 
 // NoFinding is the end of all findings.
 const NoFinding = "none"
@@ -200,6 +212,11 @@ type AgentEvent struct {
 	To        string    `json:"to"`
 	Reason    string    `json:"reason,omitempty"`
 	Link      string    `json:"link,omitempty"` // id of the link it is of
+	// Verdict is the code of what was proven of a link, or of what a step is taken for.
+	Verdict string `json:"verdict,omitempty"`
+	// Told is when a step was taken by the agent's own clock; At is that set right. An outcome
+	// has the Told of its step.
+	Told *time.Time `json:"told,omitempty"`
 }
 
 // NewEnrollToken asks for an enrollment token.

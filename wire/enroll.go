@@ -118,6 +118,10 @@ type LinkView struct {
 	// PeerRead is how many the agent last said it has read; absent: it never said.
 	PeerRead *uint64 `json:"peer_read,omitempty"`
 	AgeMS    int64   `json:"age_ms"`
+	// PongAgeMS is since the agent's last pong to a ping of the server, PingPendingMS since the
+	// oldest ping that awaits one; absent: none has come yet, or it is not known here.
+	PongAgeMS     *int64 `json:"pong_age_ms,omitempty"`
+	PingPendingMS *int64 `json:"ping_pending_ms,omitempty"`
 	// Node has the link, if it is another one than the node that answers; its counts are
 	// those of when that node last told of it.
 	Node string `json:"node,omitempty"`

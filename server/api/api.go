@@ -150,6 +150,7 @@ func (a *API) Main() http.Handler {
 	a.operator(mux, "GET /v1/commands/{id}/output/{stream}", a.output)
 	a.operator(mux, "GET /v1/commands/{id}/trace", a.trace)
 	a.operator(mux, "POST /v1/commands/{id}/cancel", a.cancel)
+	a.operator(mux, "GET /v1/agents/{agent}/traces", a.listTraces)
 	a.operator(mux, "GET /v1/jobs", a.listJobs)
 	a.operator(mux, "POST /v1/jobs", a.createJob)
 	a.operator(mux, "GET /v1/jobs/{id}", a.getJob)

@@ -330,6 +330,36 @@ func (a *API) trace(w http.ResponseWriter, r *http.Request, _ string) error {
 	return a.answer(w, http.StatusOK, trace)
 }
 
+// listTraces lists the ways of an agent's commands, the newest first: ?within_ms= back from the
+// server's now, by when they were given, and ?limit=.
+func (a *API) listTraces(w http.ResponseWriter, r *http.Request, _ string) error {
+	n, err := limit(r)
+	if err != nil {
+		return err
+	}
+	since := time.UnixMicro(0)
+	within, err := count(r, "within_ms", store.KeepAgentEventsFor.Milliseconds())
+	if err != nil {
+		return err
+	}
+	if within != nil {
+		since = time.Now().Add(-time.Duration(*within) * time.Millisecond)
+	}
+	s, err := a.past(r, r.PathValue("agent"))
+	if err != nil {
+		return err
+	}
+	items, err := a.o.Delivery.Traces(r.Context(), s.ID, since, n)
+	if err != nil {
+		return err
+	}
+	behind := a.o.Hub.Behind(s.ID)
+	for i := range items {
+		delivery.Timeline(&items[i], behind)
+	}
+	return a.answer(w, http.StatusOK, operator.List[operator.Trace]{Items: items})
+}
+
 func (a *API) cancel(w http.ResponseWriter, r *http.Request, by string) error {
 	if _, err := decodeStrict[struct{}](w, r); err != nil {
 		return err

@@ -14,9 +14,9 @@
 package delivery
 
 import (
-	"gururmm/operator"
 	"context"
 	"errors"
+	"gururmm/operator"
 	"log/slog"
 	"maps"
 	"slices"

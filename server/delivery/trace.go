@@ -10,6 +10,7 @@ import (
 
 	"gururmm/internal/moment"
 	"gururmm/operator"
+	"gururmm/server/store"
 	"gururmm/wire"
 )
 
@@ -23,24 +24,56 @@ func (s *Service) Trace(ctx context.Context, id string) (operator.Trace, error) 
 	if err != nil {
 		return operator.Trace{}, err
 	}
+	why := ""
+	if c.State == wire.StatePending {
+		why = s.waitsFor(ctx, c.Agent)
+	}
+	return s.traceOf(c, stages, why), nil
+}
+
+// maxTraces bounds the notes of the traces of one listing, in bytes.
+const maxTraces = 8 << 20
+
+// Traces gives the ways of an agent's commands since then, the newest first, with the beginning
+// of each script. Beyond what one answer may hold, the oldest are left out.
+func (s *Service) Traces(ctx context.Context, agent string, since time.Time, limit int) ([]operator.Trace, error) {
+	all, err := s.st.Traced(ctx, agent, since, limit)
+	out, why, size := []operator.Trace{}, "", 0
+	for _, c := range all {
+		if c.State == wire.StatePending && why == "" {
+			why = s.waitsFor(ctx, agent)
+		}
+		for _, st := range c.Stages {
+			size += len(st.Note)
+		}
+		if size > maxTraces {
+			break
+		}
+		out = append(out, s.traceOf(c.Command, c.Stages, why))
+	}
+	return out, err
+}
+
+func (s *Service) traceOf(c store.Command, stages []store.Stage, why string) operator.Trace {
 	t := operator.Trace{Command: c.Command, Entries: make([]operator.TraceEntry, len(stages))}
 	for i, st := range stages {
 		t.Entries[i] = st.TraceEntry
 	}
 	inOrder(t.Entries)
-	why := ""
-	if c.State == wire.StatePending {
-		why = "the server can't tell why just now"
-		// The door's state is the queue's own: asked for in its turn, and done without if that is long.
-		ask, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		said := make(chan string, 1)
-		if s.do(ask, c.Agent, func() error { said <- s.doorState(c.Agent); return nil }) == nil {
-			why = <-said
-		}
-	}
 	t.Stopped = stopped(t, s.o.Now(), why)
-	return t, nil
+	return t
+}
+
+// waitsFor tells why an agent's pending commands are not offered just now. The door's state is
+// the queue's own: asked for in its turn, and done without if that is long.
+func (s *Service) waitsFor(ctx context.Context, agent string) string {
+	ask, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	said := make(chan string, 1)
+	if s.do(ask, agent, func() error { said <- s.doorState(agent); return nil }) == nil {
+		return <-said
+	}
+	return "the server can't tell why just now"
 }
 
 func (s *Service) doorState(agent string) string {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"gururmm/internal/moment"
+	"gururmm/oob"
 	"gururmm/operator"
 	"gururmm/selfcheck"
 	"gururmm/wire"
@@ -19,15 +20,77 @@ type told struct {
 }
 
 // note keeps one change of an agent. It never blocks.
-func (h *Hub) note(agent string, e operator.AgentEvent) {
-	e.Agent, e.At = agent, time.Now().UTC()
+func (h *Hub) note(agent string, e operator.AgentEvent) { h.noteAt(agent, e, time.Now()) }
+
+func (h *Hub) noteAt(agent string, e operator.AgentEvent, at time.Time) {
+	e.Agent, e.At = agent, at.UTC()
 	e.To, e.Reason = clip(e.To), clipSentence(e.Reason)
 	h.opts.Store.NoteEvent(e)
 }
 
-// note keeps one change of the link.
-func (l *link) note(from, to, reason string) {
-	l.hub.note(l.agent, operator.AgentEvent{Kind: operator.EventLink, From: from, To: to, Reason: reason, Link: l.id.String()})
+// note keeps one change of the link; verdict is what it proves, empty: nothing.
+func (l *link) note(from, to string, verdict selfcheck.Code, reason string) {
+	l.hub.note(l.agent, operator.AgentEvent{Kind: operator.EventLink, From: from, To: to, Reason: reason, Link: l.id.String(), Verdict: string(verdict)})
+}
+
+// maxSteps bounds the steps that are taken from one report.
+const maxSteps = 32
+
+// step names one that an agent has taken by its own clock.
+type step struct {
+	kind selfcheck.StepKind
+	told int64 // Unix microseconds
+}
+
+// noteSteps tells of the steps in a report that were not told of yet, and of what others have
+// come to. Call with mu held.
+func (h *Hub) noteSteps(agent string, ep *endpoint, r oob.Report, at time.Time) {
+	if len(r.Steps) == 0 && ep.steps == nil {
+		return
+	}
+	known := map[step]bool{} // whether its outcome was told, too
+	behind := time.Duration(0)
+	if off := r.Snapshot.Clock.Offset; off != nil {
+		behind = *off
+	}
+	for _, s := range r.Steps[max(0, len(r.Steps)-maxSteps):] {
+		id := step{s.Kind, s.At.UnixMicro()}
+		done, told := ep.steps[id]
+		e := operator.AgentEvent{Told: new(time.UnixMicro(id.told).UTC()), Verdict: clip(string(s.Verdict))}
+		if !told {
+			e.Kind, e.To, e.Reason = operator.EventStep, clip(string(s.Kind)), "expected: "+s.Expected
+			h.noteAt(agent, e, earlier(s.At.Add(behind), at))
+		}
+		if known[id] = done || s.Outcome != ""; known[id] && !done {
+			e.Kind, e.From, e.To, e.Reason = operator.EventOutcome, clip(string(s.Kind)), operator.StepNoBetter, s.Outcome
+			if strings.HasPrefix(s.Outcome, "helped") {
+				e.To = operator.StepHelped
+			}
+			h.noteAt(agent, e, earlier(r.At, at))
+		}
+	}
+	ep.steps = known
+}
+
+// earlier is t, unless that lies ahead of now.
+func earlier(t, now time.Time) time.Time {
+	if t.After(now) {
+		return now
+	}
+	return t
+}
+
+// noteWorker tells of the worker's process. Call with mu held.
+func (h *Hub) noteWorker(agent string, ep *endpoint, w selfcheck.WorkerFacts) {
+	is := operator.NoProcess
+	if w.PID != 0 && w.Running {
+		is = fmt.Sprint(w.PID)
+	}
+	if is == ep.worker {
+		return
+	}
+	ep.worker = is
+	h.note(agent, operator.AgentEvent{Kind: operator.EventProcess, To: is, Reason: w.LastExit})
 }
 
 // observe tells what has changed of an agent's presence, instance and version. Whatever
@@ -177,24 +240,25 @@ func (s sight) because(presence, ended string, hearing, now time.Time) string {
 // noteVerdict tells of a changed verdict of the server on a link.
 func (l *link) noteVerdict(before, after selfcheck.Code, v selfcheck.LedgerView) {
 	if after == "" {
-		l.note(Degraded, "recovered", string(before)+": "+recovered(before))
+		l.note(Degraded, "recovered", "", string(before)+": "+recovered(before))
 		return
 	}
-	l.note("", Degraded, quote(after, v))
+	l.note("", Degraded, after, quote(after, v))
 }
 
-// noteEnded tells of a link that has gone, and keeps why for the presence that follows.
-func (l *link) noteEnded(why string) {
+// noteEnded tells of a link that has gone, with what the agent said of it, if that proves texts
+// to be lost, and keeps why for the presence that follows.
+func (l *link) noteEnded(why string, said selfcheck.Code) {
 	l.mu.Lock()
 	from := Connecting
 	switch {
 	case l.verdict != "":
-		from = Degraded
+		from, said = Degraded, cmp.Or(said, l.verdict)
 	case !l.verifiedAt.IsZero():
 		from = Verified
 	}
 	l.mu.Unlock()
-	l.note(from, "ended", fmt.Sprintf("%s; open for %v", why, time.Since(l.opened).Round(time.Millisecond)))
+	l.note(from, "ended", said, fmt.Sprintf("%s; open for %v", why, time.Since(l.opened).Round(time.Millisecond)))
 	l.hub.mu.Lock()
 	ep := l.hub.endpoint(l.agent)
 	ep.linkEnded = why

@@ -151,8 +151,10 @@ type endpoint struct {
 	// verdict is the agent's last word on itself.
 	verdict, sentence string
 	verdictAt         time.Time
-	symptom           *symptom // nil: none
-	skew              *int64   // server's clock minus the agent's, ms, as the agent measured it
+	symptom           *symptom      // nil: none
+	steps             map[step]bool // of its last report, and whether their outcome was told
+	worker            string        // as last told; empty: not by this process
+	skew              *int64        // server's clock minus the agent's, ms, as the agent measured it
 
 	elsewhere map[string]*view  // what other nodes see, by node
 	orphaned  selfcheck.Instant // when a node that saw it ended; zero: none did

@@ -223,7 +223,7 @@ func (l *link) fallSilent(f session.Facts, now time.Time) {
 	l.verdict, l.reported, l.asked = selfcheck.CodeLinkSilent, false, 0
 	l.mu.Unlock()
 	l.logVerdict("", selfcheck.CodeLinkSilent, f.Ledger)
-	l.note(Verified, Degraded, fmt.Sprintf("%s: a ping has not been answered for %v, and nothing has come since", selfcheck.CodeLinkSilent, d.Round(100*time.Millisecond)))
+	l.note(Verified, Degraded, selfcheck.CodeLinkSilent, fmt.Sprintf("%s: a ping has not been answered for %v, and nothing has come since", selfcheck.CodeLinkSilent, d.Round(100*time.Millisecond)))
 	l.hub.observe(l.agent)
 }
 

@@ -191,7 +191,7 @@ func (l *link) end(code int, verdict selfcheck.Code, cause error) {
 		if verdict != "" {
 			why = string(verdict) + ": " + why
 		}
-		l.noteEnded(why)
+		l.noteEnded(why, said)
 		if proof != "" {
 			now := time.Now()
 			counts := counted(said, l.conn.Facts(now).Ledger, now) // the closing frame has no room for the agent's

@@ -166,6 +166,7 @@ func (h *Hub) Reported(agent string, r oob.Report, addr string, at time.Time) {
 	if r.At.After(at) { // written by a clock that is ahead: what it says once set right counts too
 		r.At = at
 	}
+	h.noteSteps(agent, ep, r, at)
 	// A report out of the spool tells of the past: it is recorded, and changes nothing now.
 	if r.At.Before(ep.reported().written) || at.Sub(r.At) > oobWindow {
 		h.mu.Unlock()
@@ -176,6 +177,9 @@ func (h *Hub) Reported(agent string, r oob.Report, addr string, at time.Time) {
 	ep.stopped = r.Cause == oob.CauseStop
 	h.judged(agent, ep, clip(string(r.Verdict.Code)), clipSentence(r.Verdict.Sentence), at)
 	h.found(agent, before, ep.beacon.findings)
+	if ep.state == identitySole { // else theirs come in turns
+		h.noteWorker(agent, ep, r.Snapshot.Worker)
+	}
 	ep.isolated = slices.ContainsFunc(r.Findings, func(f selfcheck.Finding) bool { return f.Code == selfcheck.FindIsolated })
 	ep.deliverAt = time.Time{}
 	if r.Snapshot.OOB.Delivering {
@@ -255,9 +259,9 @@ func (l *link) reportedBy(v selfcheck.Verdict, counts *operator.Proof) {
 	}
 	l.logVerdict(before, after, l.conn.Facts(time.Now()).Ledger)
 	if after == "" {
-		l.note(Degraded, "recovered", "the agent says so")
+		l.note(Degraded, "recovered", "", "the agent says so")
 	} else {
-		l.note("", Degraded, clipSentence(fmt.Sprintf("the agent says %s: %s", v.Code, v.Sentence)))
+		l.note("", Degraded, v.Code, clipSentence(fmt.Sprintf("the agent says %s: %s", v.Code, v.Sentence)))
 	}
 	switch {
 	case proven:
@@ -364,6 +368,7 @@ func (l *link) look(now time.Time) looked {
 		silent:     l.verdict == selfcheck.CodeLinkSilent || l.quiet(facts.Inbound, now),
 		inbound:    facts.Inbound, via: l.via(facts.Inbound), gone: l.gone,
 	}
+	v.PongAgeMS, v.PingPendingMS = millis(facts.Ledger.PongAge), millis(facts.Ledger.PingPending)
 	if facts.Ledger.Peer != nil {
 		read := facts.Ledger.Peer.Read
 		v.PeerRead = &read
@@ -379,6 +384,14 @@ func (l *link) look(now time.Time) looked {
 		v.Verdict = string(selfcheck.CodeRouteDuplicate)
 	}
 	return v
+}
+
+// millis is d as a view has it; nil: not known.
+func millis(d *time.Duration) *int64 {
+	if d == nil {
+		return nil
+	}
+	return new(d.Milliseconds())
 }
 
 // glanced is when a link of an agent was last heard of.

@@ -212,7 +212,7 @@ func (l *link) becomeVerified(at time.Time) {
 	l.hub.textBothWays(l, at)
 	l.log().Info("link verified", "after", at.Sub(l.opened).Round(time.Millisecond), "rtt", l.RTT().Round(time.Microsecond))
 
-	l.note(Connecting, Verified, fmt.Sprintf("from %s, %v after it was opened", l.addr, at.Sub(l.opened).Round(time.Millisecond)))
+	l.note(Connecting, Verified, "", fmt.Sprintf("from %s, %v after it was opened", l.addr, at.Sub(l.opened).Round(time.Millisecond)))
 	l.hub.observe(l.agent)
 
 	l.hub.opts.Delivery.LinkUp(l)

@@ -13,8 +13,8 @@ import (
 // AgentEvents are what changed about agents, bounded by number and age.
 type AgentEvents interface {
 	// NoteEvent keeps a change. It never blocks; written in batches, in order of time.
-	// From is the store's to know but for a link's: a change to what was stored last of
-	// that kind is none. One of an agent that was purged leaves nothing.
+	// From is the store's to know but for a link's, a step's and an outcome's: a change to what
+	// was stored last of that kind is none, nor is a step or outcome that is kept already. One of an agent that was purged leaves nothing.
 	NoteEvent(e operator.AgentEvent)
 	// AgentEvents lists what was written.
 	AgentEvents(ctx context.Context, f EventFilter) ([]operator.AgentEvent, error)
@@ -136,7 +136,19 @@ func (d *database) saveEvent(tx *txn, e operator.AgentEvent) error {
 	if n == 0 {
 		return nil
 	}
-	if e.Kind != operator.EventLink {
+	told := int64(0)
+	if e.Told != nil {
+		told = micros(*e.Told)
+	}
+	switch e.Kind {
+	case operator.EventLink:
+	case operator.EventStep, operator.EventOutcome: // its report repeats it
+		var known int
+		err := tx.QueryRow(`SELECT count(*) FROM agent_events WHERE agent = ? AND kind = ? AND told = ? AND verdict = ?`, e.Agent, e.Kind, told, e.Verdict).Scan(&known)
+		if err != nil || known > 0 {
+			return err
+		}
+	default:
 		if last == e.To || last == "" && e.To == operator.NoFinding {
 			return nil
 		}
@@ -146,8 +158,8 @@ func (d *database) saveEvent(tx *txn, e operator.AgentEvent) error {
 			return err
 		}
 	}
-	if _, err := tx.Exec(`INSERT INTO agent_events (agent, n, at, kind, was, now, reason, link) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		e.Agent, n, micros(e.At), e.Kind, e.From, e.To, e.Reason, e.Link); err != nil {
+	if _, err := tx.Exec(`INSERT INTO agent_events (agent, n, at, kind, was, now, reason, link, verdict, told) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		e.Agent, n, micros(e.At), e.Kind, e.From, e.To, e.Reason, e.Link, e.Verdict, told); err != nil {
 		return err
 	}
 	_, err := tx.Exec(`DELETE FROM agent_events WHERE agent = ? AND n <= ?`, e.Agent, n-KeepAgentEvents)
@@ -155,7 +167,7 @@ func (d *database) saveEvent(tx *txn, e operator.AgentEvent) error {
 }
 
 func (d *database) AgentEvents(ctx context.Context, f EventFilter) ([]operator.AgentEvent, error) {
-	const columns = `SELECT e.seq, e.agent, a.name, e.at, e.kind, e.was, e.now, e.reason, e.link FROM agent_events e JOIN agents a ON a.id = e.agent WHERE `
+	const columns = `SELECT e.seq, e.agent, a.name, e.at, e.kind, e.was, e.now, e.reason, e.link, e.verdict, e.told FROM agent_events e JOIN agents a ON a.id = e.agent WHERE `
 	since, after := int64(0), int64(0)
 	if !f.Since.IsZero() {
 		since = micros(f.Since)
@@ -174,9 +186,11 @@ func (d *database) AgentEvents(ctx context.Context, f EventFilter) ([]operator.A
 		query = columns + `+e.at >= ?2 AND e.seq > ?3 AND ?1 = '' ORDER BY e.seq LIMIT ?4`
 	}
 	return list(ctx, d, func(r row) (e operator.AgentEvent, err error) {
-		var at int64
-		err = r.Scan(&e.Seq, &e.Agent, &e.AgentName, &at, &e.Kind, &e.From, &e.To, &e.Reason, &e.Link)
-		e.At = timeOf(at)
+		var at, told int64
+		err = r.Scan(&e.Seq, &e.Agent, &e.AgentName, &at, &e.Kind, &e.From, &e.To, &e.Reason, &e.Link, &e.Verdict, &told)
+		if e.At = timeOf(at); told != 0 {
+			e.Told = new(timeOf(told))
+		}
 		return e, err
 	}, query, f.Agent, since, after, limited(f.Limit))
 }

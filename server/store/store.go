@@ -187,6 +187,9 @@ type Commands interface {
 	AddStages(ctx context.Context, stages ...Stage) error
 	// Stages lists those of a command with Seq above after, in order of arrival.
 	Stages(ctx context.Context, command string, after int64) ([]Stage, error)
+	// Traced lists an agent's commands that were given since then, the newest first, each with
+	// its stages and the first [ScriptHead] letters of its script; limit as in CommandFilter.
+	Traced(ctx context.Context, agent string, since time.Time, limit int) ([]Traced, error)
 	// AddOutput merges a piece: bytes that are held already stay as they are.
 	// have is how many bytes are held without a gap from offset 0.
 	AddOutput(ctx context.Context, command string, stream wire.Stream, offset int64, data []byte) (have int64, err error)
@@ -226,6 +229,15 @@ type Stage struct {
 	Seq     int64 // its place in the command's trace, from 1
 	operator.TraceEntry
 }
+
+// Traced is a command and its stages in order of arrival.
+type Traced struct {
+	Command
+	Stages []Stage
+}
+
+// ScriptHead is how much of a script is listed with its trace.
+const ScriptHead = 200
 
 // Directives wait for an agent's guardian; what became of them is kept.
 type Directives interface {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"gururmm/operator"
 	"gururmm/wire"
@@ -128,17 +129,48 @@ func (d *database) Stages(ctx context.Context, command string, after int64) ([]S
 	if err != nil {
 		return nil, err
 	}
-	lines, err := readTrace(trace)
+	all, err := stagesOf(command, trace)
 	if err != nil {
 		return nil, d.named(err)
 	}
-	var out []Stage
-	for i, l := range lines {
-		if n := int64(i + 1); n > after {
-			out = append(out, Stage{Command: command, Seq: n, TraceEntry: operator.TraceEntry{
-				Stage: l.Stage, At: timeOf(l.At), End: l.End, Attempt: l.Attempt, Channel: l.Channel, Link: l.Link, Note: l.Note, Proof: l.Proof,
-			}})
+	return all[min(max(0, after), int64(len(all))):], nil
+}
+
+// headColumns are those of a command with the beginning of its script.
+var headColumns = strings.Replace(commandColumns, "c.script", fmt.Sprintf("substr(c.script, 1, %d)", ScriptHead), 1)
+
+func (d *database) Traced(ctx context.Context, agent string, since time.Time, limit int) ([]Traced, error) {
+	return list(ctx, d, func(r row) (t Traced, err error) {
+		var trace string
+		if t.Command, err = scanCommand(with{r, &trace}); err != nil {
+			return t, err
 		}
+		if t.Stages, err = stagesOf(t.ID, trace); err != nil {
+			err = d.named(err)
+		}
+		return t, err
+	}, `SELECT `+headColumns+`, c.trace`+fromCommands+`WHERE c.agent = ? AND c.created_at >= ? ORDER BY c.created_at DESC, c.id DESC LIMIT ?`,
+		agent, micros(since), limited(limit))
+}
+
+// with is a row that has one column more.
+type with struct {
+	row
+	last any
+}
+
+func (w with) Scan(dest ...any) error { return w.row.Scan(append(dest, w.last)...) }
+
+// stagesOf reads a trace.
+func stagesOf(command, trace string) (out []Stage, err error) {
+	lines, err := readTrace(trace)
+	if err != nil {
+		return nil, err
+	}
+	for i, l := range lines {
+		out = append(out, Stage{Command: command, Seq: int64(i + 1), TraceEntry: operator.TraceEntry{
+			Stage: l.Stage, At: timeOf(l.At), End: l.End, Attempt: l.Attempt, Channel: l.Channel, Link: l.Link, Note: l.Note, Proof: l.Proof,
+		}})
 	}
 	return out, nil
 }

@@ -520,6 +520,14 @@ func stages(t *testing.T, r *rig) {
 	if len(rest) != 3 || rest[0].Seq != list[2].Seq {
 		t.Fatalf("after %d: %+v", list[1].Seq, rest)
 	}
+	all, err := r.Traced(t.Context(), c.Agent, epoch, 1)
+	must(t, err)
+	if len(all) != 1 || all[0].ID != c.ID || all[0].Script != c.Script || len(all[0].Stages) != 5 || all[0].Stages[4].Proof == nil || all[0].Stages[1] != list[1] {
+		t.Fatalf("traced: %+v", all)
+	}
+	if all, err = r.Traced(t.Context(), c.Agent, epoch.Add(time.Second), 1); len(all) != 0 || err != nil {
+		t.Fatalf("traced after it: %+v, %v", all, err)
+	}
 	want(t, r.AddStages(t.Context(), store.Stage{Command: "nothing", TraceEntry: operator.TraceEntry{Stage: "x", End: "server", At: epoch}}), store.ErrNotFound)
 }
 
@@ -856,6 +864,22 @@ func events(t *testing.T, r *rig) {
 	same(store.EventFilter{After: new(int64(5))})
 	list, err := r.AgentEvents(t.Context(), store.EventFilter{Agent: a.ID, Limit: 1})
 	must(t, err)
+	// A step is known by when it was taken by the agent's clock, its outcome beside it.
+	told := epoch.UTC().Truncate(time.Microsecond)
+	step := operator.AgentEvent{Agent: b.ID, At: epoch.Add(9 * time.Second), Kind: operator.EventStep, To: "reconnect", Verdict: "link.text.lost", Told: &told}
+	outcome := step
+	outcome.Kind, outcome.From, outcome.To = operator.EventOutcome, step.To, operator.StepHelped
+	for range 2 {
+		r.NoteEvent(step)
+		r.NoteEvent(outcome)
+		must(t, r.Flush(t.Context()))
+	}
+	same(store.EventFilter{Agent: b.ID}, "outcome reconnect>helped", "step >reconnect", "version >v1")
+	steps, err := r.AgentEvents(t.Context(), store.EventFilter{Agent: b.ID, Limit: 1})
+	must(t, err)
+	if got := steps[0]; got.Verdict != step.Verdict || got.Told == nil || !got.Told.Equal(told) {
+		t.Errorf("of a step: %+v", got)
+	}
 	want := operator.AgentEvent{Seq: 5, Agent: a.ID, AgentName: "a", At: epoch.Add(7 * time.Second).UTC(), Kind: "presence", From: "verified", To: "offline", Reason: "why", Link: "07"}
 	if len(list) != 1 || list[0] != want {
 		t.Errorf("got %+v, want %+v", list, want)
