@@ -153,6 +153,50 @@ func TestFindingsAreToldWhenTheyComeAndEnd(t *testing.T) {
 	})
 }
 
+// What an agent does against its verdict is told once, on the server's clock, and so is what it
+// comes to, however often its reports repeat it, over a restart of the server too. So is its worker.
+func TestStepsOfAnAgentAreToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer func() { n.stop() }()
+		id := n.enroll("alpha")
+		const behind = time.Hour // its clock
+		taken := time.Now().Add(-behind)
+		step := selfcheck.StepRecord{At: taken, Kind: selfcheck.StepReconnect, Verdict: selfcheck.CodeLinkTextLost, Expected: "a link"}
+		pid := 7
+		beacon := func(steps ...selfcheck.StepRecord) {
+			t.Helper()
+			time.Sleep(time.Second)
+			r := report(id, false)
+			r.Steps, r.Snapshot.Clock.Offset = steps, new(behind)
+			r.Snapshot.Worker.PID, r.Snapshot.Worker.Running = pid, pid != 0
+			if status, raw := n.post(id, "/v1/oob/beacon", r); status != http.StatusOK {
+				t.Fatalf("%d %s", status, raw)
+			}
+		}
+		beacon(step)
+		beacon(step)
+		step.Outcome = "no better: on the new link: the same"
+		pid = 0
+		beacon(step)
+		n = n.restarted()
+		pid = 8
+		beacon(step)
+		beacon()
+		said, all := n.told(id, operator.EventStep, operator.EventOutcome, operator.EventProcess)
+		want := []string{"step >reconnect", "process >7", "outcome reconnect>no better", "process 7>none", "process none>8"}
+		if !slices.Equal(said, want) {
+			t.Fatalf("told %q, want %q", said, want)
+		}
+		if s := all[0]; s.Verdict != "link.text.lost" || s.Told == nil || !s.Told.Equal(taken) || s.At.Sub(taken) != behind || s.Reason != "expected: a link" {
+			t.Errorf("the step: %+v", s)
+		}
+		if o := all[2]; o.Reason != step.Outcome || !o.Told.Equal(taken) || o.At.Sub(all[0].At) < 2*time.Second {
+			t.Errorf("the outcome: %+v", o)
+		}
+	})
+}
+
 // What a server knew when it was stopped is neither lost nor told again by the next one.
 func TestARestartOfTheServerIsNoChangeOfAnAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

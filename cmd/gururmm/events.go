@@ -35,10 +35,11 @@ func eventsCommand(f *operatorFlags) *cobra.Command {
 		Use:   "events [AGENT]",
 		Short: "List what changed about endpoints, and why",
 		Long: "List what changed about endpoints, the oldest first: presence, their own verdict,\n" +
-			"links, instance (a start of the guardian), version and findings (what stands beside\n" +
-			"the verdict: an update that was rolled back, a clock that is wrong), each with its\n" +
-			"reason. With --follow what comes is printed as it comes, until Ctrl-C; with --json\n" +
-			"then a line for each.",
+			"links, instance (a start of the guardian), process (of its worker), version, steps it\n" +
+			"took against its verdict and their outcomes, and findings (what stands beside the\n" +
+			"verdict: an update that was rolled back, a clock that is wrong), each with its reason.\n" +
+			"With --follow what comes is printed as it comes, until Ctrl-C; with --json then a line\n" +
+			"for each.",
 		Example: "  gururmm events web-17 --since 24h\n  gururmm events --follow",
 		Args:    help.Words(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {

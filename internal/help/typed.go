@@ -83,6 +83,8 @@ func wanted(f *pflag.Flag) string {
 	switch f.Value.Type() {
 	case "duration":
 		return "a length of time such as 30s, 10m or 2h"
+	case "time":
+		return "so long back, such as 90m, or a time, such as 2026-11-24T03:05 (local)"
 	case "int", "int64", "uint", "uint64":
 		return "a whole number"
 	case "bool":
