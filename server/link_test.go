@@ -501,8 +501,8 @@ func TestLostTextIsProvenFromTheServersSide(t *testing.T) {
 		if took := time.Since(began); took > 1500*time.Millisecond {
 			t.Errorf("proven after %v", took)
 		}
-		if a := n.agent(id); a.Presence != "degraded" {
-			t.Errorf("presence %s", a.Presence)
+		if a := n.agent(id); a.Presence != "degraded" || a.Links[0].PongAgeMS == nil {
+			t.Errorf("presence %s, or its pongs are not told: %+v", a.Presence, a.Links[0])
 		}
 		await(t, "the claim went back", func() bool {
 			return operate[operator.Command](n, "GET", "/v1/commands/"+cmd.ID, nil).State == wire.StatePending

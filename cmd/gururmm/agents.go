@@ -557,8 +557,15 @@ func describeAgent(w io.Writer, a operator.Agent) error {
 		if l.PeerRead != nil {
 			peer = fmt.Sprint(*l.PeerRead)
 		}
-		rows = append(rows, []string{"link", fmt.Sprintf("%s %s for %v: written %d (agent read %s), read %d, queued %d %s", l.Link,
-			l.State, span(time.Duration(l.AgeMS)*time.Millisecond), l.Written, peer, l.Read, l.Queued, l.Verdict)})
+		pong := "none yet"
+		if l.PongAgeMS != nil {
+			pong = span(time.Duration(*l.PongAgeMS)*time.Millisecond) + " ago"
+		}
+		if l.PingPendingMS != nil {
+			pong += fmt.Sprintf(", a ping awaits one for %v", span(time.Duration(*l.PingPendingMS)*time.Millisecond))
+		}
+		rows = append(rows, []string{"link", fmt.Sprintf("%s %s for %v: written %d (agent read %s), read %d, queued %d, last pong %s %s", l.Link,
+			l.State, span(time.Duration(l.AgeMS)*time.Millisecond), l.Written, peer, l.Read, l.Queued, pong, l.Verdict)})
 	}
 	for _, r := range rows {
 		if r[1] == "" || a.RemovedAt != nil && (r[0] == "text verified" || r[0] == "commands owed") {

@@ -39,6 +39,8 @@ const (
 	lately       = 24 * time.Hour // how long a change may have been the cause
 	skewed       = time.Minute    // what a token is valid for
 	flaps        = 3              // ends of links in an hour
+	// proofStands: of a path that stays broken, each link that is tried proves it again.
+	proofStands = time.Hour
 )
 
 // Held is what a server holds of one agent.
@@ -62,10 +64,11 @@ type report struct {
 }
 
 // Judged picks the command that says most of now: the newest that had the time to be
-// acknowledged; "" if there is none. Commands come the newest first.
+// acknowledged, or that a door has given back; "" if there is none. Commands come the newest first.
 func Judged(commands []operator.Command, now time.Time) string {
 	for _, c := range commands {
-		if c.AckedAt != nil || c.EndedAt != nil || now.Sub(c.CreatedAt) > settled {
+		givenBack := c.Attempts > 1 || c.State == wire.StatePending && c.Attempts > 0
+		if c.AckedAt != nil || c.EndedAt != nil || givenBack || now.Sub(c.CreatedAt) > settled {
 			return c.ID
 		}
 	}
@@ -75,8 +78,9 @@ func Judged(commands []operator.Command, now time.Time) string {
 // made gathers observations; the first word on one thing from one source stands.
 type made struct {
 	Held
-	report *report // nil: none that speaks for now
-	byDoor bool    // the command went by the second door, too
+	report *report   // nil: none that speaks for now
+	byDoor bool      // the command went by the second door, too
+	proven time.Time // when a link was last proven to lose text, and none was verified since; zero: none was
 	out    []diagnosis.Observation
 }
 
@@ -89,6 +93,7 @@ func Case(h Held) diagnosis.Case {
 			m.report = &r
 		}
 	}
+	m.ended()
 	m.way()
 	m.seen()
 	m.told()
@@ -154,8 +159,11 @@ func (m *made) way() {
 		}
 	}
 	has := func(s wire.Stage) bool { _, ok := at[s]; return ok }
-	if has(wire.StageResultStored) && m.Agent.Presence != "verified" && c.EndedAt != nil && m.Now.Sub(*c.EndedAt) > settled {
+	if has(wire.StageResultStored) && m.Agent.Presence != "verified" && c.EndedAt != nil && (m.Now.Sub(*c.EndedAt) > settled || m.proven.After(*c.EndedAt)) {
 		return // it ran before whatever is the matter now
+	}
+	if c.EndedAt != nil && m.Agent.Owed > 0 {
+		return // a later one is under way, and it says nothing of that
 	}
 	if lost {
 		m.say("ledger.down", "gap", diagnosis.BothEnds, byTrace)
@@ -213,6 +221,48 @@ func refusal(note string) string {
 	return ""
 }
 
+// losses are the verdicts that ledgers prove of a link, each with what it says of them.
+var losses = []struct {
+	code        selfcheck.Code
+	name, value string // empty: the verdict alone
+}{
+	{selfcheck.CodeLinkTextLost, "ledger.down", "gap"}, {selfcheck.CodeLinkUplinkLost, "ledger.up", "gap"},
+	{selfcheck.CodeLinkTextAltered, "", ""}, {selfcheck.CodeLinkStuckFragment, "", ""}, {selfcheck.CodeLinkTextSilent, "", ""},
+}
+
+// ended tells what was proven of the last link that lost text. A proof outlives the link that it
+// is of: it stands until text has gone both ways again.
+func (m *made) ended() {
+	for _, e := range m.Events { // the newest first
+		switch {
+		case m.Now.Sub(e.At) > proofStands:
+			return
+		case e.Kind != operator.EventLink:
+			continue
+		case e.To == "verified" || e.To == "recovered":
+			return
+		}
+		for _, l := range losses {
+			if e.Verdict != string(l.code) || m.verifiedSince(e.At) {
+				continue
+			}
+			m.proven = e.At
+			m.verdict(e.Verdict, false, byEvents)
+			if l.name != "" {
+				m.say(l.name, l.value, diagnosis.BothEnds, byEvents)
+			}
+			return
+		}
+	}
+}
+
+// verifiedSince reports whether text has gone both ways since then: what the events do not
+// tell yet.
+func (m *made) verifiedSince(t time.Time) bool {
+	a := m.Agent
+	return a.Presence == "verified" && a.VerifiedAt != nil && a.VerifiedAt.After(t)
+}
+
 // seen tells what the server itself sees of the agent and its links.
 func (m *made) seen() {
 	a := m.Agent
@@ -225,7 +275,7 @@ func (m *made) seen() {
 	case a.Presence == "offline":
 		m.say("heard", "no", diagnosis.OneEnd, byServer)
 	}
-	if heard && a.LastVia == "text" && (a.Presence == "verified" || m.Now.Sub(*a.LastSeen) < settled) { // else it may have been before
+	if heard && a.LastVia == "text" && a.LastSeen.After(m.proven) && (a.Presence == "verified" || m.Now.Sub(*a.LastSeen) < settled) { // else it may have been before
 		m.say("text.up", "yes", diagnosis.OneEnd, byServer)
 	}
 	switch {
@@ -250,6 +300,7 @@ func (m *made) seen() {
 		if l.Verdict != "" {
 			m.verdict(l.Verdict, false, "the server, of the link")
 		}
+		m.pongs(l)
 		if age := time.Duration(l.AgeMS) * time.Millisecond; l.State == "connecting" && age > settled {
 			m.say("verified", "no", diagnosis.OneEnd, byServer)
 		}
@@ -275,6 +326,19 @@ func (m *made) seen() {
 	}
 	// This system negotiates none, at either end.
 	m.say("compression", "off", diagnosis.BothEnds, "the protocol")
+}
+
+// pongs tells whether the agent's come back. What another node has is not known here, nor is
+// what the first pings of a link come to.
+func (m *made) pongs(l wire.LinkView) {
+	over := func(ms *int64, d time.Duration) bool { return ms != nil && time.Duration(*ms)*time.Millisecond > d }
+	switch {
+	case l.Node != "":
+	case over(l.PingPendingMS, settled), l.PongAgeMS == nil && over(&l.AgeMS, deadWindow):
+		m.say("pong.up", "no", diagnosis.OneEnd, byServer)
+	case l.PongAgeMS != nil && !over(l.PongAgeMS, deadWindow): // else no ping was written for long
+		m.say("pong.up", "yes", diagnosis.OneEnd, byServer)
+	}
 }
 
 func newest(links []wire.LinkView) wire.LinkView {
@@ -447,10 +511,10 @@ func (m *made) link(s selfcheck.Snapshot) {
 	case foreign && l.Ledger.PeerVia != "ping":
 		m.say("ping.ledger", "foreign", diagnosis.OneEnd, byBeacon)
 	}
-	if l.Ledger.Altered == "" {
+	if l.Ledger.Altered == "" && !m.said("verdict", string(selfcheck.CodeLinkTextAltered)) {
 		m.say("ledger.digest", "same", diagnosis.BothEnds, byBeacon)
 	}
-	if l.Ledger.Up == nil {
+	if l.Ledger.Up == nil && !m.said("ledger.up", "gap") {
 		m.say("ledger.up", "even", diagnosis.BothEnds, byBeacon)
 	}
 	if l.Ledger.Down == nil && l.Ledger.Local.Read >= l.Ledger.Peer.Written && texts > 0 && !m.said("ledger.down", "gap") {

@@ -180,6 +180,34 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 		{name: "the server hears nothing of a link that carried a command before", change: func(t *testing.T, h *Held) {
 			h.Agent.Presence, h.Agent.Links[0].Verdict, h.Agent.Verdict = "silent", "link.silent", "link.connecting"
 		}, leader: "path.halfopen", want: map[string]string{"verdict": "link.silent one_end, link.connecting one_end"}},
+		{name: "a proof outlives the link that it is of", change: func(t *testing.T, h *Held) {
+			h.Trace = trace(time.Minute, "accepted", "claimed", "written", "read", "decoded", "verified", "journaled", "acked", "ack_read", "started", "finished", "result_written", "result_stored")
+			h.Agent.Presence, h.Agent.Links, h.Agent.Verdict, h.Agent.LastSeen = "out-of-band", nil, "link.connecting", ago(time.Second)
+			h.Events = []operator.AgentEvent{
+				{Kind: operator.EventPresence, To: "out-of-band", At: now}, {Kind: operator.EventLink, To: "ended", Verdict: "link.uplink.lost", At: now.Add(-time.Second)},
+				{Kind: operator.EventLink, To: "verified", At: now.Add(-time.Hour)},
+			}
+		}, leader: "path.uplink", want: map[string]string{"verdict": "link.uplink.lost one_end, link.connecting one_end", "ledger.up": "gap both_ends", "stage.result_stored": "", "text.up": ""}},
+		{name: "until text has gone both ways again", change: func(t *testing.T, h *Held) {
+			h.Events = []operator.AgentEvent{{Kind: operator.EventLink, To: "verified", At: now}, {Kind: operator.EventLink, To: "ended", Verdict: "link.uplink.lost", At: now.Add(-time.Second)}}
+		}, leader: "well", word: diagnosis.WordProven, want: map[string]string{"ledger.up": "", "verdict": "ok one_end"}},
+		{name: "of which the events do not tell yet", change: func(t *testing.T, h *Held) {
+			h.Agent.VerifiedAt = ago(0)
+			h.Events = []operator.AgentEvent{{Kind: operator.EventLink, To: "degraded", Verdict: "link.text.lost", At: now.Add(-time.Second)}}
+		}, leader: "well", word: diagnosis.WordProven, want: map[string]string{"verdict": "ok one_end"}},
+		{name: "or it is long ago", change: func(t *testing.T, h *Held) {
+			h.Agent.Presence, h.Agent.Links = "offline", nil
+			h.Events = []operator.AgentEvent{{Kind: operator.EventLink, To: "ended", Verdict: "link.text.lost", At: now.Add(-2 * time.Hour)}}
+		}, want: map[string]string{"ledger.down": ""}},
+		{name: "a command that ran says nothing of one under way", change: func(t *testing.T, h *Held) { h.Agent.Owed = 1 },
+			want: map[string]string{"stage.result_stored": "", "stage.ack_read": "", "ledger.owed": ""}},
+		{name: "pongs come", change: func(t *testing.T, h *Held) { h.Agent.Links[0].PongAgeMS = new(int64(20_000)) }, want: map[string]string{"pong.up": "yes one_end"}},
+		{name: "and then no more", change: func(t *testing.T, h *Held) {
+			h.Agent.Links[0].PongAgeMS, h.Agent.Links[0].PingPendingMS = new(int64(20_000)), new(int64(15_000))
+		}, want: map[string]string{"pong.up": "no one_end"}},
+		{name: "none has ever come", change: func(t *testing.T, h *Held) { h.Agent.Links[0].AgeMS = 100_000 }, want: map[string]string{"pong.up": "no one_end"}},
+		{name: "none yet", change: func(t *testing.T, h *Held) { h.Agent.Links[0].AgeMS = 10_000 }, want: map[string]string{"pong.up": ""}},
+		{name: "another node would know", change: func(t *testing.T, h *Held) { h.Agent.Links[0].AgeMS, h.Agent.Links[0].Node = 100_000, "b" }, want: map[string]string{"pong.up": ""}},
 		{name: "what the ladder tried", change: func(t *testing.T, h *Held) {
 			b := beacon(t, time.Second, lost, nil)
 			var r report
@@ -232,7 +260,8 @@ func TestWhichCommandItIsJudgedBy(t *testing.T) {
 	young := operator.Command{ID: "young", CreatedAt: now.Add(-time.Second)}
 	old := operator.Command{ID: "old", CreatedAt: now.Add(-time.Minute)}
 	acked := operator.Command{ID: "acked", CreatedAt: now.Add(-time.Second), AckedAt: ago(0)}
-	for want, commands := range map[string][]operator.Command{"": {young}, "old": {young, old, acked}, "acked": {acked, old}} {
+	back := operator.Command{ID: "back", CreatedAt: now.Add(-time.Second), State: wire.StatePending, Attempts: 1}
+	for want, commands := range map[string][]operator.Command{"": {young}, "old": {young, old, acked}, "acked": {acked, old}, "back": {young, back, old}} {
 		if got := Judged(commands, now); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
