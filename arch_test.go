@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"diagnosis":              {"internal", "selfcheck"},
 	"diagnosis/evidence":     {"wire", "selfcheck", "operator", "diagnosis"},
 	"diagnosis/timeline":     {"wire", "selfcheck", "operator"},
+	"diagnosis/dossier":      {"internal", "wire", "selfcheck", "checkup", "operator", "diagnosis", "diagnosis/evidence", "diagnosis/timeline"},
 	"checkup":                {"internal"},
 	"release":                {"internal", "wire"},
 	"agent/state":            {"internal", "wire", "oob", "release"},
@@ -69,7 +70,7 @@ var allowed = map[string][]string{
 	"lab/figures":            {"internal", "wire", "selfcheck", "operator", "release", "lab/harness", "lab/demo", "agent/local"},
 	"lab/bench":              {"internal", "operator", "server", "server/store/pgtest", "lab/harness", "lab/fleet"},
 	"cmd/gururmm-agent":      {"internal", "selfcheck", "checkup", "agent/probe", "agent/state", "agent/history", "agent/guardian", "agent/bundle", "agent", "agent/local"},
-	"cmd/gururmm":            {"internal", "wire", "checkup", "diagnosis", "diagnosis/evidence", "diagnosis/timeline", "operator", "release", "server"},
+	"cmd/gururmm":            {"internal", "wire", "checkup", "diagnosis", "diagnosis/dossier", "diagnosis/evidence", "diagnosis/timeline", "operator", "release", "server"},
 	"cmd/gururmm-lab":        {"internal", "operator", "lab/proxy", "lab/harness", "lab/demo", "lab/figures", "lab/fleet", "lab/bench"},
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -145,19 +146,26 @@ func route(t operator.Trace) (hops []hop) {
 
 // heading names an attempt and its door.
 func heading(attempt int, entries []operator.TraceEntry) string {
-	by := ""
+	by, link, told := wire.Channel(""), "", ""
 	for _, e := range entries {
-		switch {
-		case e.Channel == wire.ChannelOOB:
-			by = " by the second door"
-		case e.Channel == wire.ChannelLink && by == "":
-			by = " by the link"
+		given := e.Stage == wire.StageClaimed || e.Stage == wire.StageWritten
+		if by == "" || given {
+			by = cmp.Or(e.Channel, by)
 		}
-		if e.Link != "" {
-			return fmt.Sprintf("attempt %d%s %s", attempt, by, e.Link)
+		link = cmp.Or(link, e.Link)
+	}
+	for _, e := range entries {
+		if e.Channel == wire.ChannelOOB && by == wire.ChannelLink {
+			told = ", told of by the second door"
 		}
 	}
-	return fmt.Sprintf("attempt %d%s", attempt, by)
+	switch by {
+	case wire.ChannelLink:
+		return fmt.Sprintf("attempt %d by the link %s%s", attempt, link, told)
+	case wire.ChannelOOB:
+		return fmt.Sprintf("attempt %d by the second door", attempt)
+	}
+	return fmt.Sprintf("attempt %d", attempt)
 }
 
 // station is a stage's place in a command's life; -1: it is none.

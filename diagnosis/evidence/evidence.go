@@ -142,13 +142,22 @@ func (m *made) way() {
 	old := m.Now.Sub(c.CreatedAt) > settled || c.EndedAt != nil
 	at := map[wire.Stage]operator.TraceEntry{} // of attempts by the link, the last of each
 	lost, refused := false, ""
+	went := map[int]wire.Channel{} // by which door an attempt was given
+	for _, e := range t.Entries {
+		if e.Stage == wire.StageClaimed || e.Stage == wire.StageWritten {
+			went[e.Attempt] = e.Channel
+		}
+	}
 	for _, e := range t.Entries {
 		if e.Channel == wire.ChannelOOB {
 			m.byDoor = true
-			if e.Stage == wire.StageResultStored {
+			byLink := went[e.Attempt] == wire.ChannelLink // and told of by the second door
+			if e.Stage == wire.StageResultStored && !byLink {
 				m.say("door", "runs", diagnosis.BothEnds, byTrace)
 			}
-			continue
+			if !byLink || e.End != "agent" {
+				continue
+			}
 		}
 		at[e.Stage] = e
 		switch e.Stage {
@@ -405,8 +414,12 @@ func (m *made) told() {
 		m.verdict(a.Verdict, false, "the agent's last word")
 		return // the beacon's facts are of another moment
 	}
-	m.verdict(string(v.Code), v.Suspected, byBeacon)
 	s := m.report.Snapshot
+	// That a link which opens is not verified is no fault of its own where its ledger has said why.
+	unverified := v.Code == selfcheck.CodeLinkHandshake && s.Link.Failure != nil && strings.HasPrefix(s.Link.Failure.Type, "ws.")
+	if m.proven.IsZero() || !unverified {
+		m.verdict(string(v.Code), v.Suspected, byBeacon)
+	}
 	m.inside(s)
 	m.link(s)
 	m.steps()

@@ -114,6 +114,17 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 			h.Trace = trace(time.Minute, "accepted")
 			h.Trace.Entries = append(h.Trace.Entries, operator.TraceEntry{Stage: wire.StageResultStored, Channel: wire.ChannelOOB})
 		}, want: map[string]string{"stage.claimed": "", "stage.ack_read": "", "door": "runs both_ends", "stage.result_stored": ""}},
+		{name: "went by the link, and its end was told by the second door", change: func(t *testing.T, h *Held) {
+			h.Trace = trace(time.Minute, "accepted", "claimed", "written")
+			h.Trace.Command.EndedAt, h.Agent.Presence = ago(time.Second), "out-of-band"
+			for _, s := range []wire.Stage{"read", "acked", "ack_read", "result_stored"} {
+				e := operator.TraceEntry{Stage: s, Channel: wire.ChannelOOB, Attempt: 1, End: "agent"}
+				if s == wire.StageAckRead || s == wire.StageResultStored {
+					e.End = "server"
+				}
+				h.Trace.Entries = append(h.Trace.Entries, e)
+			}
+		}, want: map[string]string{"door": "", "stage.read": "yes one_end", "stage.acked": "yes one_end", "stage.ack_read": "no one_end", "stage.result_stored": ""}},
 		{name: "a suspicion is an inference", change: func(t *testing.T, h *Held) {
 			h.Beacon = beacon(t, 5*time.Second, selfcheck.Verdict{Code: selfcheck.CodeLinkTextSilent, Suspected: true}, nil)
 		}, want: map[string]string{"verdict": "link.text.silent inferred"}},
@@ -188,6 +199,13 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 				{Kind: operator.EventLink, To: "verified", At: now.Add(-time.Hour)},
 			}
 		}, leader: "path.uplink", want: map[string]string{"verdict": "link.uplink.lost one_end, link.connecting one_end", "ledger.up": "gap both_ends", "stage.result_stored": "", "text.up": ""}},
+		{name: "and says why the next is not verified", change: func(t *testing.T, h *Held) {
+			h.Agent.Presence, h.Agent.Links, h.Trace, h.Agent.LastVia = "out-of-band", nil, nil, "poll"
+			h.Events = []operator.AgentEvent{{Kind: operator.EventLink, To: "ended", Verdict: "link.text.lost", At: now.Add(-time.Minute)}}
+			h.Beacon = beacon(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeLinkHandshake}, func(s *selfcheck.Snapshot) {
+				s.Link = selfcheck.LinkFacts{Phase: selfcheck.PhaseWaiting, Attempts: 2, Failure: &selfcheck.NetworkError{Type: "ws.closed"}}
+			})
+		}, want: map[string]string{"verdict": "link.text.lost one_end", "ledger.down": "gap both_ends", "handshake": ""}},
 		{name: "until text has gone both ways again", change: func(t *testing.T, h *Held) {
 			h.Events = []operator.AgentEvent{{Kind: operator.EventLink, To: "verified", At: now}, {Kind: operator.EventLink, To: "ended", Verdict: "link.uplink.lost", At: now.Add(-time.Second)}}
 		}, leader: "well", word: diagnosis.WordProven, want: map[string]string{"ledger.up": "", "verdict": "ok one_end"}},
