@@ -7,11 +7,15 @@ import (
 
 func TestInstantsKeepOrderDistanceAndNever(t *testing.T) {
 	now := time.Now()
-	for _, at := range []time.Time{now, now.Add(-time.Nanosecond), now.Add(time.Hour), time.Unix(946_684_800, 0), time.Unix(1_800_000_000, 0)} {
-		if i := At(at); i.IsZero() || i < 0 || !i.Time(now).Equal(at) || i.Add(time.Second).Sub(i) != time.Second {
-			t.Errorf("%v became %d, that is %v", at, i, i.Time(now))
+	same := func(now time.Time, all ...time.Time) {
+		for _, at := range all {
+			if i := At(at); i.IsZero() || i < 0 || !i.Time(now).Equal(at) || i.Add(time.Second).Sub(i) != time.Second {
+				t.Errorf("%v became %d, that is %v", at, i, i.Time(now))
+			}
 		}
 	}
+	same(now, now, now.Add(-time.Nanosecond), now.Add(time.Hour))
+	same(now.Round(0), time.Unix(946_684_800, 0), time.Unix(1_800_000_000, 0)) // by the wall clock
 	if never := At(time.Time{}); !never.IsZero() || never >= At(now) || !never.Time(now).IsZero() {
 		t.Errorf("never became %d", never)
 	}
