@@ -31,7 +31,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(demoCommand(), proxyCommand(), figuresCommand(), floorCommand(), fleetCommand(), benchCommand(), benchPartCommand())
+	cmd.AddCommand(demoCommand(), proxyCommand(), figuresCommand(), floorCommand(), fleetCommand(), benchCommand(), benchPartCommand(), dossierCommand())
 	help.Fit(cmd)
 	return cmd
 }
