@@ -19,7 +19,7 @@ func dossierCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "dossier",
-		Short: "Replay the first case under each mechanism, and compare with what was seen",
+		Short: "Replay the first case under each mechanism",
 		Long: `Replay the first case under each mechanism, and compare with what was seen.
 
 Runs a model of the agent and the server that the case describes, in virtual
