@@ -69,10 +69,11 @@ var allowed = map[string][]string{
 	"lab/fleet":              {"internal", "wire", "session", "operator", "agent/state", "agent/link"},
 	"lab/figures":            {"internal", "wire", "selfcheck", "operator", "release", "lab/harness", "lab/demo", "agent/local"},
 	"lab/replay":             {"diagnosis"},
+	"lab/blind":              {"wire", "operator", "diagnosis", "diagnosis/evidence", "lab/proxy", "lab/harness"},
 	"lab/bench":              {"internal", "operator", "server", "server/store/pgtest", "lab/harness", "lab/fleet"},
 	"cmd/gururmm-agent":      {"internal", "selfcheck", "checkup", "agent/probe", "agent/state", "agent/history", "agent/guardian", "agent/bundle", "agent", "agent/local"},
 	"cmd/gururmm":            {"internal", "wire", "checkup", "diagnosis", "diagnosis/dossier", "diagnosis/evidence", "diagnosis/timeline", "operator", "release", "server"},
-	"cmd/gururmm-lab":        {"internal", "operator", "lab/proxy", "lab/harness", "lab/demo", "lab/figures", "lab/fleet", "lab/bench", "diagnosis", "lab/replay"},
+	"cmd/gururmm-lab":        {"internal", "operator", "lab/proxy", "lab/harness", "lab/demo", "lab/figures", "lab/fleet", "lab/bench", "diagnosis", "lab/replay", "lab/blind"},
 }
 
 // foreign lists where a third-party module may be used at all; a module that is

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gururmm/internal/atomicfile"
+	"gururmm/internal/fault"
 	"gururmm/internal/lockfile"
 )
 
@@ -24,6 +25,9 @@ const (
 	outputDir   = "output"
 	runDir      = "run"
 )
+
+// errMade is what tests make a disk say.
+var errMade = errors.New("no space left on device (made by a test)")
 
 // compactAt is the size in bytes at which the journal is rewritten, or twice its
 // size after the last rewriting, if that is more.
@@ -86,6 +90,9 @@ type batch struct {
 }
 
 func openOS(name string, flag int) (file, error) {
+	if fault.Active("worker.journal") {
+		return nil, errMade
+	}
 	f, err := os.OpenFile(name, flag, 0o600)
 	if err != nil {
 		return nil, err
@@ -189,6 +196,9 @@ func (j *journal) write(lines []byte, sync bool) error {
 		}
 	}
 	_, err := j.f.Write(lines)
+	if fault.Active("worker.journal") {
+		err = errMade
+	}
 	// A write that a full disk refuses can be taken back whole, and tried again.
 	for isFull(err) && j.f.Truncate(j.size) == nil && j.ballast.give() {
 		_, err = j.f.Write(lines)

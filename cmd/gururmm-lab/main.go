@@ -31,7 +31,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(demoCommand(), proxyCommand(), figuresCommand(), floorCommand(), fleetCommand(), benchCommand(), benchPartCommand(), dossierCommand())
+	cmd.AddCommand(demoCommand(), proxyCommand(), figuresCommand(), floorCommand(), fleetCommand(), benchCommand(), benchPartCommand(), dossierCommand(), scenariosCommand())
 	help.Fit(cmd)
 	return cmd
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +15,6 @@ import (
 	"gururmm/internal/fileerr"
 	"gururmm/internal/help"
 	"gururmm/internal/wrap"
-	"gururmm/operator"
 )
 
 // diagnoseName is the command whose exit code 2 means that its input can't be used.
@@ -116,51 +114,17 @@ func orNone(s string) string {
 	return s
 }
 
-// recentCommands are looked through for the one to judge by.
-const recentCommands = 10
-
 // gather asks the server for all that it holds of an agent, and makes a case of it.
 func (f *operatorFlags) gather(ctx context.Context, ref string) (diagnosis.Case, error) {
 	client, err := f.client()
 	if err != nil {
 		return diagnosis.Case{}, err
 	}
-	h, err := held(ctx, client, ref)
+	h, err := evidence.Ask(ctx, client, ref)
 	if err != nil {
 		return diagnosis.Case{}, explain(err)
 	}
 	return evidence.Case(h), nil
-}
-
-func held(ctx context.Context, client *operator.Client, ref string) (h evidence.Held, err error) {
-	if h.Agent, err = client.Agent(ctx, ref); err != nil {
-		return h, err
-	}
-	id := h.Agent.ID
-	commands, err := client.Commands(ctx, operator.Filter{Agent: id, Limit: recentCommands})
-	if err != nil {
-		return h, err
-	}
-	h.Now = time.Now()
-	if command := evidence.Judged(commands, h.Now); command != "" {
-		t, err := client.Trace(ctx, command)
-		if err != nil {
-			return h, err
-		}
-		h.Trace = &t
-	}
-	beacons, err := client.Beacons(ctx, id, 1)
-	if err != nil {
-		return h, err
-	}
-	if len(beacons) > 0 {
-		h.Beacon = &beacons[0]
-	}
-	if h.Events, err = client.AgentEvents(ctx, operator.EventFilter{Agent: id, Within: 24 * time.Hour, Limit: operator.MaxEvents}); err != nil {
-		return h, err
-	}
-	h.Fleet, err = client.Agents(ctx)
-	return h, err
 }
 
 func readCase(file string, stdin io.Reader) (diagnosis.Case, error) {

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/diagnosis/dossier"
+	"gururmm/diagnosis/evidence"
 	"gururmm/internal/help"
 	"gururmm/operator"
 	"gururmm/wire"
@@ -57,7 +58,7 @@ func dossierCommand(f *operatorFlags) *cobra.Command {
 }
 
 func heldDossier(ctx context.Context, client *operator.Client, ref string, since time.Time) (h dossier.Held, err error) {
-	if h.Held, err = held(ctx, client, ref); err != nil {
+	if h.Held, err = evidence.Ask(ctx, client, ref); err != nil {
 		return h, err
 	}
 	h.Since = since

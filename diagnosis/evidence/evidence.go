@@ -2,7 +2,7 @@
 // last command, its links and ledgers, its own word, its beacon, its neighbours.
 //
 // Rules that hold here:
-//   - pure: what is held comes in, the time too;
+//   - pure, but for [Ask]: what is held comes in, the time too;
 //   - what is not held is not made up: no observation, which is unknown and not no;
 //   - what is of a moment counts for that moment only: an old beacon says nothing of now;
 //   - a suspicion is an inference, a proof of either end is measured.

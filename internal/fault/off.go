@@ -4,6 +4,9 @@ package fault
 
 import "time"
 
+// Of names the fault label as it strikes who alone.
+func Of(string, string) string { return "" }
+
 // Active reports whether the fault named label is switched on.
 func Active(string) bool { return false }
 

@@ -5,9 +5,14 @@ package fault
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
+
+// Of names the fault label as it strikes who alone: it is on while the file LABEL@WHO is
+// there, or that of all.
+func Of(label, who string) string { return label + "@" + who }
 
 // Active reports whether the fault named label is switched on.
 func Active(label string) bool {
@@ -15,14 +20,22 @@ func Active(label string) bool {
 	if dir == "" {
 		return false
 	}
-	_, err := os.Stat(filepath.Join(dir, label))
+	if _, err := os.Stat(filepath.Join(dir, label)); err == nil {
+		return true
+	}
+	all, _, one := strings.Cut(label, "@")
+	if !one {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(dir, all))
 	return err == nil
 }
 
 // Stall blocks while the fault named label is switched on.
 func Stall(label string) {
 	for Active(label) {
-		path := filepath.Join(os.Getenv("GURURMM_FAULTS"), label)
+		all, _, _ := strings.Cut(label, "@")
+		path := filepath.Join(os.Getenv("GURURMM_FAULTS"), all)
 		if raw, err := os.ReadFile(path); err == nil && string(raw) == Once && os.Remove(path) == nil {
 			select {}
 		}

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,7 +13,9 @@ import (
 	"syscall"
 
 	"gururmm/agent/local"
+	"gururmm/lab/proxy"
 	"gururmm/operator"
+	"gururmm/wire"
 )
 
 // Agent is an enrolled endpoint of a Stack.
@@ -28,15 +31,16 @@ type Agent struct {
 
 // Enroll enrolls a fresh endpoint, through the proxy. It does not start it.
 func (s *Stack) Enroll(ctx context.Context, name string) (*Agent, error) {
-	token, err := s.Client().CreateEnrollToken(ctx, operator.NewEnrollToken{})
+	return s.EnrollAt(ctx, name, "")
+}
+
+// EnrollAt enrolls at a site; several may at once.
+func (s *Stack) EnrollAt(ctx context.Context, name, site string) (*Agent, error) {
+	token, err := s.Client().CreateEnrollToken(ctx, operator.NewEnrollToken{Site: site})
 	if err != nil {
 		return nil, fmt.Errorf("create an enrollment token: %w", err)
 	}
 	a := &Agent{Name: name, Dir: filepath.Join(s.Dir, name), stack: s}
-	known, err := s.agentIDs(ctx)
-	if err != nil {
-		return nil, err
-	}
 	front := s.front()
 	at, _, _ := strings.Cut(front.Main, "=")
 	out, said, err := a.run(ctx, []string{"GURURMM_ENROLL_TOKEN=" + token.Token},
@@ -44,32 +48,44 @@ func (s *Stack) Enroll(ctx context.Context, name string) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("enroll: %w\n%s%s", err, out, said)
 	}
-	now, err := s.agentIDs(ctx)
+	id, err := a.identity()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("enroll: %w", err)
 	}
-	for _, id := range now {
-		if !slices.Contains(known, id) {
-			a.ID = id
-		}
-	}
-	if a.ID == "" {
-		return nil, errors.New("enroll: the server knows no new agent")
-	}
+	a.ID = id.Agent
 	s.adopt(a)
 	return a, nil
 }
 
-func (s *Stack) agentIDs(ctx context.Context) ([]string, error) {
-	agents, err := s.Client().Agents(ctx)
+// identity is what of identity.json concerns the lab.
+type identity struct {
+	Agent string         `json:"agent"`
+	OOB   []wire.OOBDoor `json:"oob"`
+}
+
+func (a *Agent) identity() (id identity, err error) {
+	raw, err := os.ReadFile(filepath.Join(a.Dir, "identity.json"))
+	if err == nil {
+		err = json.Unmarshal(raw, &id)
+	}
+	if err == nil && id.Agent == "" {
+		err = errors.New("identity.json names no agent")
+	}
+	return id, err
+}
+
+// Through has the agent, from its next start on, go through box instead of the stack's own
+// proxy, by both doors.
+func (a *Agent) Through(box *proxy.Proxy) error {
+	id, err := a.identity()
 	if err != nil {
-		return nil, fmt.Errorf("list agents: %w", err)
+		return err
 	}
-	ids := make([]string, len(agents))
-	for i, a := range agents {
-		ids[i] = a.ID
+	if len(id.OOB) != 1 {
+		return fmt.Errorf("the endpoint has %d second doors, not one", len(id.OOB))
 	}
-	return ids, nil
+	config := fmt.Sprintf("link:\n  urls: [wss://%s/v1/link]\noob:\n  doors:\n    - url: https://%s\n      pin: %s\n", box.Addr(), box.OOBAddr(), id.OOB[0].Pin)
+	return os.WriteFile(filepath.Join(a.Dir, "agent.yaml"), []byte(config), 0o600)
 }
 
 func (s *Stack) adopt(a *Agent) {
@@ -124,6 +140,9 @@ func (a *Agent) Start() error {
 	a.process = p
 	return nil
 }
+
+// End ends the agent and all below it at once, as its stack's end does.
+func (a *Agent) End() { a.kill() }
 
 // Guardian is the agent's process as last started.
 func (a *Agent) Guardian() *Process { return a.process }

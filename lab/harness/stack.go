@@ -95,9 +95,7 @@ func (s *Stack) start(ctx context.Context) (err error) {
 	if s.cert, err = newCertificate(s.Dir); err != nil {
 		return fmt.Errorf("make the main door's certificate: %w", err)
 	}
-	s.Proxy, err = proxy.New(proxy.Options{
-		Cert: &s.cert.pair, UpstreamTLS: &tls.Config{RootCAs: s.cert.roots}, OnEvent: s.opts.OnProxy,
-	})
+	s.Proxy, err = s.box()
 	if err != nil {
 		return err
 	}
@@ -109,6 +107,19 @@ func (s *Stack) start(ctx context.Context) (err error) {
 		return err
 	}
 	return s.StartServer(ctx)
+}
+
+func (s *Stack) box() (*proxy.Proxy, error) {
+	return proxy.New(proxy.Options{Cert: &s.cert.pair, UpstreamTLS: &tls.Config{RootCAs: s.cert.roots}, OnEvent: s.opts.OnProxy})
+}
+
+// Box is one more proxy before the running server, for [Agent.Through]. Who asks for it closes it.
+func (s *Stack) Box() (*proxy.Proxy, error) {
+	p, err := s.box()
+	if err == nil {
+		p.SetUpstream(s.Bound())
+	}
+	return p, err
 }
 
 func (s *Stack) logs() string       { return filepath.Join(s.Dir, "logs") }

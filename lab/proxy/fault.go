@@ -48,6 +48,9 @@ const (
 	// StuckFragment passes the first half of the next text as an unfinished
 	// fragment and no data frame after it, on that connection for ever; pings pass.
 	StuckFragment Kind = "stuck-fragment"
+	// StallAbove: a message of more than N bytes, and all that comes behind it, waits until
+	// it is cleared, as behind a packet that the network does not carry.
+	StallAbove Kind = "stall-above"
 	// Freeze lets nothing pass, not even the end of the connection, until it is
 	// cleared; then what was held back follows.
 	Freeze Kind = "freeze"
@@ -77,7 +80,7 @@ var frameKinds = map[Kind]param{
 	DropTextAfter: paramCount, DropTextEvery: paramCount, DropTextFirst: paramNone,
 	DelayText: paramDelay, AnswerPings: paramNone, StripPings: paramNone,
 	RewritePings: paramNone, AlterText: paramNone, DuplicateText: paramNone,
-	StuckFragment: paramNone, Freeze: paramNone, CutMidFrame: paramNone,
+	StuckFragment: paramNone, StallAbove: paramCount, Freeze: paramNone, CutMidFrame: paramNone,
 }
 
 var doorKinds = map[Kind]param{Refuse: paramNone, Hang: paramNone, Reset: paramNone}
@@ -158,4 +161,9 @@ type setting struct {
 
 func (s *setting) has(k Kind) bool {
 	return slices.ContainsFunc(s.faults, func(f Fault) bool { return f.Kind == k })
+}
+
+// stalls reports whether a data frame of size bytes gets stuck.
+func (s *setting) stalls(size int) bool {
+	return slices.ContainsFunc(s.faults, func(f Fault) bool { return f.Kind == StallAbove && size > f.N })
 }

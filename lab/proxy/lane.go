@@ -40,6 +40,15 @@ func (l *lane) run() {
 				return
 			}
 		}
+		for !f.control() && l.set.stalls(f.size()) {
+			l.p.journal.struck(l.conn, l.dir, StallAbove, f.size(), "waits, and all behind it")
+			select {
+			case <-l.set.over:
+				l.refresh()
+			case <-l.done:
+				return
+			}
+		}
 		if f.control() {
 			l.controlFrame(f)
 		} else if cut := l.dataFrame(f); cut {

@@ -47,7 +47,7 @@ func (r *route) offer() {
 	now := r.now()
 	l, why := r.door()
 	waits := r.pollWaits()
-	if fault.Active("delivery.skip") {
+	if fault.Active(fault.Of("delivery.skip", r.agent)) {
 		l, why = nil, obstacle{"skip", "its link is passed over"}
 	}
 	poke, out := false, r.out()
@@ -109,7 +109,7 @@ func (r *route) out() (n int) {
 
 // free reports whether a new command may go out on l at once.
 func (r *route) free(l *live) bool {
-	return r.out() < maxOut && !(l.suspect && r.pollWaits()) && !fault.Active("delivery.skip")
+	return r.out() < maxOut && !(l.suspect && r.pollWaits()) && !fault.Active(fault.Of("delivery.skip", r.agent))
 }
 
 // leaseOf is how long a claim on l is waited for.

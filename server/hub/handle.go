@@ -109,7 +109,7 @@ func (l *link) heartbeat(env wire.Envelope, m session.Message) error {
 		return err
 	}
 	l.conn.PeerLedger(hb.Ledger, m, 0)
-	if fault.Active("hub.garble") {
+	if fault.Active(fault.Of("hub.garble", l.agent)) {
 		if env, err := l.hub.opts.Sign(wire.TypeCommand, 7); err == nil { // signed, but no command
 			l.reply(env, session.SendOptions{Flush: true})
 		}

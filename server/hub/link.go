@@ -12,6 +12,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"gururmm/internal/fault"
 	"gururmm/internal/quota"
 	"gururmm/internal/serial"
 	"gururmm/selfcheck"
@@ -104,7 +105,7 @@ func newLink(h *Hub, ws *websocket.Conn, agent string, id wire.LinkID, addr stri
 	l.nextPing = selfcheck.At(now).Add(spread(l.timing.ping))
 	l.inbox = serial.New(inboxLimit, l.handle)
 	l.conn = session.New(ws, session.Options{
-		Link: id, Owed: l.owed, WriteFault: "server.writer", Crew: &h.crew,
+		Link: id, Owed: l.owed, WriteFault: fault.Of("server.writer", agent), Crew: &h.crew,
 		Changed: func(e session.Evidence) {
 			l.frame()
 			l.changed(e)

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"gururmm/internal/help"
+	"gururmm/lab/blind"
+	"gururmm/lab/harness"
+)
+
+func scenariosCommand() *cobra.Command {
+	o := blind.Options{}
+	var bin string
+	var asJSON, poor bool
+	cmd := &cobra.Command{
+		Use:   "scenarios",
+		Short: "Put faults into a real system, and have the diagnosis name them",
+		Long: `Put faults into a real system, and have the diagnosis name them.
+
+Each run enrolls an endpoint behind a box of its own, orders commands of it, puts
+one fault in at a random moment, and asks some 20 s later what "gururmm diagnose"
+would answer. The diagnosis sees what the server holds, and nothing of the fault.
+Printed are what was named by what was put in, and each figure beside its limit.
+Exits 0 only if all hold.
+
+--poor also tells what would have been named by what a server without ledgers,
+stages, verdicts and a second door holds of the same runs.
+
+It takes programs with the seams for faults: make scenarios builds them.`,
+		Example: "  gururmm-lab scenarios --seed 7 --poor\n  gururmm-lab scenarios --only path.halfopen,path.mtu --runs 8 --well 0",
+		Args:    help.Words(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if bin == "" {
+				self, err := os.Executable()
+				if err != nil {
+					return err
+				}
+				bin = filepath.Join(filepath.Dir(self), "faults")
+			}
+			if o.Runs < 0 || o.Well < 0 || o.Runs+o.Well == 0 || o.AtOnce < 1 {
+				return errors.New("want --runs and --well from 0, not both 0, and --at-once from 1")
+			}
+			if o.Bin, err = harness.Find(bin); err != nil {
+				return fmt.Errorf("programs with the seams for faults (make scenarios builds them): %w", err)
+			}
+			if o.Dir, err = place(""); err != nil {
+				return err
+			}
+			if o.Keep {
+				cmd.PrintErrln("cases and logs:", o.Dir)
+			} else {
+				defer func() { err = errors.Join(err, os.RemoveAll(o.Dir)) }()
+			}
+			o.Progress = func(s string) { fmt.Fprintln(cmd.ErrOrStderr(), s) }
+			report, err := blind.Run(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetIndent("", "  ")
+				err = enc.Encode(report)
+			} else {
+				err = report.Print(cmd.OutOrStdout(), poor)
+			}
+			if err == nil && !report.OK {
+				err = errNotHeld
+			}
+			return err
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&bin, "faults", "", "directory of gururmm and gururmm-agent, built with the tag faults (default: faults beside this program)")
+	flags.Uint64Var(&o.Seed, "seed", 1, "what is drawn is drawn from this")
+	flags.IntVar(&o.Runs, "runs", 220, "runs with a fault, dealt evenly to the mechanisms")
+	flags.IntVar(&o.Well, "well", 100, "runs without one")
+	flags.StringSliceVar(&o.Only, "only", nil, "mechanisms, of "+strings.Join(blind.Mechanisms(), ", "))
+	flags.IntVar(&o.AtOnce, "at-once", 24, "runs under way together")
+	flags.BoolVar(&poor, "poor", false, "also tell what the first case's protocol would have shown")
+	flags.BoolVar(&o.Keep, "keep", false, "keep each run's case, and the logs, and say where")
+	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
