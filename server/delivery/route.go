@@ -569,8 +569,10 @@ func (c claim) counted(p *operator.Proof) *operator.Proof {
 // explain takes in why a link fails. If it has ended already, the claims that
 // its end gave back are told of in hindsight.
 func (r *route) explain(e explanation) {
-	r.explained = &e
-	if e.why == "" || e.link == 0 || r.fallen.link != e.link {
+	if r.explained = nil; e.why == "" {
+		return
+	}
+	if r.explained = &e; e.link == 0 || r.fallen.link != e.link {
 		return
 	}
 	for id, c := range r.fallen.claims {

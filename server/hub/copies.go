@@ -163,7 +163,7 @@ func (h *Hub) hear(ep *endpoint, agent string, who *wire.Copy, door wire.Channel
 		for _, o := range ep.copies {
 			// It returns after another was heard, and the two do not overlap.
 			if o != c && !ep.shuns(*o.who) && !ep.shuns(*who) && o.at.After(c.at) && at.Sub(o.at) >= window && o.at.Sub(c.at) >= inFlight {
-				ep.alternated = at
+				ep.alternated = selfcheck.At(time.Now())
 			}
 		}
 		fresh = at.Sub(c.at) >= window
@@ -273,7 +273,7 @@ func (h *Hub) contention(ep *endpoint, agent string, now time.Time) identity {
 		switch {
 		case recent && (returned && c.at.Sub(newest.since) >= slack || c.beside > newest.first):
 			return identityDuplicate
-		case now.Sub(ep.alternated) < alternateFor && now.Sub(c.at) < alternateFor && now.Sub(newest.at) < alternateFor:
+		case ep.inTurns(now) && now.Sub(c.at) < alternateFor && now.Sub(newest.at) < alternateFor:
 			return identityDuplicate
 		case sameBoot && (open[c.who.Instance] || recent && (c.beside > 0 || returned && now.Sub(c.at) < challengeFor || ep.polls(c) && now.Sub(c.asked) < inFlight)):
 			// A successor, or the same disk copied: its worker's link ends, or its guardian calls again.
@@ -303,6 +303,11 @@ func (c *sighting) succeeded(all []*sighting, now time.Time) bool {
 	return slices.ContainsFunc(all, func(o *sighting) bool {
 		return o.tookPlace(c) && o.linked.IsZero() && now.Sub(o.since) < succession
 	})
+}
+
+// inTurns reports whether copies were heard in turns not long before now. Call with mu held.
+func (ep *endpoint) inTurns(now time.Time) bool {
+	return !ep.alternated.IsZero() && selfcheck.At(now).Sub(ep.alternated) < alternateFor
 }
 
 // polls reports whether the last sign of c was a call by the second door, while the agent
@@ -446,7 +451,7 @@ func (h *Hub) Resolved(agent string, all []store.Resolution) {
 	h.mu.Lock()
 	ep := h.endpoint(agent)
 	ep.resolved = all
-	ep.alternated = time.Time{}
+	ep.alternated = 0
 	for _, c := range ep.copies {
 		c.calls, c.callAt, c.beside = 0, 0, 0
 	}

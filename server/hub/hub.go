@@ -129,7 +129,7 @@ type endpoint struct {
 	copies []*sighting
 	signs  uint64 // of life, of any copy
 	// alternated is when copies were last heard in turns that did not overlap; zero: never.
-	alternated time.Time
+	alternated selfcheck.Instant
 	resolved   []store.Resolution // oldest first
 
 	state       identity // as last judged

@@ -59,7 +59,7 @@ type link struct {
 	inbox      *serial.Queue[session.Message]
 	account    *quota.Account
 	debt       atomic.Int64 // nanoseconds that frames which came have yet to wait for
-	lastText   atomic.Int64 // Unix nanoseconds; 0: none yet
+	lastText   atomic.Int64 // a [selfcheck.Instant]
 	entry      wheelEntry   // guarded by the wheel, but for its time
 	configs    []config     // that it was told of and has not acknowledged, guarded by mu
 	probes     probes       // used by the handler only
@@ -139,7 +139,7 @@ func (l *link) rest() {
 
 // take hands a message to the handler, which never keeps the reader waiting.
 func (l *link) take(m session.Message) (more bool) {
-	l.lastText.Store(m.At.UnixNano())
+	l.lastText.Store(int64(selfcheck.At(m.At)))
 	if err := l.inbox.Push(m, len(m.Text)+messageWeight); err != nil {
 		l.end(websocket.CloseTryAgainLater, selfcheck.CodeAgentExecutorFull, errFlooded)
 		return false

@@ -419,7 +419,7 @@ func (l *link) quiet(inbound, now time.Time) bool {
 
 // via is how the link was heard of at inbound.
 func (l *link) via(inbound time.Time) string {
-	if text := l.lastText.Load(); text != 0 && !time.Unix(0, text).Before(inbound.Round(0)) {
+	if selfcheck.Instant(l.lastText.Load()) >= selfcheck.At(inbound) {
 		return viaText
 	}
 	return viaPing
