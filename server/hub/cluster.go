@@ -272,7 +272,10 @@ func (v view) empty() bool {
 // of life of a machine that is alone.
 func (v view) mark() (string, error) {
 	now := time.Now()
-	v.SeenAt, v.Via, v.VerifiedAt, v.VerdictAt, v.Skew, v.ReportAt = time.Time{}, "", time.Time{}, time.Time{}, nil, time.Time{}
+	v.SeenAt, v.Via, v.VerdictAt, v.Skew, v.ReportAt = time.Time{}, "", time.Time{}, nil, time.Time{}
+	if !v.VerifiedAt.IsZero() { // that it was, not when: a view may be taken as its link is verified, and miss it
+		v.VerifiedAt = time.Unix(0, 0)
+	}
 	v.BeaconAt, v.DeliverAt = v.BeaconAt.Truncate(signsApart), v.DeliverAt.Truncate(signsApart)
 	v.Links, v.Copies = slices.Clone(v.Links), slices.Clone(v.Copies)
 	several := 0
