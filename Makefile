@@ -103,6 +103,7 @@ bench: build ## the server beside raw TCP, NATS and JetStream, and small parts b
 	@sh scripts/need.sh go initdb
 	$(GO) test -run '^$$' -bench . -benchmem ./selfcheck ./wire
 	$(GO) test -run '^$$' -bench 'Accepted|Life' -benchtime 20000x ./server/store
+	$(GO) test -run '^$$' -bench BusyDay ./cmd/gururmm
 	./bin/gururmm-lab bench
 
 fuzz: ## a minute for each fuzz target

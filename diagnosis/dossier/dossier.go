@@ -122,8 +122,7 @@ func (r *redacted) clean(c diagnosis.Case) diagnosis.Case {
 // page writes lines; the first error stays with the writer.
 type page struct {
 	*redacted
-	w    *bufio.Writer
-	test int // the number of the last one
+	w *bufio.Writer
 }
 
 // WriteMarkdown writes the dossier as a page.
