@@ -422,7 +422,26 @@ func (m *made) told() {
 	}
 	m.inside(s)
 	m.link(s)
+	m.route(s.Link)
 	m.steps()
+}
+
+// route tells whether the command went to the link that the agent used at that moment: the one
+// that its beacon tells of, while that was verified.
+func (m *made) route(l selfcheck.LinkFacts) {
+	if m.Trace == nil || l.ID == 0 || l.VerifiedAge == nil {
+		return
+	}
+	const margin = time.Second // between two clocks, and between an end and its being told
+	told := m.Beacon.ReceivedAt
+	verified := told.Add(margin - *l.VerifiedAge)
+	for _, e := range slices.Backward(m.Trace.Entries) {
+		if e.Stage != wire.StageWritten || e.Channel != wire.ChannelLink || e.Link == "" || e.At.Before(verified) || e.At.After(told.Add(-margin)) {
+			continue
+		}
+		m.say("route", map[bool]string{true: "same", false: "other"}[e.Link == l.ID.String()], diagnosis.BothEnds, "the command's trace and the agent's beacon")
+		return
+	}
 }
 
 // steps tells what the agent has tried by itself against its verdict, and what came of it.

@@ -70,6 +70,15 @@ func beacon(t *testing.T, age time.Duration, v selfcheck.Verdict, change func(s 
 	return &operator.Beacon{ReceivedAt: now.Add(-age), Verdict: string(v.Code), Report: raw}
 }
 
+// onLink has a command written to that link a minute ago, and the agent on link 7 for so many seconds.
+func onLink(t *testing.T, h *Held, link string, seconds float64) {
+	h.Trace, h.Agent.Owed = trace(time.Minute, "accepted", "claimed", "written"), 1
+	h.Trace.Entries[2].Link = link
+	h.Beacon = beacon(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, func(s *selfcheck.Snapshot) {
+		s.Link.ID, s.Link.VerifiedAge = 7, new(time.Duration(seconds*float64(time.Second)))
+	})
+}
+
 func find(c diagnosis.Case, name string) (values []string) {
 	for _, o := range c.Observations {
 		if o.Name == name {
@@ -206,6 +215,9 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 				s.Link = selfcheck.LinkFacts{Phase: selfcheck.PhaseWaiting, Attempts: 2, Failure: &selfcheck.NetworkError{Type: "ws.closed"}}
 			})
 		}, want: map[string]string{"verdict": "link.text.lost one_end", "ledger.down": "gap both_ends", "handshake": ""}},
+		{name: "written to the link that the agent uses", change: func(t *testing.T, h *Held) { onLink(t, h, "0000000000000007", 600) }, want: map[string]string{"route": "same both_ends"}},
+		{name: "written to another", change: func(t *testing.T, h *Held) { onLink(t, h, "0000000000000008", 600) }, leader: "route.zombie", want: map[string]string{"route": "other both_ends"}},
+		{name: "written before it had that one", change: func(t *testing.T, h *Held) { onLink(t, h, "0000000000000008", 30) }, want: map[string]string{"route": ""}},
 		{name: "until text has gone both ways again", change: func(t *testing.T, h *Held) {
 			h.Events = []operator.AgentEvent{{Kind: operator.EventLink, To: "verified", At: now}, {Kind: operator.EventLink, To: "ended", Verdict: "link.uplink.lost", At: now.Add(-time.Second)}}
 		}, leader: "well", word: diagnosis.WordProven, want: map[string]string{"ledger.up": "", "verdict": "ok one_end"}},

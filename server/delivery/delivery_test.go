@@ -452,6 +452,35 @@ func TestResultsOfAStoppingAgentDoNotUseUpTheAttempts(t *testing.T) {
 	})
 }
 
+// What the agent's ledger has passed and nobody acknowledged was read, by both ends' counts: the
+// path to the agent is cleared.
+func TestWhatTheLedgerHasPassedWasRead(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		l := r.up()
+		l.n = 14
+		id := r.submit()
+		sleep(time.Second)
+		r.s.PeerRead(r.agent, l.gen, 15, Proof{})
+		told := time.Now()
+		sleep(20 * time.Second) // its lease is over
+		tr, err := r.s.Trace(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(tr.Entries, func(e operator.TraceEntry) bool { return e.Stage == wire.StageRead })
+		if i < 0 {
+			t.Fatalf("it is not told\n%s", r.trace(id))
+		}
+		e := tr.Entries[i]
+		if e.End != "server" || e.Attempt != 1 || !e.At.Equal(told.UTC().Truncate(time.Microsecond)) || !strings.Contains(e.Note, "text 15") {
+			t.Errorf("told as %+v", e)
+		}
+		if next := tr.Entries[i+1]; next.Stage != StageReleased {
+			t.Errorf("then %+v", next)
+		}
+	})
+}
+
 func TestTenAttemptsThenUndeliverableWithTheProof(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		id := r.order(operator.NewCommand{Script: "true", ExpiresInMS: time.Hour.Milliseconds()})

@@ -95,6 +95,12 @@ func (r *route) giveBack(j *job, stage wire.Stage, note string, proof *operator.
 		Stage: stage, At: r.now(), End: "server", Attempt: c.attempt, Channel: c.channel, Link: link, Note: note, Proof: proof,
 	}}
 	ev, t, stages := Release, told{}, []store.Stage{lost}
+	if c.read { // the agent has not said so itself
+		stages = []store.Stage{{TraceEntry: operator.TraceEntry{
+			Stage: wire.StageRead, At: c.readAt, End: "server", Attempt: c.attempt, Channel: c.channel, Link: link,
+			Note: fmt.Sprintf("by the agent's ledger, which has passed text %d of this link", c.number),
+		}}, lost}
+	}
 	if j.c.Attempts >= r.s.o.MaxAttempts {
 		ev = Exhaust
 	}

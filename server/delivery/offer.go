@@ -253,7 +253,7 @@ func (r *route) written(id string, attempt int, n uint64, at time.Time, werr err
 	case l == nil:
 		r.release(j, "its link ended as it was written")
 	case n <= l.peerRead:
-		c.read = true
+		c.passed(r.now())
 	case l.proof.Says != "":
 		r.release(j, "written to a link that provably loses texts: "+l.proof.Says)
 	}

@@ -120,8 +120,16 @@ type claim struct {
 	written time.Time // zero: not known to be
 	number  uint64    // of the message on its link; 0: not known
 	read    bool      // the agent's ledger has passed it
+	readAt  time.Time // when that was told first
 	lease   time.Duration
 	late    *lateAsk // of one that goes out by a link
+}
+
+// passed says that the agent's ledger has passed the message.
+func (c *claim) passed(now time.Time) {
+	if !c.read {
+		c.read, c.readAt = true, now
+	}
 }
 
 // deadline is when the claim goes back by time alone.
@@ -601,7 +609,7 @@ func (r *route) peerRead(gen, n uint64, proof Proof) {
 		}
 		switch {
 		case c.number <= l.peerRead:
-			c.read = true
+			c.passed(r.now())
 		case proof.Says != "":
 			l.suspect = true
 			r.lose(j, proof)
