@@ -27,24 +27,23 @@ const traceFull = "more was told of it than a trace has room for: notes are miss
 
 // traceLine is a stage as stored.
 type traceLine struct {
-	Stage   wire.Stage   `json:"s"`
-	At      int64        `json:"t"` // microseconds since 1970
-	End     string       `json:"e"`
-	Attempt int          `json:"a,omitempty"`
-	Channel wire.Channel `json:"c,omitempty"`
-	Link    string       `json:"l,omitempty"`
-	Note    string       `json:"n,omitempty"`
-	// Proof is as told: what is said again with other counts is the same.
-	Proof *operator.Proof `json:"p,omitempty"`
+	Stage   wire.Stage      `json:"s"`
+	At      int64           `json:"t"` // microseconds since 1970
+	End     string          `json:"e"`
+	Attempt int             `json:"a,omitempty"`
+	Channel wire.Channel    `json:"c,omitempty"`
+	Link    string          `json:"l,omitempty"`
+	Note    string          `json:"n,omitempty"`
+	Proof   *operator.Proof `json:"p,omitempty"`
 }
 
 func lineOf(s Stage) traceLine {
 	return traceLine{s.Stage, micros(s.At), s.End, s.Attempt, s.Channel, s.Link, strings.ToValidUTF8(s.Note, "\ufffd"), s.Proof}
 }
 
-// told is what l tells of, whenever and over whichever link.
+// told is what l tells of, whenever, over whichever link and with whatever counts.
 func (l traceLine) told() traceLine {
-	l.At, l.Link = 0, ""
+	l.At, l.Link, l.Proof = 0, "", nil
 	return l
 }
 
