@@ -78,8 +78,10 @@ func Judged(commands []operator.Command, now time.Time) string {
 // made gathers observations; the first word on one thing from one source stands.
 type made struct {
 	Held
-	report *report   // nil: none that speaks for now
-	byDoor bool      // the command went by the second door, too
+	report *report // nil: none that speaks for now
+	byDoor bool    // the command went by the second door, too
+	// waits is since when a command that was written to a link is not acknowledged; zero: none is.
+	waits  time.Time
 	proven time.Time // when a link was last proven to lose text, and none was verified since; zero: none was
 	out    []diagnosis.Observation
 }
@@ -141,7 +143,7 @@ func (m *made) way() {
 	t, c := m.Trace, m.Trace.Command
 	old := m.Now.Sub(c.CreatedAt) > settled || c.EndedAt != nil
 	at := map[wire.Stage]operator.TraceEntry{} // of attempts by the link, the last of each
-	lost, refused := false, ""
+	lost, back, refused := false, false, ""
 	went := map[int]wire.Channel{} // by which door an attempt was given
 	for _, e := range t.Entries {
 		if e.Stage == wire.StageClaimed || e.Stage == wire.StageWritten {
@@ -162,7 +164,9 @@ func (m *made) way() {
 		at[e.Stage] = e
 		switch e.Stage {
 		case "lost":
-			lost = true
+			lost, back = true, true
+		case "released":
+			back = true
 		case "refused":
 			refused = e.Note
 		}
@@ -197,8 +201,11 @@ func (m *made) way() {
 	}
 	if has(wire.StageAckRead) {
 		m.say("stage.ack_read", "yes", diagnosis.OneEnd, byTrace)
-	} else if written := at[wire.StageWritten]; has(wire.StageWritten) && (m.Now.Sub(written.At) > settled || c.EndedAt != nil) || old && !has(wire.StageWritten) && !m.byDoor {
+	} else if written := at[wire.StageWritten]; has(wire.StageWritten) && (back || m.Now.Sub(written.At) > settled || c.EndedAt != nil) || old && !has(wire.StageWritten) && !m.byDoor {
 		m.say("stage.ack_read", "no", diagnosis.OneEnd, byTrace)
+	}
+	if has(wire.StageWritten) && !has(wire.StageAckRead) && c.EndedAt == nil {
+		m.waits = at[wire.StageWritten].At
 	}
 	if has(wire.StageStarted) {
 		m.say("stage.started", "yes", diagnosis.OneEnd, byTrace)
@@ -403,7 +410,7 @@ func (m *made) told() {
 	a := m.Agent
 	if m.report == nil {
 		// Its word of the last heartbeat or beacon stands while it is heard.
-		if a.Verdict != "" && m.said("heard", "now") {
+		if a.Verdict != "" && m.said("heard", "now") && !(a.VerdictAt != nil && m.early(a.Verdict, *a.VerdictAt)) {
 			m.verdict(a.Verdict, false, "the agent's last word")
 		}
 		return
@@ -417,7 +424,7 @@ func (m *made) told() {
 	s := m.report.Snapshot
 	// That a link which opens is not verified is no fault of its own where its ledger has said why.
 	unverified := v.Code == selfcheck.CodeLinkHandshake && s.Link.Failure != nil && strings.HasPrefix(s.Link.Failure.Type, "ws.")
-	if m.proven.IsZero() || !unverified {
+	if (m.proven.IsZero() || !unverified) && !m.early(string(v.Code), m.Beacon.ReceivedAt) {
 		m.verdict(string(v.Code), v.Suspected, byBeacon)
 	}
 	m.inside(s)
@@ -442,6 +449,13 @@ func (m *made) route(l selfcheck.LinkFacts) {
 		m.say("route", map[bool]string{true: "same", false: "other"}[e.Link == l.ID.String()], diagnosis.BothEnds, "the command's trace and the agent's beacon")
 		return
 	}
+}
+
+// early reports whether it was told too soon that all is well: a command that is not acknowledged was
+// not written yet, or not long enough ago to be missed.
+func (m *made) early(verdict string, told time.Time) bool {
+	well := verdict == string(selfcheck.CodeOK) || verdict == string(selfcheck.CodeOKIdle)
+	return well && !m.waits.IsZero() && told.Before(m.waits.Add(loopStalls))
 }
 
 // steps tells what the agent has tried by itself against its verdict, and what came of it.
@@ -475,7 +489,7 @@ func (m *made) inside(s selfcheck.Snapshot) {
 			break
 		}
 	}
-	if len(s.Loops) > 0 {
+	if len(s.Loops) > 0 && !(loop == "turns" && m.early("ok", m.Beacon.ReceivedAt)) {
 		m.say("agent.loop", loop, diagnosis.OneEnd, byBeacon)
 		m.say("agent.reader", map[bool]string{true: "busy", false: "free"}[loop == "reader"], diagnosis.OneEnd, byBeacon)
 	}

@@ -215,6 +215,14 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 				s.Link = selfcheck.LinkFacts{Phase: selfcheck.PhaseWaiting, Attempts: 2, Failure: &selfcheck.NetworkError{Type: "ws.closed"}}
 			})
 		}, want: map[string]string{"verdict": "link.text.lost one_end", "ledger.down": "gap both_ends", "handshake": ""}},
+		{name: "it was well before the command was missed", change: func(t *testing.T, h *Held) {
+			h.Trace, h.Agent.Owed, h.Agent.Presence = trace(8*time.Second, "accepted", "claimed", "written", "read", "released"), 1, "degraded"
+			h.Beacon = beacon(t, 6*time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, nil)
+		}, want: map[string]string{"verdict": "", "agent.loop": "", "agent.reader": "", "agent.process": "runs one_end", "stage.read": "yes one_end", "stage.ack_read": "no one_end"}},
+		{name: "and is well now that it is", change: func(t *testing.T, h *Held) {
+			h.Trace, h.Agent.Owed, h.Agent.Presence = trace(time.Minute, "accepted", "claimed", "written", "read", "released"), 1, "degraded"
+			h.Beacon = beacon(t, 6*time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, nil)
+		}, want: map[string]string{"verdict": "ok one_end", "agent.loop": "turns one_end"}},
 		{name: "written to the link that the agent uses", change: func(t *testing.T, h *Held) { onLink(t, h, "0000000000000007", 600) }, want: map[string]string{"route": "same both_ends"}},
 		{name: "written to another", change: func(t *testing.T, h *Held) { onLink(t, h, "0000000000000008", 600) }, leader: "route.zombie", want: map[string]string{"route": "other both_ends"}},
 		{name: "written before it had that one", change: func(t *testing.T, h *Held) { onLink(t, h, "0000000000000008", 30) }, want: map[string]string{"route": ""}},
