@@ -149,4 +149,3 @@ func fillBusyDay(b *testing.B, st store.Store) {
 		must(err)
 	}
 }
-
