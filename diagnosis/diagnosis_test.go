@@ -83,7 +83,7 @@ func TestWhatTheCasesComeTo(t *testing.T) {
 		name, leader, word string
 		next               string // what the next test measures
 	}{
-		{"text-lost", "path.text.size", WordLikely, ""},
+		{"text-lost", "path.text.size", WordVery, ""},
 		{"executor-slot", "agent.slot", WordOpen, "agent.slots"},
 		{"reader-blocked", "agent.reader.handler", WordVery, ""},
 		{"half-open", "path.halfopen", WordLikely, ""},
@@ -223,6 +223,9 @@ func TestPropertiesOfTheRanking(t *testing.T) {
 			s := cell.shares[i]
 			if s.p == 0 && g.Fact() && after.out[i] == nil {
 				t.Fatalf("seed %d: %s=%s does not exclude %s", seed, o.id, v, h.id)
+			}
+			if h.id == UnknownID && len(after.proofs) > len(before.proofs) {
+				continue // a proof leaves it little, whatever the rest
 			}
 			if s.p >= cell.usual && after.score[i] < before.score[i]-1e-9 || s.p <= cell.usual && after.score[i] > before.score[i]+1e-9 {
 				t.Fatalf("seed %d: %s=%s, of which %s makes %.3f of usual %.3f, takes its score from %v to %v", seed, o.id, v, h.id, s.p, cell.usual, before.score[i], after.score[i])

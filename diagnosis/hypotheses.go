@@ -51,6 +51,7 @@ func never(id, value, why string) prediction  { return prediction{excluded, id, 
 
 // The priors: ratios, not rates. One more step stands for three times as often.
 const (
+	hardly    = 1.0 / 9 // only where nothing nearer can be told
 	rare      = 1.0
 	uncommon  = 3.0
 	common    = 9.0

@@ -153,7 +153,7 @@ var agentHypotheses = []hypothesis{
 		remedy: "Read the last exit; roll back the update, or free what it lacks.",
 		traits: []trait{serverWrites, oneEndpoint, alike},
 		says: []prediction{
-			sure("agent.process", "restarts", "that is what it is"), never("agent.process", "runs", "it would be the other way round"), sure("verdict", "agent.crashloop", "it is counted"), sure("drops", "often", "each end ends the link"), never("drops", "rare", "each end ends the link"),
+			sure("agent.process", "restarts", "that is what it is"), never("agent.process", "runs", "it would be the other way round"), sure("verdict", "agent.crashloop", "it is counted"), sure("drops", "often", "each end ends the link"), rarely("drops", "rare", "each end ends the link, unless none was opened in between"),
 			likely("restart.agent", "no_help", "it ends again"), likely("restart.agent", "once", "for a moment"), likely("change", "agent_update", "a bad version"), likely("fresh_link", "while", "for a moment"), likely("stage.result_stored", "no", "it does not come to the end"),
 		},
 	},

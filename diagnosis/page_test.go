@@ -25,7 +25,7 @@ var pageParts = map[string]func(t *testing.T, line func(format string, args ...a
 			w := s.weighs(0.5)
 			line("| %s | %s | %s |", factors[s].word, factors[s].gist, twoDigits(w/(w+0.5)))
 		}
-		line("\nPriors: %s (rare %s, uncommon %s, common %s).", priorsWhy, short(rare), short(uncommon), short(common))
+		line("\nPriors: %s (hardly %s, rare %s, uncommon %s, common %s).", priorsWhy, twoDigits(hardly), short(rare), short(uncommon), short(common))
 	},
 	"vocabulary": func(_ *testing.T, line func(string, ...any)) {
 		question := ""

@@ -16,6 +16,10 @@ var (
 	insiders = []string{"agent.dispatcher", "agent.decode", "agent.rejected", "agent.slot", "agent.full", "agent.ack", "agent.writer", "agent.journal", "agent.clock", "agent.crashloop", "agent.hung", "path.text.altered", "path.compression", "path.uplink", "path.idle"}
 )
 
+// sometimes are the mechanisms that let one command run and lose another.
+var sometimes = []string{"path.text.size", "path.text.count", "path.text.first", "path.fragment", "path.text.altered", "path.uplink", "path.mtu", "path.halfopen", "server.unwritten",
+	"agent.decode", "agent.rejected", "agent.full", "agent.slot", "agent.hung", "agent.crashloop", "agent.reader.handler", "agent.dispatcher", "agent.writer", "agent.journal"}
+
 // proofs, the nearest to the cause first.
 var proofs = []proof{
 	{[]is{{"fragment", "open"}, {"ledger.down", "gap"}}, "A message was begun and not finished, and a later ping came: it was lost between written and read, in its middle.", []string{"path.fragment"}},
@@ -25,6 +29,7 @@ var proofs = []proof{
 	{[]is{{"ledger.digest", "differ"}}, "At least one text was changed on the way: both ends count the same texts, and their digests differ.", []string{"path.text.altered", "path.compression", "path.tls"}},
 	{[]is{{"ledger.up", "gap"}}, "Text of the agent was lost on its way up: a later ping that counts it came to the server, the text did not.", []string{"path.uplink", "path.tls"}},
 	{[]is{{"stage.claimed", "yes"}, {"stage.written", "no"}}, "The command was lost between claimed and written: it never left the server.", []string{"server.unwritten", "server.blocked"}},
+	{[]is{{"stage.claimed", "no"}, {"route", "same"}, {"verified", "yes"}}, "The command was not taken for the link that is registered and verified: it never left the server's books.", []string{"server.state", "server.blocked"}},
 	{[]is{{"stage.read", "yes"}, {"stage.ack_read", "no"}}, "The command was lost after read: the path down is cleared, it came to the agent whole.", insiders},
 	{[]is{{"stage.acked", "yes"}, {"stage.ack_read", "no"}}, "The acknowledgement was lost between acked and ack_read.", []string{"path.uplink", "agent.ack", "agent.writer", "path.idle", "agent.crashloop"}},
 	{[]is{{"refused", "unparseable"}}, "The agent refused the message as unparseable: it arrived, and could not be read.", []string{"agent.decode", "path.text.altered", "path.compression"}},
@@ -49,7 +54,7 @@ var proofs = []proof{
 	{[]is{{"verdict", "ok"}, {"ledger.down", "even"}, {"ledger.owed", "none"}}, "Nothing was lost, and nothing waits: the agent's own verdict and the ledgers say so.", []string{"well"}},
 	{[]is{{"heard", "stopped"}}, "The agent has said that it stops, and was not heard since.", []string{"agent.away"}},
 	{[]is{{"verdict", "ok.idle"}, {"ledger.down", "even"}}, "Nothing was lost, and nothing is under way: the agent's own verdict and the ledgers say so.", []string{"well"}},
-	{[]is{{"stage.ack_read", "yes"}, {"stage.result_stored", "yes"}}, "The command was not lost: it was acknowledged, and its result is stored.", []string{"well", "path.idle", "path.text.delayed", "oob.blocked", "agent.metrics", "identity.instances", "identity.clone"}},
+	{[]is{{"stage.ack_read", "yes"}, {"stage.result_stored", "yes"}}, "The command was not lost: it was acknowledged, and its result is stored. That leaves what does not lose each.", append([]string{"well", "path.idle", "path.text.delayed", "oob.blocked", "agent.metrics", "identity.instances", "identity.clone"}, sometimes...)},
 
 	// Verdicts are proofs of their own: see docs/protocol.md for what proves each.
 	{[]is{{"verdict", "link.text.lost"}}, "Text was lost between written and read, by the ledgers.", droppers},

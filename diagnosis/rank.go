@@ -98,8 +98,34 @@ func rank(in []Observation) *ranking {
 			r.out[i] = &exclusion{"", -2}
 		}
 	}
+	if len(r.proofs) > 0 { // of what nobody knows, little fits what is proven
+		r.score[len(r.score)-1] += math.Log2(uncommon / unknownPrior)
+	}
+	r.uphold(leaves)
 	r.normalize()
 	return r
+}
+
+// uphold lets what is proven stand where single facts exclude all that the proof leaves:
+// the facts contradict each other, and one that several must agree on is the surer one.
+func (r *ranking) uphold(leaves []string) {
+	x := tables()
+	left := func(id string) bool { return slices.Contains(leaves, id) && x.byID[id].never == "" }
+	if leaves == nil || r.multiple {
+		return
+	}
+	for i, h := range x.all {
+		if left(h.id) && r.out[i] == nil {
+			return
+		}
+	}
+	for i, h := range x.all {
+		if left(h.id) {
+			r.out[i] = nil
+		} else if r.out[i] == nil {
+			r.out[i] = &exclusion{"", -2}
+		}
+	}
 }
 
 // normalize makes posteriors of the scores of those that are left. If none is, only the

@@ -13,6 +13,7 @@ import (
 	"gururmm/internal/help"
 	"gururmm/lab/blind"
 	"gururmm/lab/harness"
+	"gururmm/lab/replay"
 )
 
 func scenariosCommand() *cobra.Command {
@@ -30,13 +31,23 @@ would answer. The diagnosis sees what the server holds, and nothing of the fault
 Printed are what was named by what was put in, and each figure beside its limit.
 Exits 0 only if all hold.
 
---poor also tells what would have been named by what a server without ledgers,
-stages, verdicts and a second door holds of the same runs.
+--poor names each mechanism by the first case's protocol instead, for comparison:
+its agent and server, as a model (see dossier), have no ledger, no stages, no
+verdicts and no second door. It takes a second and puts nothing in.
 
 It takes programs with the seams for faults: make scenarios builds them.`,
-		Example: "  gururmm-lab scenarios --seed 7 --poor\n  gururmm-lab scenarios --only path.halfopen,path.mtu --runs 8 --well 0",
+		Example: "  gururmm-lab scenarios --seed 7\n  gururmm-lab scenarios --poor\n  gururmm-lab scenarios --only path.halfopen,path.mtu --runs 8 --well 0",
 		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if poor {
+				all := replay.Poor()
+				if asJSON {
+					enc := json.NewEncoder(cmd.OutOrStdout())
+					enc.SetIndent("", "  ")
+					return enc.Encode(all)
+				}
+				return replay.PrintPoor(cmd.OutOrStdout(), all)
+			}
 			if bin == "" {
 				self, err := os.Executable()
 				if err != nil {
@@ -68,7 +79,7 @@ It takes programs with the seams for faults: make scenarios builds them.`,
 				enc.SetIndent("", "  ")
 				err = enc.Encode(report)
 			} else {
-				err = report.Print(cmd.OutOrStdout(), poor)
+				err = report.Print(cmd.OutOrStdout())
 			}
 			if err == nil && !report.OK {
 				err = errNotHeld
@@ -83,7 +94,7 @@ It takes programs with the seams for faults: make scenarios builds them.`,
 	flags.IntVar(&o.Well, "well", 100, "runs without one")
 	flags.StringSliceVar(&o.Only, "only", nil, "mechanisms, of "+strings.Join(blind.Mechanisms(), ", "))
 	flags.IntVar(&o.AtOnce, "at-once", 24, "runs under way together")
-	flags.BoolVar(&poor, "poor", false, "also tell what the first case's protocol would have shown")
+	flags.BoolVar(&poor, "poor", false, "name them by the first case's protocol instead, which has no ledger")
 	flags.BoolVar(&o.Keep, "keep", false, "keep each run's case, and the logs, and say where")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

@@ -59,8 +59,8 @@ func held() Held {
 		Held: evidence.Held{
 			Now: now, Agent: agent, Trace: &trace, Events: events,
 			Fleet: []operator.Agent{agent, {ID: "01900000-0000-7000-8000-00000000000b", Name: "acme-b", Site: "berlin", Presence: "verified", Version: "v1.2.3"}},
-			Beacon: &operator.Beacon{ReceivedAt: ago(1), Verdict: "link.text.lost", Addr: "10.1.2.3",
-				Report: json.RawMessage(`{"verdict":{"code":"link.text.lost","sentence":"at FRONTDESK-7"},"snapshot":{"link":{"phase":"authenticating","id":"0000000000000007"}}}`)},
+			Beacons: []operator.Beacon{{ReceivedAt: ago(1), Verdict: "link.text.lost", Addr: "10.1.2.3",
+				Report: json.RawMessage(`{"verdict":{"code":"link.text.lost","sentence":"at FRONTDESK-7"},"snapshot":{"link":{"phase":"authenticating","id":"0000000000000007"}}}`)}},
 		},
 		Timeline: timeline.Held{
 			Now: now, Agent: agent, Events: events, Traces: []operator.Trace{trace},

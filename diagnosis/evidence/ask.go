@@ -11,6 +11,10 @@ import (
 // may all be too young.
 const recentCommands = 100
 
+// recentBeacons are looked through for what was proven lately: an agent that is ill sends one
+// whenever its verdict changes, and its links come and go meanwhile.
+const recentBeacons = 40
+
 // Server is who is asked: the operator API, as [operator.Client] speaks it.
 type Server interface {
 	Agent(ctx context.Context, ref string) (operator.Agent, error)
@@ -39,12 +43,8 @@ func Ask(ctx context.Context, s Server, ref string) (h Held, err error) {
 		}
 		h.Trace = &t
 	}
-	beacons, err := s.Beacons(ctx, id, 1)
-	if err != nil {
+	if h.Beacons, err = s.Beacons(ctx, id, recentBeacons); err != nil {
 		return h, err
-	}
-	if len(beacons) > 0 {
-		h.Beacon = &beacons[0]
 	}
 	if h.Events, err = s.AgentEvents(ctx, operator.EventFilter{Agent: id, Within: lately, Limit: operator.MaxEvents}); err != nil {
 		return h, err

@@ -10,7 +10,6 @@ package evidence
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -49,8 +48,8 @@ type Held struct {
 	Agent operator.Agent
 	// Trace is of the command to be judged by; nil: it never had one.
 	Trace *operator.Trace
-	// Beacon is the newest; nil: none.
-	Beacon *operator.Beacon
+	// Beacons are the last ones, the newest first; none: it has sent none.
+	Beacons []operator.Beacon
 	// Events of the last day, and Fleet, which may hold the agent itself; nil: not asked.
 	Events []operator.AgentEvent
 	Fleet  []operator.Agent
@@ -61,32 +60,31 @@ type report struct {
 	Verdict  selfcheck.Verdict      `json:"verdict"`
 	Snapshot selfcheck.Snapshot     `json:"snapshot"`
 	Steps    []selfcheck.StepRecord `json:"steps"`
+	at       time.Time              // it came
 }
 
 // made gathers observations; the first word on one thing from one source stands.
 type made struct {
 	Held
-	report *report // nil: none that speaks for now
-	byDoor bool    // the command went by the second door, too
+	episode
+	byDoor bool // the command went by the second door, too
 	// waits is since when a command that was written to a link is not acknowledged; zero: none is.
-	waits  time.Time
-	proven time.Time // when a link was last proven to lose text, and none was verified since; zero: none was
-	out    []diagnosis.Observation
+	waits    time.Time
+	provenAt time.Time // when a link was last proven to lose text, by events, and none was verified since; zero: none was
+	out      []diagnosis.Observation
 }
 
 // Case makes a case of what is held.
 func Case(h Held) diagnosis.Case {
 	m := &made{Held: h, out: []diagnosis.Observation{}}
-	if b := h.Beacon; b != nil && h.Now.Sub(b.ReceivedAt) < fresh {
-		var r report
-		if json.Unmarshal(b.Report, &r) == nil {
-			m.report = &r
-		}
+	m.episode = recent(h)
+	if len(m.troubles) == 0 { // else the agent's own proof is nearer to the cause
+		m.ended()
 	}
-	m.ended()
 	m.way()
 	m.seen()
 	m.told()
+	m.registered()
 	m.around()
 	c := diagnosis.Case{
 		Version: diagnosis.CaseVersion, Subject: "what the server holds of " + h.Agent.Name,
@@ -134,7 +132,7 @@ func (m *made) seen() {
 	case a.Presence == "offline":
 		m.say("heard", "no", diagnosis.OneEnd, byServer)
 	}
-	if heard && a.LastVia == "text" && a.LastSeen.After(m.proven) && (a.Presence == "verified" || m.Now.Sub(*a.LastSeen) < settled) { // else it may have been before
+	if heard && a.LastVia == "text" && a.LastSeen.After(m.provenAt) && (a.Presence == "verified" || m.Now.Sub(*a.LastSeen) < settled) { // else it may have been before
 		m.say("text.up", "yes", diagnosis.OneEnd, byServer)
 	}
 	switch {
@@ -163,7 +161,7 @@ func (m *made) seen() {
 		if age := time.Duration(l.AgeMS) * time.Millisecond; l.State == "connecting" && age > settled {
 			m.say("verified", "no", diagnosis.OneEnd, byServer)
 		}
-		if l.State == "verified" && l.Verdict == "" {
+		if l.State == "verified" && l.Verdict == "" && len(m.troubles) == 0 { // else it is only one more fresh link
 			m.say("verified", "yes", diagnosis.BothEnds, byServer)
 			m.say("probes", "pass", diagnosis.BothEnds, byServer)
 			if l.PeerRead != nil && *l.PeerRead >= l.Written && !m.said("ledger.down", "gap") {
@@ -258,22 +256,38 @@ func (m *made) told() {
 		}
 		return
 	}
-	v := m.report.Verdict
-	newer := a.VerdictAt != nil && a.VerdictAt.After(m.Beacon.ReceivedAt) && a.Verdict != string(v.Code)
-	if newer {
+	if len(m.troubles) == 0 && a.VerdictAt != nil && a.VerdictAt.After(m.toldAt) && a.Verdict != string(m.report.Verdict.Code) {
 		m.verdict(a.Verdict, false, "the agent's last word")
 		return // the beacon's facts are of another moment
 	}
-	s := m.report.Snapshot
-	// That a link which opens is not verified is no fault of its own where its ledger has said why.
-	unverified := v.Code == selfcheck.CodeLinkHandshake && s.Link.Failure != nil && strings.HasPrefix(s.Link.Failure.Type, "ws.")
-	if (m.proven.IsZero() || !unverified) && !m.early(string(v.Code), m.Beacon.ReceivedAt) {
+	switch v := m.report.Verdict; {
+	case len(m.troubles) > 0: // the newest: what was proven before it may be its doing
+		m.verdict(string(m.troubles[0].Code), false, byBeacon)
+	case v.Code == selfcheck.CodeLinkHandshake && unverified(m.report.Snapshot):
+		// That a link which opens is not verified is no fault of its own.
+	case !m.early(string(v.Code), m.report.at):
 		m.verdict(string(v.Code), v.Suspected, byBeacon)
 	}
+	s := m.report.Snapshot
 	m.inside(s)
 	m.link(s)
 	m.route(s.Link)
+	if m.late {
+		m.say("ledger.down", "late", diagnosis.BothEnds, byBeacon)
+	}
+	m.digests()
+	m.lost()
+	m.stopped()
 	m.steps()
+}
+
+// registered tells that a command which was not taken for any link had one to be taken for:
+// the one that the register has, verified.
+func (m *made) registered() {
+	a := m.Agent
+	if m.said("stage.claimed", "no") && len(a.Links) == 1 && len(a.Copies) == 0 && a.Links[0].State == "verified" && a.Presence != "duplicate" {
+		m.say("route", "same", diagnosis.OneEnd, byServer)
+	}
 }
 
 // early reports whether it was told too soon that all is well: a command that is not acknowledged was
@@ -285,16 +299,22 @@ func (m *made) early(verdict string, told time.Time) bool {
 
 // steps tells what the agent has tried by itself against its verdict, and what came of it.
 func (m *made) steps() {
-	for _, s := range slices.Backward(m.report.Steps) {
+	for _, s := range slices.Backward(m.reports[0].Steps) {
 		if s.Outcome == "" || m.Now.Sub(s.At) > fresh || s.Verdict != m.report.Verdict.Code {
 			continue // of another trouble
 		}
-		helped := strings.HasPrefix(s.Outcome, "helped")
+		link, process := "no_help", "no_help"
+		switch helped := strings.HasPrefix(s.Outcome, "helped"); {
+		case helped && m.proven(s.Verdict): // it is back
+			link, process = "while", "once"
+		case helped:
+			link, process = "cured", "cured"
+		}
 		switch s.Kind {
-		case selfcheck.StepReconnect, selfcheck.StepAlternative:
-			m.say("fresh_link", map[bool]string{true: "cured", false: "no_help"}[helped], diagnosis.OneEnd, byBeacon)
+		case selfcheck.StepReconnect, selfcheck.StepAlternative, selfcheck.StepRetryLink:
+			m.say("fresh_link", link, diagnosis.OneEnd, byBeacon)
 		case selfcheck.StepRestartWorker, selfcheck.StepRestartService:
-			m.say("restart.agent", map[bool]string{true: "cured", false: "no_help"}[helped], diagnosis.OneEnd, byBeacon)
+			m.say("restart.agent", process, diagnosis.OneEnd, byBeacon)
 		}
 	}
 }
@@ -314,9 +334,12 @@ func (m *made) inside(s selfcheck.Snapshot) {
 			break
 		}
 	}
-	if len(s.Loops) > 0 && !(loop == "turns" && m.early("ok", m.Beacon.ReceivedAt)) {
+	if len(s.Loops) > 0 && !(loop == "turns" && m.early("ok", m.report.at)) {
 		m.say("agent.loop", loop, diagnosis.OneEnd, byBeacon)
 		m.say("agent.reader", map[bool]string{true: "busy", false: "free"}[loop == "reader"], diagnosis.OneEnd, byBeacon)
+	}
+	if loop == "writer" { // it is the link's only one, for heartbeats and acknowledgements alike
+		m.say("text.up", "no", diagnosis.Inferred, byBeacon)
 	}
 	if s.Jobs.Limit > 0 {
 		m.say("agent.slots", map[bool]string{true: "working", false: "free"}[s.Jobs.Running >= s.Jobs.Limit], diagnosis.OneEnd, byBeacon)
@@ -327,7 +350,7 @@ func (m *made) inside(s selfcheck.Snapshot) {
 	case recent(s.UndecodedAge):
 		m.say("refused", "unparseable", diagnosis.OneEnd, byBeacon)
 	case recent(s.RejectedAge):
-		if value := refusal(": " + string(s.RejectedCode)); value != "" {
+		if value := refusal(": " + string(s.RejectedCode)); value != "" && !(value == "busy" && len(m.troubles) > 0) {
 			m.say("refused", value, diagnosis.OneEnd, byBeacon)
 		}
 	case s.Stages.Undecoded+s.Stages.Rejected == 0 && s.Stages.Read > 0:
@@ -342,7 +365,9 @@ func (m *made) inside(s selfcheck.Snapshot) {
 func (m *made) link(s selfcheck.Snapshot) {
 	l := s.Link
 	open := slices.Contains([]selfcheck.Phase{selfcheck.PhaseAuth, selfcheck.PhaseConfiguring, selfcheck.PhaseProbing, selfcheck.PhaseVerified}, l.Phase)
-	m.say("drops", map[bool]string{true: "often", false: "rare"}[l.Drops >= flaps], diagnosis.OneEnd, byBeacon) // not by its own order
+	if l.Drops >= flaps { // not by its own order; a worker that was started afresh has forgotten some
+		m.say("drops", "often", diagnosis.OneEnd, byBeacon)
+	}
 	if !open {
 		if l.Failure != nil && l.Attempts > 0 && !strings.HasPrefix(l.Failure.Type, "ws.") {
 			m.say("handshake", "fails", diagnosis.OneEnd, byBeacon)
@@ -356,6 +381,7 @@ func (m *made) link(s selfcheck.Snapshot) {
 	}
 	within := func(age *time.Duration, d time.Duration) bool { return age != nil && *age < d }
 	switch {
+	case m.said("agent.loop", "reader") || m.proven(selfcheck.CodeLinkSilent): // what came, came before
 	case within(l.In.PingAge, deadWindow):
 		m.say("ping.down", "yes", diagnosis.OneEnd, byBeacon)
 	case up > deadWindow:
@@ -365,7 +391,7 @@ func (m *made) link(s selfcheck.Snapshot) {
 	switch {
 	case texts == 0 && (missing || up > settled):
 		m.say("text.down", "none", diagnosis.OneEnd, byBeacon)
-	case within(l.In.TextAge, deadWindow) && !missing: // else what came, came before
+	case within(l.In.TextAge, deadWindow) && !missing && !m.proven(selfcheck.CodeLinkSilent): // else what came, came before
 		m.say("text.down", "flows", diagnosis.OneEnd, byBeacon)
 	}
 	if l.In.OpenFragment == nil {
@@ -382,13 +408,11 @@ func (m *made) link(s selfcheck.Snapshot) {
 	case foreign && l.Ledger.PeerVia != "ping":
 		m.say("ping.ledger", "foreign", diagnosis.OneEnd, byBeacon)
 	}
-	if l.Ledger.Altered == "" && !m.said("verdict", string(selfcheck.CodeLinkTextAltered)) {
-		m.say("ledger.digest", "same", diagnosis.BothEnds, byBeacon)
-	}
-	if l.Ledger.Up == nil && !m.said("ledger.up", "gap") {
+	here, there := l.Ledger.Local, *l.Ledger.Peer
+	if l.Ledger.Up == nil && !m.said("ledger.up", "gap") && (l.Phase == selfcheck.PhaseVerified || there.Read > 0 && there.Read == here.Written) {
 		m.say("ledger.up", "even", diagnosis.BothEnds, byBeacon)
 	}
-	if l.Ledger.Down == nil && l.Ledger.Local.Read >= l.Ledger.Peer.Written && texts > 0 && !m.said("ledger.down", "gap") {
+	if l.Ledger.Down == nil && l.Ledger.Local.Read >= l.Ledger.Peer.Written && texts > 0 && !m.said("ledger.down", "gap") && !m.late {
 		m.say("ledger.down", "even", diagnosis.BothEnds, byBeacon)
 	}
 }

@@ -74,9 +74,14 @@ func beacon(t *testing.T, age time.Duration, v selfcheck.Verdict, change func(s 
 func onLink(t *testing.T, h *Held, link string, seconds float64) {
 	h.Trace, h.Agent.Owed = trace(time.Minute, "accepted", "claimed", "written"), 1
 	h.Trace.Entries[2].Link = link
-	h.Beacon = beacon(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, func(s *selfcheck.Snapshot) {
+	h.Beacons = beacons(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, func(s *selfcheck.Snapshot) {
 		s.Link.ID, s.Link.VerifiedAge = 7, new(time.Duration(seconds*float64(time.Second)))
 	})
+}
+
+func beacons(t *testing.T, age time.Duration, v selfcheck.Verdict, change func(s *selfcheck.Snapshot)) []operator.Beacon {
+	t.Helper()
+	return []operator.Beacon{*beacon(t, age, v, change)}
 }
 
 func find(c diagnosis.Case, name string) (values []string) {
@@ -111,7 +116,7 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 			h.Trace = trace(time.Minute, "accepted", "claimed", "written", "lost")
 			h.Trace.Entries = append(h.Trace.Entries, operator.TraceEntry{Stage: wire.StageResultStored, Channel: wire.ChannelOOB})
 			h.Agent.Presence, h.Agent.Links[0].State = "out-of-band", "connecting"
-			h.Beacon = beacon(t, 5*time.Second, lost, func(s *selfcheck.Snapshot) {
+			h.Beacons = beacons(t, 5*time.Second, lost, func(s *selfcheck.Snapshot) {
 				s.Link.Phase, s.Link.In.Frames, s.Link.Ledger.Local.Read = selfcheck.PhaseAuth, nil, 0
 				s.Link.Ledger.Down = &selfcheck.Gap{Missing: 2, Age: 5 * time.Second}
 			})
@@ -135,35 +140,41 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 			}
 		}, want: map[string]string{"door": "", "stage.read": "yes one_end", "stage.acked": "yes one_end", "stage.ack_read": "no one_end", "stage.result_stored": ""}},
 		{name: "a suspicion is an inference", change: func(t *testing.T, h *Held) {
-			h.Beacon = beacon(t, 5*time.Second, selfcheck.Verdict{Code: selfcheck.CodeLinkTextSilent, Suspected: true}, nil)
+			h.Beacons = beacons(t, 5*time.Second, selfcheck.Verdict{Code: selfcheck.CodeLinkTextSilent, Suspected: true}, nil)
 		}, want: map[string]string{"verdict": "link.text.silent inferred"}},
 		{name: "so is the server's", change: func(t *testing.T, h *Held) { h.Agent.Links[0].Verdict = "link.uplink.lost suspected" },
 			want: map[string]string{"verdict": "link.uplink.lost inferred, ok one_end"}},
-		{name: "an old beacon says nothing of now", change: func(t *testing.T, h *Held) { h.Beacon = beacon(t, 5*time.Minute, lost, nil) },
+		{name: "an old beacon says nothing of now", change: func(t *testing.T, h *Held) { h.Beacons = beacons(t, 5*time.Minute, lost, nil) },
 			want: map[string]string{"verdict": "ok one_end", "agent.loop": "", "ping.down": ""}},
 		{name: "a newer word stands before a beacon", change: func(t *testing.T, h *Held) {
-			h.Beacon, h.Agent.VerdictAt = beacon(t, time.Minute, lost, nil), ago(time.Second)
+			h.Beacons, h.Agent.VerdictAt = beacons(t, time.Minute, lost, nil), ago(recovered)
 		}, want: map[string]string{"verdict": "ok one_end", "agent.loop": ""}},
+		{name: "well for a moment only", change: func(t *testing.T, h *Held) {
+			h.Beacons, h.Agent.VerdictAt = beacons(t, time.Minute, lost, func(s *selfcheck.Snapshot) {
+				s.Link.Ledger.Local.Read, s.Link.Ledger.Local.Link, s.Link.Ledger.Peer.Written = 0, 7, 2
+				s.Link.Ledger.Down, s.Link.In.Frames = &selfcheck.Gap{Missing: 2, Age: 5 * time.Second}, nil
+			}), ago(time.Second)
+		}, leader: "path.text.all", want: map[string]string{"verdict": "link.text.lost one_end"}},
 		{name: "never written", change: func(t *testing.T, h *Held) {
 			h.Trace, h.Agent.Owed = trace(time.Minute, "accepted", "claimed"), 1
 			h.Agent.Links[0].Queued, h.Agent.Links[0].Written = 1, 19
 			h.Agent.Links[0].PeerRead = nil
-			h.Beacon = beacon(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeRouteUnwritten}, nil)
+			h.Beacons = beacons(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeRouteUnwritten}, nil)
 		}, leader: "server.unwritten", want: map[string]string{"stage.written": "no one_end", "server.queue": "standing inferred", "ledger.owed": "standing one_end"}},
 		{name: "the dispatcher stands still", change: func(t *testing.T, h *Held) {
 			h.Trace, h.Agent.Owed = trace(time.Minute, "accepted", "claimed", "written"), 1
-			h.Beacon = beacon(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeAgentStalled + ".dispatcher"}, func(s *selfcheck.Snapshot) {
+			h.Beacons = beacons(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeAgentStalled + ".dispatcher"}, func(s *selfcheck.Snapshot) {
 				s.Loops["dispatcher"] = selfcheck.LoopFacts{Pending: sec(30)}
 			})
 		}, leader: "agent.dispatcher", word: diagnosis.WordProven, want: map[string]string{"agent.loop": "dispatcher one_end", "agent.reader": "free one_end"}},
 		{name: "a writer that waits for the network is not stalled", change: func(t *testing.T, h *Held) {
-			h.Beacon = beacon(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, func(s *selfcheck.Snapshot) {
+			h.Beacons = beacons(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, func(s *selfcheck.Snapshot) {
 				s.Loops["writer"] = selfcheck.LoopFacts{Pending: sec(8), Waits: true}
 			})
 		}, want: map[string]string{"agent.loop": "turns one_end"}},
 		{name: "a worker that is silent: its facts are old", change: func(t *testing.T, h *Held) {
 			h.Trace = trace(time.Minute, "accepted", "claimed", "written")
-			h.Beacon = beacon(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeAgentHung}, func(s *selfcheck.Snapshot) { s.Worker.Silent = sec(30) })
+			h.Beacons = beacons(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeAgentHung}, func(s *selfcheck.Snapshot) { s.Worker.Silent = sec(30) })
 			h.Agent.LastVia = "beacon"
 		}, leader: "agent.hung", word: diagnosis.WordProven, want: map[string]string{"agent.loop": "", "agent.process": ""}},
 		{name: "refused", change: func(t *testing.T, h *Held) {
@@ -198,7 +209,7 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 			}
 		}, want: map[string]string{"change": "agent_update one_end", "version.peers": "no one_end", "fleet": "all one_end", "site": ""}},
 		{name: "the server hears nothing of a link that carried a command before", change: func(t *testing.T, h *Held) {
-			h.Agent.Presence, h.Agent.Links[0].Verdict, h.Agent.Verdict = "silent", "link.silent", "link.connecting"
+			h.Agent.Presence, h.Agent.Links[0].Verdict, h.Agent.Verdict, h.Agent.LastSeen = "silent", "link.silent", "link.connecting", ago(100*time.Second)
 		}, leader: "path.halfopen", want: map[string]string{"verdict": "link.silent one_end, link.connecting one_end"}},
 		{name: "a proof outlives the link that it is of", change: func(t *testing.T, h *Held) {
 			h.Trace = trace(time.Minute, "accepted", "claimed", "written", "read", "decoded", "verified", "journaled", "acked", "ack_read", "started", "finished", "result_written", "result_stored")
@@ -211,17 +222,17 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 		{name: "and says why the next is not verified", change: func(t *testing.T, h *Held) {
 			h.Agent.Presence, h.Agent.Links, h.Trace, h.Agent.LastVia = "out-of-band", nil, nil, "poll"
 			h.Events = []operator.AgentEvent{{Kind: operator.EventLink, To: "ended", Verdict: "link.text.lost", At: now.Add(-time.Minute)}}
-			h.Beacon = beacon(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeLinkHandshake}, func(s *selfcheck.Snapshot) {
+			h.Beacons = beacons(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeLinkHandshake}, func(s *selfcheck.Snapshot) {
 				s.Link = selfcheck.LinkFacts{Phase: selfcheck.PhaseWaiting, Attempts: 2, Failure: &selfcheck.NetworkError{Type: "ws.closed"}}
 			})
 		}, want: map[string]string{"verdict": "link.text.lost one_end", "ledger.down": "gap both_ends", "handshake": ""}},
 		{name: "it was well before the command was missed", change: func(t *testing.T, h *Held) {
 			h.Trace, h.Agent.Owed, h.Agent.Presence = trace(8*time.Second, "accepted", "claimed", "written", "read", "released"), 1, "degraded"
-			h.Beacon = beacon(t, 6*time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, nil)
+			h.Beacons = beacons(t, 6*time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, nil)
 		}, want: map[string]string{"verdict": "", "agent.loop": "", "agent.reader": "", "agent.process": "runs one_end", "stage.read": "yes one_end", "stage.ack_read": "no one_end"}},
 		{name: "and is well now that it is", change: func(t *testing.T, h *Held) {
 			h.Trace, h.Agent.Owed, h.Agent.Presence = trace(time.Minute, "accepted", "claimed", "written", "read", "released"), 1, "degraded"
-			h.Beacon = beacon(t, 6*time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, nil)
+			h.Beacons = beacons(t, 6*time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, nil)
 		}, want: map[string]string{"verdict": "ok one_end", "agent.loop": "turns one_end"}},
 		{name: "written to the link that the agent uses", change: func(t *testing.T, h *Held) { onLink(t, h, "0000000000000007", 600) }, want: map[string]string{"route": "same both_ends"}},
 		{name: "written to another", change: func(t *testing.T, h *Held) { onLink(t, h, "0000000000000008", 600) }, leader: "route.zombie", want: map[string]string{"route": "other both_ends"}},
@@ -258,7 +269,7 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 				{At: now.Add(-20 * time.Second), Kind: selfcheck.StepRestartWorker, Verdict: selfcheck.CodeAgentHung, Outcome: "helped: of another trouble"},
 			}
 			b.Report, _ = json.Marshal(r)
-			h.Beacon = b
+			h.Beacons = []operator.Beacon{*b}
 		}, want: map[string]string{"fresh_link": "no_help one_end", "restart.agent": ""}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -315,7 +326,7 @@ func FuzzReport(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte, name string) {
 		h := healthy()
 		h.Agent.Name = name
-		h.Beacon = &operator.Beacon{ReceivedAt: now, Report: raw}
+		h.Beacons = []operator.Beacon{{ReceivedAt: now, Report: raw}}
 		diagnosis.Diagnose(Case(h))
 	})
 }

@@ -61,13 +61,19 @@ func (m *made) way() {
 		}
 	}
 	has := func(s wire.Stage) bool { _, ok := at[s]; return ok }
-	if has(wire.StageResultStored) && m.Agent.Presence != "verified" && c.EndedAt != nil && (m.Now.Sub(*c.EndedAt) > settled || m.proven.After(*c.EndedAt)) {
+	if acked := at[wire.StageAckRead]; len(m.troubles) > 0 && (has(wire.StageResultStored) || has(wire.StageAckRead) && m.Now.Sub(acked.At) < settled) {
+		return // one that runs says nothing of the others
+	}
+	if has(wire.StageResultStored) && m.Agent.Presence != "verified" && c.EndedAt != nil && (m.Now.Sub(*c.EndedAt) > settled || m.provenAt.After(*c.EndedAt)) {
 		return // it ran before whatever is the matter now
 	}
 	if c.EndedAt != nil && m.Agent.Owed > 0 {
 		return // a later one is under way, and it says nothing of that
 	}
-	if lost {
+	switch {
+	case lost && (has(wire.StageRead) || m.late): // after all
+		m.say("ledger.down", "late", diagnosis.BothEnds, byTrace)
+	case lost:
 		m.say("ledger.down", "gap", diagnosis.BothEnds, byTrace)
 	}
 	if cancelled := c.State == wire.StateCancelled; cancelled && !has(wire.StageWritten) {
@@ -82,7 +88,7 @@ func (m *made) way() {
 	case has(wire.StageClaimed) && m.Now.Sub(claimed.At) > settled:
 		m.say("stage.written", "no", diagnosis.OneEnd, byTrace)
 	}
-	if has(wire.StageRead) && !lost {
+	if has(wire.StageRead) {
 		m.say("stage.read", "yes", diagnosis.OneEnd, byTrace)
 	}
 	if has(wire.StageAcked) {
@@ -102,7 +108,7 @@ func (m *made) way() {
 	if has(wire.StageResultStored) {
 		m.say("stage.result_stored", "yes", diagnosis.OneEnd, byTrace)
 	}
-	if value := refusal(refused); value != "" {
+	if value := refusal(refused); value != "" && !(value == "busy" && len(m.troubles) > 0) { // which passes
 		m.say("refused", value, diagnosis.BothEnds, byTrace)
 	}
 }
@@ -151,7 +157,7 @@ func (m *made) ended() {
 			if e.Verdict != string(l.code) || m.verifiedSince(e.At) {
 				continue
 			}
-			m.proven = e.At
+			m.provenAt = e.At
 			m.verdict(e.Verdict, false, byEvents)
 			if l.name != "" {
 				m.say(l.name, l.value, diagnosis.BothEnds, byEvents)
@@ -175,7 +181,7 @@ func (m *made) route(l selfcheck.LinkFacts) {
 		return
 	}
 	const margin = time.Second // between two clocks, and between an end and its being told
-	told := m.Beacon.ReceivedAt
+	told := m.report.at
 	verified := told.Add(margin - *l.VerifiedAge)
 	for _, e := range slices.Backward(m.Trace.Entries) {
 		if e.Stage != wire.StageWritten || e.Channel != wire.ChannelLink || e.Link == "" || e.At.Before(verified) || e.At.After(told.Add(-margin)) {

@@ -26,6 +26,9 @@ type Options struct {
 	Only   []string // mechanisms; empty: all
 	AtOnce int
 	Keep   bool // keep each run's case in Dir
+	// Ask is how long after the fault the server is asked, at least; 0: as usual. Less than a
+	// command has to be acknowledged says nothing.
+	Ask time.Duration
 	// Progress is told what is under way; it must not block.
 	Progress func(string)
 }
@@ -53,7 +56,7 @@ type Result struct {
 	PoorWord string   `json:"poor_word"`
 	Proofs   []string `json:"proofs,omitempty"`
 	Failed   string   `json:"failed,omitempty"` // the run itself
-	case_    diagnosis.Case
+	seen     diagnosis.Case
 }
 
 // Right reports whether the mechanism was named.
@@ -90,6 +93,9 @@ func plan(o Options) ([]fault, error) {
 	return all, nil
 }
 
+// firstPlace is the address of the first run's box: those before it are the neighbours'.
+const firstPlace = 8
+
 // ErrMechanism says that a mechanism has no fault here.
 var ErrMechanism = errors.New("no such mechanism has a fault here")
 
@@ -119,7 +125,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	}
 	defer stack.Close()
 	// One endpoint is well all the time, so that there is a fleet.
-	neighbour, err := newSite(ctx, stack, "n", nil)
+	neighbour, err := newSite(ctx, stack, "n", 1, nil)
 	if err != nil {
 		return Report{}, fmt.Errorf("an endpoint that is well: %w", err)
 	}
@@ -170,14 +176,14 @@ func one(ctx context.Context, o Options, stack *harness.Stack, f fault, rng *ran
 		}
 		defer stack.Close()
 		for n := range 3 {
-			s, err := newSite(ctx, stack, fmt.Sprintf("n%d", n), nil)
+			s, err := newSite(ctx, stack, fmt.Sprintf("n%d", n), n+1, nil)
 			if err != nil {
 				return err
 			}
 			defer s.close()
 		}
 	}
-	s, err := newSite(ctx, stack, fmt.Sprintf("a%d", r.Run), f.before)
+	s, err := newSite(ctx, stack, fmt.Sprintf("a%d", r.Run), r.Run+firstPlace, f.before)
 	if err != nil {
 		return err
 	}
@@ -195,7 +201,11 @@ func one(ctx context.Context, o Options, stack *harness.Stack, f fault, rng *ran
 		return fmt.Errorf("put the fault in: %w", err)
 	}
 	struck := time.Now()
-	wait := askLeast + time.Duration(rng.Int64N(int64(askMost-askLeast)))
+	least, most := askLeast, askMost
+	if o.Ask > 0 {
+		least, most = o.Ask, o.Ask+time.Second
+	}
+	wait := f.quiet + least + time.Duration(rng.Int64N(int64(most-least)))
 	if !pause(ctx, wait) {
 		return ctx.Err()
 	}
@@ -209,9 +219,7 @@ func one(ctx context.Context, o Options, stack *harness.Stack, f fault, rng *ran
 	a := diagnosis.Diagnose(c)
 	r.Took = float64(time.Since(asked).Microseconds()) / 1000
 	r.answered(a)
-	r.case_ = c
-	poor := diagnosis.Diagnose(poorer(c))
-	r.Poor, r.PoorWord = poor.Ranking[0].ID, poor.Confidence.Word
+	r.seen = c
 	if o.Keep {
 		return keep(o.Dir, *r, h, c)
 	}
@@ -225,17 +233,4 @@ func (r *Result) answered(a diagnosis.Answer) {
 		r.Proofs = append(r.Proofs, p.Says)
 		r.Proven = r.Proven && slices.Contains(p.Leaves, r.Injected)
 	}
-}
-
-// thin is what a server of the first case's protocol holds of an agent: no ledger, no stage
-// of the agent's, no verdict, no second door.
-var thin = []string{
-	"stage.claimed", "enqueue", "stage.ack_read", "stage.result_stored", "text.up", "handshake", "links", "drops",
-	"fleet", "site", "version.peers", "change", "compression",
-}
-
-// poorer leaves of a case what such a server would have recorded of the same run.
-func poorer(c diagnosis.Case) diagnosis.Case {
-	c.Observations = slices.DeleteFunc(slices.Clone(c.Observations), func(o diagnosis.Observation) bool { return !slices.Contains(thin, o.Name) })
-	return c
 }

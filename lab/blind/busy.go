@@ -26,8 +26,8 @@ func busyDay(results []Result) (slowest time.Duration) {
 	}
 	var most diagnosis.Case
 	for _, r := range results {
-		if len(r.case_.Observations) > len(most.Observations) {
-			most = r.case_
+		if len(r.seen.Observations) > len(most.Observations) {
+			most = r.seen
 		}
 	}
 	for range 20 {

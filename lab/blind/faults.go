@@ -29,7 +29,7 @@ type fault struct {
 	before func(s *site) error
 	// strike breaks it; what must go on to keep it broken goes on until ctx ends.
 	strike func(ctx context.Context, s *site, rng *rand.Rand) error
-	// quiet: it is asked after that has passed in place of the usual.
+	// quiet is how much later the server is asked: nothing shows sooner.
 	quiet time.Duration
 }
 
@@ -65,6 +65,9 @@ func serverLabel(name string) func(context.Context, *site, *rand.Rand) error {
 		return s.stack.Fault(name+"@"+s.agent.ID, true)
 	}
 }
+
+// forgotten is for how long nothing comes down: longer than an endpoint waits for a frame.
+const forgotten = 5 * time.Second
 
 // again does something now and then, until ctx ends.
 func again(every time.Duration, do func(ctx context.Context, s *site) error) func(context.Context, *site, *rand.Rand) error {
@@ -102,9 +105,11 @@ var faults = []fault{
 	{mechanism: "path.text.all", name: "down drop-text", proof: true, strike: orders("down drop-text")},
 	{mechanism: "path.text.all", name: "both drop-text below 100 kB", proof: true, strike: orders("down drop-text-below:100000")},
 	{mechanism: "path.text.size", name: "down drop-text-above", proof: true, large: true, strike: drawn(2000, 6000, "down drop-text-above:%d")},
-	{mechanism: "path.text.count", name: "down drop-text-after", proof: true, strike: drawn(4, 9, "down drop-text-after:%d")},
+	{mechanism: "path.text.count", name: "down drop-text-after", proof: true, strike: drawn(7, 12, "down drop-text-after:%d")},
 	{mechanism: "path.text.first", name: "down drop-text-first", proof: true, strike: orders("down drop-text-first")},
-	{mechanism: "path.text.delayed", name: "down delay-text", proof: true, strike: drawn(2, 5, "down delay-text:%ds")},
+	{mechanism: "path.text.delayed", name: "down delay-text, less than the grace", proof: true, strike: drawn(500, 900, "down delay-text:%dms")},
+	// The link may be given up before they come: then nobody can have seen that they do.
+	{mechanism: "path.text.delayed", name: "down delay-text", strike: drawn(1050, 1350, "down delay-text:%dms")},
 	{mechanism: "path.text.altered", name: "down alter-text", proof: true, strike: orders("down alter-text")},
 	{mechanism: "path.text.altered", name: "up alter-text", proof: true, strike: orders("up alter-text")},
 	{mechanism: "path.text.altered", name: "down duplicate-text", proof: true, strike: orders("down duplicate-text")},
@@ -112,13 +117,20 @@ var faults = []fault{
 	{mechanism: "path.fragment", name: "down stuck-fragment", proof: true, strike: orders("down stuck-fragment")},
 	{mechanism: "path.ping.foreign", name: "both answer-pings", proof: true, strike: orders("both answer-pings")},
 	{mechanism: "path.uplink", name: "up drop-text", proof: true, strike: orders("up drop-text")},
-	{mechanism: "path.uplink", name: "up drop-text-above", proof: true, strike: drawn(600, 900, "up drop-text-above:%d")},
+	{mechanism: "path.uplink", name: "up drop-text-above", proof: true, large: true, strike: drawn(600, 900, "up drop-text-above:%d")},
 	{mechanism: "path.uplink", name: "up drop-text-below", proof: true, strike: drawn(400, 500, "up drop-text-below:%d")},
 	{mechanism: "path.uplink", name: "up drop-text-after", proof: true, strike: drawn(2, 6, "up drop-text-after:%d")},
 	{mechanism: "path.uplink", name: "up drop-text-every", proof: true, strike: drawn(2, 4, "up drop-text-every:%d")},
 	{mechanism: "path.uplink", name: "up stuck-fragment", proof: true, strike: orders("up stuck-fragment")},
 	{mechanism: "path.halfopen", name: "both freeze", proof: true, strike: orders("both freeze")},
 	{mechanism: "path.halfopen", name: "down freeze", proof: true, strike: orders("down freeze")},
+	{mechanism: "path.halfopen", name: "each link forgotten after a while", proof: true, strike: again(9*time.Second, func(ctx context.Context, s *site) error {
+		if err := s.box.Set(proxy.Down, proxy.Fault{Kind: proxy.Freeze}); err != nil {
+			return err
+		}
+		pause(ctx, forgotten)
+		return s.box.Clear(proxy.Down)
+	})},
 	{mechanism: "path.mtu", name: "down stall-above", proof: true, large: true, strike: drawn(1200, 1400, "down stall-above:%d")},
 	{mechanism: "path.handshake", name: "link refuse", proof: true, strike: orders("link refuse")},
 	{mechanism: "path.handshake", name: "link reset", proof: true, strike: orders("link reset")},
@@ -177,19 +189,19 @@ var faults = []fault{
 	{mechanism: "agent.away", name: "stopped in order", proof: true, strike: func(_ context.Context, s *site, _ *rand.Rand) error {
 		return s.agent.Guardian().Stop()
 	}},
-	{mechanism: "agent.away", name: "power cut", strike: func(_ context.Context, s *site, _ *rand.Rand) error {
+	{mechanism: "agent.away", name: "power cut", quiet: 80 * time.Second, strike: func(_ context.Context, s *site, _ *rand.Rand) error {
 		s.agent.End()
 		return nil
 	}},
 	{mechanism: "oob.blocked", name: "oob refuse", proof: true, strike: orders("oob refuse")},
-	{mechanism: "oob.blocked", name: "oob hang", proof: true, strike: orders("oob hang")},
+	{mechanism: "oob.blocked", name: "oob hang", proof: true, quiet: 50 * time.Second, strike: orders("oob hang")},
 }
 
 // healthy are days without a fault, each with something that is none.
 var healthy = []fault{
 	{mechanism: wellID, name: "under load", strike: orders()},
 	{mechanism: wellID, name: "under load, large commands", large: true, strike: orders()},
-	{mechanism: wellID, name: "texts 300 ms late", strike: orders("down delay-text:300ms", "up delay-text:300ms")},
+	{mechanism: wellID, name: "pings rewritten", strike: orders("both rewrite-pings")},
 	{mechanism: wellID, name: "ping payloads stripped", strike: orders("both strip-pings")},
 	{mechanism: wellID, name: "the link cut once", strike: func(ctx context.Context, s *site, _ *rand.Rand) error { return cut(ctx, s) }},
 	{mechanism: wellID, name: "the worker killed once", strike: func(ctx context.Context, s *site, _ *rand.Rand) error {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,7 +34,7 @@ const (
 func policy() wire.Policy {
 	return wire.Policy{
 		Version: 1, HeartbeatMS: 3000, MetricsMS: 10_000, PingMS: 1000, DeadMS: 4000, VerifyMS: 5000,
-		BeaconIllMS: 2000, PollMS: 5000, BackoffMinMS: 200, BackoffMaxMS: 2000, StableMS: 1000, RetryLinkMS: 2000,
+		BeaconWellMS: 4000, BeaconIllMS: 2000, PollMS: 5000, BackoffMinMS: 200, BackoffMaxMS: 2000, StableMS: 1000, RetryLinkMS: 2000,
 		ReconnectsPerHour: 60, RestartsPerHour: 60, MaxJobs: maxJobs,
 	}
 }
@@ -48,17 +49,17 @@ type site struct {
 	work   sync.WaitGroup
 }
 
-func newSite(ctx context.Context, stack *harness.Stack, name string, before func(*site) error) (s *site, err error) {
+func newSite(ctx context.Context, stack *harness.Stack, name string, place int, before func(*site) error) (s *site, err error) {
 	s = &site{stack: stack}
 	defer func() {
 		if err != nil {
 			s.close()
 		}
 	}()
-	if s.box, err = stack.Box(); err != nil {
+	if s.box, err = stack.Box(net.IPv4(127, 1, byte(place>>8), byte(place))); err != nil {
 		return s, err
 	}
-	if s.agent, err = stack.EnrollAt(ctx, name, "site-"+name); err != nil {
+	if s.agent, err = stack.EnrollBehind(ctx, name, "site-"+name, s.box); err != nil {
 		return s, err
 	}
 	s.faults = filepath.Join(stack.Dir, name+"-faults")
@@ -70,9 +71,6 @@ func newSite(ctx context.Context, stack *harness.Stack, name string, before func
 		if err := before(s); err != nil {
 			return s, err
 		}
-	}
-	if err := s.agent.Through(s.box); err != nil {
-		return s, err
 	}
 	if err := s.agent.Start(); err != nil {
 		return s, err
@@ -113,8 +111,11 @@ func (s *site) order(ctx context.Context, script string) (string, error) {
 func (s *site) load(ctx context.Context, rng *rand.Rand, large bool) {
 	for n := 0; pause(ctx, loadEvery/2+time.Duration(rng.Int64N(int64(loadEvery)))); n++ {
 		script := "true"
-		if large && n%2 == 0 {
+		switch {
+		case large && n%2 == 0:
 			script += " # " + strings.Repeat("x", largeText)
+		case large:
+			script = "i=0; while [ $i -lt 100 ]; do echo line $i of an output that takes more than a small frame; i=$((i+1)); done"
 		}
 		_, _ = s.order(ctx, script)
 	}

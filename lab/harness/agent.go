@@ -31,20 +31,27 @@ type Agent struct {
 
 // Enroll enrolls a fresh endpoint, through the proxy. It does not start it.
 func (s *Stack) Enroll(ctx context.Context, name string) (*Agent, error) {
-	return s.EnrollAt(ctx, name, "")
+	at, _, _ := strings.Cut(s.front().Main, "=")
+	return s.enroll(ctx, name, "", at)
 }
 
-// EnrollAt enrolls at a site; several may at once.
-func (s *Stack) EnrollAt(ctx context.Context, name, site string) (*Agent, error) {
+// EnrollBehind enrolls at a site, and has the endpoint go through box by both doors.
+func (s *Stack) EnrollBehind(ctx context.Context, name, site string, box *proxy.Proxy) (*Agent, error) {
+	a, err := s.enroll(ctx, name, site, "https://"+box.Addr())
+	if err == nil {
+		err = a.Through(box)
+	}
+	return a, err
+}
+
+func (s *Stack) enroll(ctx context.Context, name, site, at string) (*Agent, error) {
 	token, err := s.Client().CreateEnrollToken(ctx, operator.NewEnrollToken{Site: site})
 	if err != nil {
 		return nil, fmt.Errorf("create an enrollment token: %w", err)
 	}
 	a := &Agent{Name: name, Dir: filepath.Join(s.Dir, name), stack: s}
-	front := s.front()
-	at, _, _ := strings.Cut(front.Main, "=")
 	out, said, err := a.run(ctx, []string{"GURURMM_ENROLL_TOKEN=" + token.Token},
-		"enroll", "--state-dir", a.Dir, "--server", at, "--token", token.Token, "--ca", front.CA)
+		"enroll", "--state-dir", a.Dir, "--server", at, "--token", token.Token, "--ca", s.front().CA)
 	if err != nil {
 		return nil, fmt.Errorf("enroll: %w\n%s%s", err, out, said)
 	}

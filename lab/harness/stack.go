@@ -95,7 +95,7 @@ func (s *Stack) start(ctx context.Context) (err error) {
 	if s.cert, err = newCertificate(s.Dir); err != nil {
 		return fmt.Errorf("make the main door's certificate: %w", err)
 	}
-	s.Proxy, err = s.box()
+	s.Proxy, err = s.box(nil)
 	if err != nil {
 		return err
 	}
@@ -109,13 +109,16 @@ func (s *Stack) start(ctx context.Context) (err error) {
 	return s.StartServer(ctx)
 }
 
-func (s *Stack) box() (*proxy.Proxy, error) {
-	return proxy.New(proxy.Options{Cert: &s.cert.pair, UpstreamTLS: &tls.Config{RootCAs: s.cert.roots}, OnEvent: s.opts.OnProxy})
+func (s *Stack) box(dial func(context.Context, string, string) (net.Conn, error)) (*proxy.Proxy, error) {
+	return proxy.New(proxy.Options{Cert: &s.cert.pair, UpstreamTLS: &tls.Config{RootCAs: s.cert.roots}, OnEvent: s.opts.OnProxy, DialNet: dial})
 }
 
-// Box is one more proxy before the running server, for [Agent.Through]. Who asks for it closes it.
-func (s *Stack) Box() (*proxy.Proxy, error) {
-	p, err := s.box()
+// Box is one more proxy before the running server, for [Agent.Through], which calls it from
+// an address of its own in 127.0.0.0/8: what the server allows one address must not count
+// for all. Who asks for it closes it.
+func (s *Stack) Box(from net.IP) (*proxy.Proxy, error) {
+	dialer := &net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: from}}
+	p, err := s.box(dialer.DialContext)
 	if err == nil {
 		p.SetUpstream(s.Bound())
 	}

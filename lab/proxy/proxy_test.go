@@ -280,6 +280,25 @@ func TestStuckFragment(t *testing.T) {
 	agent.expect(t, text("a new link is whole"))
 }
 
+func TestALargeTextHoldsUpAllBehindIt(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	agent, server := b.link(t)
+	b.set(t, proxy.Down, "stall-above:10")
+	server.text(t, "small", "larger than that", "tiny")
+	server.ping(t, "p")
+	agent.text(t, "the other way is open, whatever the size")
+	server.expect(t, text("the other way is open, whatever the size"))
+	agent.expect(t, text("small"))
+	if got := b.Counts(proxy.Down); got.Texts != 1 || got.Controls != 0 {
+		t.Fatalf("passed behind the large one: %+v", got)
+	}
+	if err := b.Clear(proxy.Down); err != nil {
+		t.Fatal(err)
+	}
+	agent.expect(t, text("larger than that"), text("tiny"), ping("p"))
+}
+
 func TestFreezeHoldsBack(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -93,6 +93,10 @@ const (
 type seen struct {
 	cells map[string]bool // test: as the case has it
 	row   Row
+	// Of agent-a's tiny command and its large one, as the server has them.
+	acked, stored, taken, largeAcked bool
+	heard                            bool // lately, at the end of T4's window
+	evicted                          bool
 }
 
 // run makes the tests under m.
@@ -136,6 +140,7 @@ func run(m mechanism) seen {
 	s.row = Row{Mechanism: m.id, Reading: m.gloss, Links: len(a.links) - begun + 1}
 	s.row.look(w, a, from)
 	t5 := w.regular("a", from) && w.offeredOnHeartbeats("a", from)
+	s.heard = w.seenAfter("a", w.now-3*time.Minute)
 	t4 := w.onlineOnce("a", onset, from+window)
 	w.run(clearAt)
 	t1done, t2done := *t1, *t2
@@ -182,6 +187,8 @@ func run(m mechanism) seen {
 	s.cells["T10"] = ran > len(others)*9/10
 	s.cells["never"] = !slices.ContainsFunc(never, func(c *command) bool { return c.acked > 0 })
 	s.row.Ran = t1.ran || t2.ran
+	s.acked, s.stored, s.taken, s.largeAcked = t2done.acked > 0, t2done.state == completed, t2done.taken == t2done.offers && t2done.offers > 0, t1done.acked > 0
+	s.evicted = len(w.evicted["a"]) > 0
 	w.end()
 	return s
 }

@@ -1,0 +1,250 @@
+package evidence
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"gururmm/diagnosis"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+// recovered is for how long an agent must have been well for what it proved before to be over:
+// the ladder's answers take a symptom away at once, and a cause that stays brings it back
+// within the graces.
+const recovered = 30 * time.Second
+
+// episode is what an agent has said of the trouble that it is in.
+//
+// An agent that is ill does not stand still: it ends its link, makes another, starts a loop or
+// its worker afresh, and its verdict of this second is that it connects. What it has proven
+// meanwhile holds until it has been well for a while.
+type episode struct {
+	report *report // whose facts count: the newest that proves the trouble, else the newest; nil: none that speaks for now
+	toldAt time.Time
+	// troubles are the verdicts that were proven, the newest first, those that are only what
+	// another brings with it left out.
+	troubles []selfcheck.Verdict
+	reports  []*report // of the time looked at, the newest first
+	late     bool      // texts that were missing came after all
+}
+
+// rank orders proven verdicts by how near to a cause they are; 0: it names a state, which
+// counts as long as it lasts.
+func rank(v selfcheck.Verdict, s selfcheck.Snapshot) int {
+	switch v.Code {
+	case selfcheck.CodeLinkTextLost, selfcheck.CodeLinkTextDelayed, selfcheck.CodeLinkTextAltered, selfcheck.CodeLinkStuckFragment,
+		selfcheck.CodeLinkUplinkLost, selfcheck.CodeLinkPingForeign, selfcheck.CodeRouteStale, selfcheck.CodeRouteUnwritten,
+		selfcheck.CodeAgentHung, selfcheck.CodeAgentCrashloop:
+		return 3
+	case selfcheck.CodeLinkSilent, selfcheck.CodeLinkTextSilent:
+		return 2
+	case selfcheck.CodeLinkFlapping: // that they end; silence tells how
+		return 1
+	case selfcheck.CodeLinkHandshake:
+		if !unverified(s) {
+			return 1
+		}
+	}
+	if strings.HasPrefix(string(v.Code), string(selfcheck.CodeAgentStalled)+".") {
+		return 3
+	}
+	return 0
+}
+
+// unverified reports whether links open and are not verified: then it is not the handshake.
+func unverified(s selfcheck.Snapshot) bool {
+	return s.Link.Failure != nil && strings.HasPrefix(s.Link.Failure.Type, "ws.")
+}
+
+// recent goes through the beacons of the last minutes.
+func recent(h Held) (e episode) {
+	a := h.Agent
+	if a.Stopped || a.Presence == "offline" || a.RemovedAt != nil {
+		return e // what it said is of before
+	}
+	for _, b := range h.Beacons {
+		var r report
+		if h.Now.Sub(b.ReceivedAt) >= fresh || json.Unmarshal(b.Report, &r) != nil {
+			continue
+		}
+		r.at = b.ReceivedAt
+		if len(e.reports) == 0 {
+			e.toldAt = b.ReceivedAt
+		}
+		e.reports = append(e.reports, &r)
+	}
+	if len(e.reports) == 0 {
+		return e
+	}
+	e.report = e.reports[0]
+	if a.Presence == "verified" && (a.Verdict == string(selfcheck.CodeOK) || a.Verdict == string(selfcheck.CodeOKIdle)) &&
+		a.VerdictAt != nil && h.Now.Sub(*a.VerdictAt) >= recovered {
+		return e
+	}
+	top := 0
+	for _, r := range e.reports {
+		if r.Verdict.Suspected {
+			continue
+		}
+		n := rank(r.Verdict, r.Snapshot)
+		if n > top { // what stood so far is only what this brings with it
+			top, e.troubles, e.report = n, nil, r
+		}
+		if n == top && n > 0 && !slices.ContainsFunc(e.troubles, func(v selfcheck.Verdict) bool { return v.Code == r.Verdict.Code }) {
+			e.troubles = append(e.troubles, r.Verdict)
+		}
+	}
+	if e.proven(selfcheck.CodeLinkTextAltered) { // counts that are made up close gaps, too
+		return e
+	}
+	if e.late = e.proven(selfcheck.CodeLinkTextDelayed) || slices.ContainsFunc(e.reports, func(r *report) bool { return r.Snapshot.Link.Ledger.Closed > 0 }); e.late {
+		// Until it comes, what is late can't be told from what is lost.
+		e.troubles = slices.DeleteFunc(e.troubles, func(v selfcheck.Verdict) bool {
+			return v.Code == selfcheck.CodeLinkTextLost || v.Code == selfcheck.CodeLinkTextDelayed
+		})
+		e.troubles = append(e.troubles, selfcheck.Verdict{Code: selfcheck.CodeLinkTextDelayed})
+	}
+	return e
+}
+
+// proven reports whether the agent has proven a verdict in this trouble.
+func (e episode) proven(code selfcheck.Code) bool {
+	return slices.ContainsFunc(e.troubles, func(v selfcheck.Verdict) bool { return v.Code == code })
+}
+
+// lost tells which texts the links of this trouble lost: by the counts of both ends, and by
+// the sizes of what was read.
+func (m *made) lost() {
+	if !m.proven(selfcheck.CodeLinkTextLost) {
+		return
+	}
+	seen := map[wire.LinkID]bool{}
+	var kinds []string // of the links, the newest first; "": it does not tell
+	sizes := map[string]int{}
+	verified := 0 // links that were verified, and lost texts then
+	for _, r := range m.reports {
+		l := r.Snapshot.Link
+		down, peer, local := l.Ledger.Down, l.Ledger.Peer, l.Ledger.Local
+		if down == nil || peer == nil || local.Link == 0 || seen[local.Link] {
+			continue // the newest of each link tells most
+		}
+		seen[local.Link] = true
+		if l.VerifiedAge != nil {
+			verified++
+		}
+		text := l.In.Frames[selfcheck.FrameText.String()]
+		large := false
+		if size, known := lostSize(text, *peer, *down); known {
+			switch top, all := largest(text); {
+			case size > top:
+				large = true
+				sizes["large"]++
+			case size <= all:
+				sizes["alike"]++
+			}
+		}
+		kind := "some"
+		switch {
+		case local.Read == 0 && peer.Written > 1:
+			kind = "all"
+		case local.Read == 0:
+			kind = ""
+		case down.Missing == 1 && !large && l.VerifiedAge != nil && down.Age+time.Second >= *l.VerifiedAge:
+			kind = "first" // it was missing as soon as there was a count, and no later one is
+		case l.In.TextAge != nil && *l.In.TextAge >= down.Age:
+			kind = "after_some"
+		}
+		kinds = append(kinds, kind)
+	}
+	if len(kinds) > 1 { // the oldest may have been well for a while: what it lost is what came then
+		kinds = kinds[:len(kinds)-1]
+	}
+	kinds = slices.DeleteFunc(kinds, func(k string) bool { return k == "" })
+	slices.Sort(kinds)
+	if kinds = slices.Compact(kinds); len(kinds) == 1 {
+		m.say("lost.which", kinds[0], diagnosis.BothEnds, byBeacon)
+	}
+	switch {
+	case sizes["alike"] > 0:
+		m.say("sizes", "alike", diagnosis.BothEnds, byBeacon)
+	case sizes["large"] > 0:
+		m.say("sizes", "large", diagnosis.BothEnds, byBeacon)
+	}
+	if verified > 1 {
+		m.say("fresh_link", "while", diagnosis.OneEnd, byBeacon)
+	}
+}
+
+// digests tells whether what was read is what was written: at equal counts, on any link of
+// the time looked at. One that is verified has compared them all along.
+func (m *made) digests() {
+	if m.proven(selfcheck.CodeLinkTextAltered) || m.said("verdict", string(selfcheck.CodeLinkTextAltered)) {
+		return
+	}
+	for _, r := range m.reports {
+		l := r.Snapshot.Link
+		if l.Ledger.Altered != "" {
+			return
+		}
+		here, there := l.Ledger.Local, l.Ledger.Peer
+		if there != nil && here.Read > 0 && (l.Phase == selfcheck.PhaseVerified || here.Read == there.Written && here.ReadCRC == there.WrittenCRC) {
+			m.say("ledger.digest", "same", diagnosis.BothEnds, byBeacon)
+			return
+		}
+	}
+}
+
+// stopped tells of links that went silent: what came on them, and how far they got.
+func (m *made) stopped() {
+	if !m.proven(selfcheck.CodeLinkSilent) {
+		return
+	}
+	m.say("silence", "reconnected", diagnosis.OneEnd, byBeacon)
+	m.say("ping.down", "no", diagnosis.OneEnd, byBeacon)
+	probing, texts := false, false
+	for _, r := range m.reports {
+		l := r.Snapshot.Link
+		if r.Verdict.Code == selfcheck.CodeLinkSilent && l.VerifiedAge == nil {
+			probing = probing || l.Phase == selfcheck.PhaseProbing
+			texts = texts || l.Ledger.Local.Read > 0
+		}
+	}
+	switch {
+	case probing: // the small probe was answered, and with the large one all ended
+		m.say("probes", "large_fail", diagnosis.OneEnd, byBeacon)
+		m.say("lost.which", "after_some", diagnosis.OneEnd, byBeacon)
+		m.say("text.down", "stopped", diagnosis.OneEnd, byBeacon)
+	case !texts:
+		m.say("text.down", "none", diagnosis.OneEnd, byBeacon)
+	}
+}
+
+// lostSize is how many bytes the lost texts of a link have on average, where the counts of
+// both ends are of the same moment.
+func lostSize(read selfcheck.ClassView, peer wire.Ledger, down selfcheck.Gap) (size uint64, known bool) {
+	if down.Missing == 0 || peer.WrittenBytes < read.Bytes || peer.Written != read.Count+down.Missing {
+		return 0, false
+	}
+	return (peer.WrittenBytes - read.Bytes) / down.Missing, true
+}
+
+// largest bounds the largest text that was read: it has no more bytes than top, and more
+// than floor.
+func largest(read selfcheck.ClassView) (top, floor uint64) {
+	for i, n := range read.Sizes {
+		if n == 0 {
+			continue
+		}
+		top, floor = 1<<62, selfcheck.SizeBuckets[len(selfcheck.SizeBuckets)-1]
+		if i < len(selfcheck.SizeBuckets) {
+			top, floor = selfcheck.SizeBuckets[i], 0
+			if i > 0 {
+				floor = selfcheck.SizeBuckets[i-1]
+			}
+		}
+	}
+	return top, floor
+}

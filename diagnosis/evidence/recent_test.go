@@ -1,0 +1,117 @@
+package evidence
+
+import (
+	"testing"
+	"time"
+
+	"gururmm/diagnosis"
+	"gururmm/operator"
+	"gururmm/selfcheck"
+	"gururmm/wire"
+)
+
+// An agent that is ill makes one link after the other; each is told by a beacon, the newest
+// first. What the links together show tells the mechanisms apart.
+func TestLinksThatComeAndGo(t *testing.T) {
+	lost, silent := selfcheck.Verdict{Code: selfcheck.CodeLinkTextLost}, selfcheck.Verdict{Code: selfcheck.CodeLinkSilent}
+	connecting := selfcheck.Verdict{Code: selfcheck.CodeLinkConnecting}
+	age := func(d time.Duration) *time.Duration { return &d }
+	// sizes of texts that were read: so many of at most 512 bytes, and of 4 to 8 KiB.
+	sizes := func(small, large uint64) map[string]selfcheck.ClassView {
+		s := make([]uint64, len(selfcheck.SizeBuckets)+1)
+		s[3], s[6] = small, large
+		return map[string]selfcheck.ClassView{"text": {Count: small + large, Bytes: 300*small + 8000*large, Sizes: s}}
+	}
+	// link is one that has read some texts and misses others, of so many bytes together.
+	link := func(id uint64, small, large, missing, bytes uint64, gap, verified time.Duration) func(*selfcheck.Snapshot) {
+		return func(s *selfcheck.Snapshot) {
+			l := &s.Link
+			l.In.Frames = sizes(small, large)
+			l.Ledger.Local = wire.Ledger{Link: wire.LinkID(id), Read: small + large}
+			l.Ledger.Peer = &wire.Ledger{Link: wire.LinkID(id), Written: small + large + missing, WrittenBytes: 300*small + 8000*large + bytes}
+			l.Ledger.Down = &selfcheck.Gap{Missing: missing, Age: gap}
+			l.Phase = selfcheck.PhaseAuth
+			if verified > 0 {
+				l.Phase, l.VerifiedAge = selfcheck.PhaseVerified, age(verified)
+			}
+			l.In.TextAge = age(gap)
+		}
+	}
+	type told struct {
+		v      selfcheck.Verdict
+		change func(*selfcheck.Snapshot)
+	}
+	begun := told{lost, link(1, 10, 2, 2, 8300, time.Second, time.Hour)} // the link in force when it began
+	connects := told{connecting, func(s *selfcheck.Snapshot) { s.Link.Phase, s.Link.Ledger = selfcheck.PhaseAuth, selfcheck.LedgerView{} }}
+	for _, c := range []struct {
+		name   string
+		told   []told
+		leader string
+		want   map[string]string
+	}{
+		{"nothing is read on fresh ones", []told{connects, {lost, link(3, 0, 0, 2, 600, time.Second, 0)}, {lost, link(2, 0, 0, 2, 600, time.Second, 0)}, begun},
+			"path.text.all", map[string]string{"lost.which": "all both_ends", "verdict": "link.text.lost one_end"}},
+		{"each lacks its first", []told{{lost, link(3, 5, 1, 1, 250, time.Second, 1500*time.Millisecond)}, {lost, link(2, 5, 1, 1, 250, time.Second, 1200*time.Millisecond)}, begun},
+			"path.text.first", map[string]string{"lost.which": "first both_ends", "sizes": "alike both_ends"}},
+		{"each is well for a while", []told{{lost, link(3, 8, 2, 2, 600, time.Second, 9*time.Second)}, {lost, link(2, 8, 2, 1, 300, time.Second, 8*time.Second)}, begun},
+			"path.text.count", map[string]string{"lost.which": "after_some both_ends", "fresh_link": "while one_end"}},
+		{"each lacks the large one", []told{{lost, link(3, 4, 0, 1, 8000, time.Second, 0)}, {lost, link(2, 4, 0, 1, 8000, time.Second, 0)}, {lost, link(1, 10, 0, 1, 8000, time.Second, time.Hour)}},
+			"path.text.size", map[string]string{"sizes": "large both_ends"}},
+		{"what was missing came on one of them", []told{{lost, link(3, 0, 0, 2, 600, time.Second, 0)}, {lost, func(s *selfcheck.Snapshot) {
+			link(2, 2, 0, 2, 600, time.Second, 0)(s)
+			s.Link.Ledger.Closed = 1
+		}}, begun}, "path.text.delayed", map[string]string{"ledger.down": "late both_ends", "verdict": "link.text.delayed one_end"}},
+		{"each goes silent where the large probe is due", []told{connects, {silent, func(s *selfcheck.Snapshot) {
+			link(2, 4, 0, 0, 0, 0, 0)(s)
+			s.Link.Phase, s.Link.Ledger.Down = selfcheck.PhaseProbing, nil
+		}}}, "path.mtu", map[string]string{"probes": "large_fail one_end", "ping.down": "no one_end", "text.down": "stopped one_end"}},
+		{"each is silent from the start", []told{connects, {silent, func(s *selfcheck.Snapshot) {
+			s.Link.Phase, s.Link.In, s.Link.Ledger = selfcheck.PhaseAuth, selfcheck.TapView{}, selfcheck.LedgerView{}
+		}}}, "path.halfopen", map[string]string{"probes": "", "text.down": "none one_end", "silence": "reconnected one_end"}},
+		{"a loop that was started afresh stands again", []told{connects, {silent, nil}, {selfcheck.Verdict{Code: selfcheck.CodeAgentStalled + ".reader"}, func(s *selfcheck.Snapshot) {
+			s.Loops["reader"] = selfcheck.LoopFacts{Pending: age(7 * time.Second)}
+		}}}, "agent.reader.handler", map[string]string{"agent.loop": "reader one_end", "ping.down": "", "verdict": "agent.stalled.reader one_end"}},
+		{"links that open and are not verified are no failed handshake", []told{{selfcheck.Verdict{Code: selfcheck.CodeLinkHandshake}, func(s *selfcheck.Snapshot) {
+			s.Link.Phase, s.Link.Failure, s.Link.Attempts = selfcheck.PhaseAuth, &selfcheck.NetworkError{Type: "ws.closed"}, 3
+			s.RejectedAge, s.RejectedCode = age(time.Second), wire.CodeBadSignature
+		}}, {connecting, nil}}, "agent.rejected", map[string]string{"verdict": "", "handshake": "opens one_end", "ledger.digest": "same both_ends"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := healthy()
+			h.Trace, h.Agent.Presence, h.Agent.Verdict, h.Agent.VerdictAt = nil, "out-of-band", string(c.told[0].v.Code), ago(time.Second)
+			h.Agent.Links[0].State, h.Agent.Links[0].PeerRead = "connecting", nil
+			h.Beacons = []operator.Beacon{}
+			for i, b := range c.told {
+				h.Beacons = append(h.Beacons, *beacon(t, time.Duration(i+1)*3*time.Second, b.v, b.change))
+			}
+			made := Case(h)
+			for name, want := range c.want {
+				got := ""
+				for i, v := range compact(find(made, name)) {
+					if i > 0 {
+						got += ", "
+					}
+					got += v
+				}
+				if got != want {
+					t.Errorf("%s: %q, want %q", name, got, want)
+				}
+			}
+			if a := diagnosis.Diagnose(made); a.Ranking[0].ID != c.leader {
+				t.Errorf("%s %.2f, %s, want %s", a.Ranking[0].ID, a.Ranking[0].Probability, a.Confidence.Why, c.leader)
+			}
+		})
+	}
+}
+
+// compact leaves each value once.
+func compact(values []string) (out []string) {
+	seen := map[string]bool{}
+	for _, v := range values {
+		if !seen[v] {
+			seen[v] = true
+			out = append(out, v)
+		}
+	}
+	return out
+}
