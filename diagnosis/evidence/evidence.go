@@ -154,7 +154,7 @@ func (m *made) seen() {
 		} else {
 			m.say("server.queue", "standing", diagnosis.Inferred, byServer)
 		}
-		if l.Verdict != "" {
+		if l.Verdict != "" && !(m.late && strings.HasPrefix(l.Verdict, string(selfcheck.CodeLinkTextLost))) {
 			m.verdict(l.Verdict, false, "the server, of the link")
 		}
 		m.pongs(l)

@@ -205,15 +205,19 @@ func (m *made) stopped() {
 	m.say("silence", "reconnected", diagnosis.OneEnd, byBeacon)
 	m.say("ping.down", "no", diagnosis.OneEnd, byBeacon)
 	probing, texts := false, false
+	verified := map[wire.LinkID]bool{} // links that passed the large probe, and went silent later
 	for _, r := range m.reports {
 		l := r.Snapshot.Link
+		if r.Verdict.Code == selfcheck.CodeLinkSilent && l.VerifiedAge != nil {
+			verified[l.Ledger.Local.Link] = true
+		}
 		if r.Verdict.Code == selfcheck.CodeLinkSilent && l.VerifiedAge == nil {
 			probing = probing || l.Phase == selfcheck.PhaseProbing
 			texts = texts || l.Ledger.Local.Read > 0
 		}
 	}
 	switch {
-	case probing: // the small probe was answered, and with the large one all ended
+	case probing && len(verified) < 2: // the small probe was answered, and with the large one all ended
 		m.say("probes", "large_fail", diagnosis.OneEnd, byBeacon)
 		m.say("lost.which", "after_some", diagnosis.OneEnd, byBeacon)
 		m.say("text.down", "stopped", diagnosis.OneEnd, byBeacon)
