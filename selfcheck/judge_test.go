@@ -153,7 +153,7 @@ var judgeCases = []judgeCase{
 	{name: "uplink lost", want: CodeLinkUplinkLost, change: func(s *Snapshot) {
 		s.Link.Ledger.Up = &Gap{Missing: 1, Age: *sec(1.1)}
 		s.Link.Ledger.Peer.Read = 8
-	}, says: "9 texts were written here, the server has read 8"},
+	}, says: "Of 9 texts written here the server has read 8"},
 	{name: "uplink perhaps lost", want: CodeLinkUplinkLost, suspected: true, change: func(s *Snapshot) { s.Link.Ledger.Up = &Gap{Missing: 1, Age: *sec(0.1)} }},
 	{name: "only fresh ledgers prove the uplink's loss", want: CodeLinkUplinkLost, suspected: true, change: func(s *Snapshot) {
 		s.Link.Ledger.Up, s.Worker.Silent = &Gap{Missing: 1, Age: *sec(0.9)}, sec(1)

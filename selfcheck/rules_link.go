@@ -167,7 +167,7 @@ func lookUplinkLost(f *facts, r *rule) *hit {
 		evidence: []Evidence{{Fact: "link.ledger.local.written", Seen: number(l.Local.Written)}},
 	}
 	if l.Peer != nil {
-		h.sentence = fmt.Sprintf("%s were written here, the server has read %d: %d missing that a later ping has overtaken.", count(l.Local.Written, "text"), l.Peer.Read, l.Up.Missing)
+		h.sentence = fmt.Sprintf("Of %s written here the server has read %d: %d missing that a later ping has overtaken.", count(l.Local.Written, "text"), l.Peer.Read, l.Up.Missing)
 		h.evidence = append(h.evidence, Evidence{Fact: "link.ledger.peer.read", Seen: number(l.Peer.Read), Expected: number(l.Peer.Read + l.Up.Missing)})
 	}
 	f.ripen(h, f.spanned(l.Up), f.grace(minGapGrace, gapRoundTrips))

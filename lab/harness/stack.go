@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -272,8 +273,10 @@ func (s *Stack) Door() (url string, trust *tls.Config, token string) {
 // proxy, and gives what it printed and its exit code.
 func (s *Stack) Operator(ctx context.Context, args ...string) (stdout, stderr string, code int, err error) {
 	cmd := exec.CommandContext(ctx, s.opts.Bin.Server, args...)
+	// Who tests may be an operator of another server.
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GURURMM_") })
 	s.mu.Lock()
-	cmd.Env = append(os.Environ(), "GURURMM_URL=https://"+s.listen, "GURURMM_CA="+s.cert.certFile, "GURURMM_TOKEN="+s.token)
+	cmd.Env = append(env, "GURURMM_URL=https://"+s.listen, "GURURMM_CA="+s.cert.certFile, "GURURMM_TOKEN="+s.token)
 	s.mu.Unlock()
 	stdout, stderr, err = output(cmd)
 	code, err = exitCode(err)
