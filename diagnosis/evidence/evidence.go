@@ -293,8 +293,7 @@ func (m *made) registered() {
 // early reports whether it was told too soon that all is well: a command that is not acknowledged was
 // not written yet, or not long enough ago to be missed.
 func (m *made) early(verdict string, told time.Time) bool {
-	well := verdict == string(selfcheck.CodeOK) || verdict == string(selfcheck.CodeOKIdle)
-	return well && !m.waits.IsZero() && told.Before(m.waits.Add(loopStalls))
+	return isWell(verdict) && !m.waits.IsZero() && told.Before(m.waits.Add(loopStalls))
 }
 
 // steps tells what the agent has tried by itself against its verdict, and what came of it.

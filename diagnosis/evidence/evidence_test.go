@@ -149,6 +149,13 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 		{name: "a newer word stands before a beacon", change: func(t *testing.T, h *Held) {
 			h.Beacons, h.Agent.VerdictAt = beacons(t, time.Minute, lost, nil), ago(recovered)
 		}, want: map[string]string{"verdict": "ok one_end", "agent.loop": ""}},
+		{name: "and so does one that is said again and again", change: func(t *testing.T, h *Held) {
+			h.Beacons, h.Agent.VerdictAt = beacons(t, time.Minute, lost, nil), ago(time.Second)
+			h.Events = []operator.AgentEvent{
+				{Kind: operator.EventVerdict, To: "ok.idle", At: *ago(time.Second)}, {Kind: operator.EventVerdict, To: "ok", At: *ago(recovered)},
+				{Kind: operator.EventVerdict, To: "link.text.lost", At: *ago(time.Minute)},
+			}
+		}, want: map[string]string{"verdict": "ok one_end", "agent.loop": ""}},
 		{name: "well for a moment only", change: func(t *testing.T, h *Held) {
 			h.Beacons, h.Agent.VerdictAt = beacons(t, time.Minute, lost, func(s *selfcheck.Snapshot) {
 				s.Link.Ledger.Local.Read, s.Link.Ledger.Local.Link, s.Link.Ledger.Peer.Written = 0, 7, 2

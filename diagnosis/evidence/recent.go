@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"gururmm/diagnosis"
+	"gururmm/operator"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
@@ -80,8 +81,7 @@ func recent(h Held) (e episode) {
 		return e
 	}
 	e.report = e.reports[0]
-	if a.Presence == "verified" && (a.Verdict == string(selfcheck.CodeOK) || a.Verdict == string(selfcheck.CodeOKIdle)) &&
-		a.VerdictAt != nil && h.Now.Sub(*a.VerdictAt) >= recovered {
+	if a.Presence == "verified" && isWell(a.Verdict) && h.Now.Sub(wellSince(h)) >= recovered {
 		return e
 	}
 	top := 0
@@ -108,6 +108,28 @@ func recent(h Held) (e episode) {
 		e.troubles = append(e.troubles, selfcheck.Verdict{Code: selfcheck.CodeLinkTextDelayed})
 	}
 	return e
+}
+
+func isWell(verdict string) bool {
+	return verdict == string(selfcheck.CodeOK) || verdict == string(selfcheck.CodeOKIdle)
+}
+
+// wellSince is when the agent said first that all is well, of the last times in a row, or,
+// where no event tells, last.
+func wellSince(h Held) (since time.Time) {
+	if h.Agent.VerdictAt != nil {
+		since = *h.Agent.VerdictAt
+	}
+	for _, e := range h.Events { // the newest first
+		if e.Kind != operator.EventVerdict {
+			continue
+		}
+		if !isWell(e.To) {
+			break
+		}
+		since = e.At
+	}
+	return since
 }
 
 // proven reports whether the agent has proven a verdict in this trouble.
