@@ -36,6 +36,9 @@ type Ledgers struct {
 	peerByText bool    // ... not by a ping
 	covered    bool    // of down
 	haveRTT    bool
+	digested   bool // confirmedCRC is known
+
+	confirmedCRC uint32 // of the texts that are confirmed
 
 	rtt    time.Duration
 	pongAt Instant
@@ -49,6 +52,8 @@ type Ledgers struct {
 	// confirmed is how many of our texts preceded the last frame of ours that
 	// the peer has provably read.
 	confirmed uint64
+	// known is how many texts from the first on the peer has read: its digest is of just these.
+	known uint64
 	// unanswered: the pong of a ping that asked for a ledger came, the ledger not yet.
 	unanswered Instant
 
@@ -72,6 +77,7 @@ type sentPing struct {
 	clock   int64
 	written uint64
 	at      Instant
+	crc     uint32 // of what was written before it
 	answer  bool
 }
 
@@ -143,7 +149,7 @@ func (l *Ledgers) Outgoing(now time.Time, owed uint32, answer bool, via string) 
 		if len(l.sent) == outstandingPings {
 			l.sent = append(l.sent[:0], l.sent[1:]...)
 		}
-		l.sent = append(l.sent, sentPing{clock: out.ClockMicros, written: out.Written, at: At(now), answer: answer})
+		l.sent = append(l.sent, sentPing{clock: out.ClockMicros, written: out.Written, crc: out.WrittenCRC, at: At(now), answer: answer})
 		if l.pending.IsZero() {
 			l.pending = At(now)
 		}
@@ -172,7 +178,9 @@ func (l *Ledgers) PeerText(p wire.Ledger, n uint64, crcBefore uint32, acked uint
 	if p.Link != l.link || n == 0 {
 		return
 	}
-	l.confirmed = max(l.confirmed, min(acked, l.local.Written))
+	if n := min(acked, l.local.Written); n > l.confirmed {
+		l.confirmed, l.digested = n, false
+	}
 	l.take(p, true, n-1, crcBefore, At(now))
 }
 
@@ -216,6 +224,20 @@ func (l *Ledgers) take(p wire.Ledger, byText bool, read uint64, readCRC uint32, 
 	if p.Read > l.local.Written || p.Read == l.local.Written && p.ReadCRC != l.local.WrittenCRC {
 		l.alter("up", now)
 	}
+	if l.wrote(p.Read, p.ReadCRC) {
+		l.known = p.Read
+	}
+}
+
+// wrote reports whether the first n texts are known to have this digest. The count alone does
+// not tell which texts were read: a later one makes up for one that was lost.
+func (l *Ledgers) wrote(n uint64, crc uint32) bool {
+	for i := range l.sent {
+		if l.sent[i].written == n && l.sent[i].crc == crc {
+			return true
+		}
+	}
+	return n == l.local.Written && crc == l.local.WrittenCRC || l.digested && n == l.confirmed && crc == l.confirmedCRC
 }
 
 func (l *Ledgers) alter(direction string, now Instant) {
@@ -243,7 +265,9 @@ func (l *Ledgers) Pong(data []byte, now time.Time) {
 		}
 		l.pongAt = At(now)
 		l.rtt, l.haveRTT = At(now).Sub(s.at), true
-		l.confirmed = max(l.confirmed, s.written)
+		if s.written >= l.confirmed {
+			l.confirmed, l.confirmedCRC, l.digested = s.written, s.crc, true
+		}
 		if s.answer && l.unanswered.IsZero() {
 			l.unanswered = At(now)
 		}
@@ -273,8 +297,8 @@ func (l *Ledgers) Suspicious() bool {
 // Altered reports whether texts were ever found to be altered.
 func (l *Ledgers) Altered() bool { return l.altered != "" }
 
-// PeerRead is how many texts the peer had read as of its last ledger; 0: none, or it never said.
-func (l *Ledgers) PeerRead() uint64 { return l.peer.Read }
+// PeerRead is how many texts, from the first on, the peer has provably read: at least.
+func (l *Ledgers) PeerRead() uint64 { return l.known }
 
 // Clean reports whether nothing was ever found wrong with the frames of this link, and
 // nothing is suspected or owed.

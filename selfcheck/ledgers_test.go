@@ -82,6 +82,43 @@ func TestPingsOfOneInstantHaveTheirOwnPongs(t *testing.T) {
 	}
 }
 
+// A later text that was read makes up for a lost one in the count: which texts a peer has read
+// is known only where its digest says so.
+func TestWhichTextsWereReadIsToldByTheDigest(t *testing.T) {
+	p := newPair(t)
+	p.text(p.a, p.b, "one")()
+	p.ping(p.a, p.b, true)()
+	if got := p.a.PeerRead(); got != 1 {
+		t.Fatalf("the peer has read text 1: %d", got)
+	}
+	p.text(p.a, p.b, "two") // dies on the way
+	raw := p.a.Outgoing(p.now, 0, true, ViaPing).AppendTo(nil)
+	three := p.text(p.a, p.b, "three")
+	p.b.Ping(raw, p.now)
+	three() // before its answer is composed
+	p.a.Pong(raw, p.now)
+	p.a.Ping(p.b.Outgoing(p.now, 0, false, ViaPing).AppendTo(nil), p.now)
+	if got := p.a.PeerRead(); got != 1 {
+		t.Fatalf("text 2 was lost, and the first %d texts are told to have been read", got)
+	}
+	p.ping(p.a, p.b, true)()
+	if v := p.a.View(p.now); v.Up == nil || p.a.PeerRead() != 1 {
+		t.Fatalf("gap %+v, %d texts read; want the loss, and text 1", v.Up, p.a.PeerRead())
+	}
+}
+
+// An answer that is composed before a later text comes tells of what was before it, though more is written.
+func TestWhatWasReadIsToldWhileMoreIsUnderWay(t *testing.T) {
+	p := newPair(t)
+	p.text(p.a, p.b, "one")()
+	ping := p.ping(p.a, p.b, true)
+	p.text(p.a, p.b, "two") // is under way
+	ping()
+	if got := p.a.PeerRead(); got != 1 {
+		t.Fatalf("the peer has read text 1: %d", got)
+	}
+}
+
 func TestIdleLinkProvesNothing(t *testing.T) {
 	p := newPair(t)
 	for range 50 {

@@ -74,7 +74,7 @@ type Evidence struct {
 	Clean bool
 	// Calm: nothing is suspected and nothing was altered, so no verdict follows from the account.
 	Calm bool
-	// PeerRead is how many texts the peer had read as of its last ledger; 0: none, or it never said.
+	// PeerRead: see [selfcheck.Ledgers.PeerRead].
 	PeerRead uint64
 }
 
@@ -642,6 +642,8 @@ func (c *Conn) PeerLedger(p wire.Ledger, m Message, acked uint64) {
 // Facts are the account and how busy both directions are.
 type Facts struct {
 	Ledger selfcheck.LedgerView
+	// PeerRead: see [selfcheck.Ledgers.PeerRead].
+	PeerRead uint64
 	// Inbound is when the last frame of any kind came.
 	Inbound time.Time
 	// ReaderBusy and WriterBusy: since when the reader's owner has not come back
@@ -660,7 +662,7 @@ func (c *Conn) Facts(now time.Time) Facts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return Facts{
-		Ledger: c.ledgers.View(now), Inbound: c.inbound.Time(now),
+		Ledger: c.ledgers.View(now), PeerRead: c.ledgers.PeerRead(), Inbound: c.inbound.Time(now),
 		ReaderBusy: c.reading.Time(now), WriterBusy: c.busy.Time(now), WriterWaits: c.network, Queued: len(c.queue), Unwritten: c.unwritten(now),
 	}
 }

@@ -67,15 +67,15 @@ func (l *link) weigh() {
 	}
 	// Looked at with mu held: of two that weigh at once, the later one has the fresher account.
 	now := time.Now()
-	v := l.conn.Facts(now).Ledger
-	code := proof(v)
+	f := l.conn.Facts(now)
+	v, code := f.Ledger, proof(f.Ledger)
 	answered := !l.challenged.IsZero() && !l.answered && newer(v.PongAge, v.PeerAge, now.Sub(l.challenged))
 	l.answered = l.answered || answered
 	lives := !l.challenged.IsZero() && !l.lives && v.RTT != nil && newer(v.PongAge, nil, now.Sub(l.challenged)-*v.RTT)
 	l.lives = l.lives || lives
-	agreed := v.Peer != nil && v.Up == nil && v.Peer.Read > l.aligned
+	agreed := f.PeerRead > l.aligned
 	if agreed {
-		l.aligned = v.Peer.Read
+		l.aligned = f.PeerRead
 	}
 	before := l.verdict
 	switch {
@@ -104,7 +104,7 @@ func (l *link) weigh() {
 	case after != before && after == "":
 		d.LinkUp(l) // its gap has closed
 	case after != before && after != selfcheck.CodeLinkUplinkLost:
-		// Which texts were read since the counts last agreed can't be known: all of
+		// Which texts were read since the digests last agreed can't be known: all of
 		// them go back, and the agent recognises a repeat.
 		d.PeerRead(l.agent, l.generation, aligned, delivery.Proof{Says: quote(after, v), Counts: counted(after, v, now)})
 	case agreed && after == "":

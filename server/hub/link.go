@@ -75,7 +75,7 @@ type link struct {
 	verifiedAt time.Time
 	verdict    selfcheck.Code // why nothing is delivered on it; empty: nothing wrong
 	challenged time.Time      // zero: it was not
-	aligned    uint64         // texts the agent had read when the counts last agreed
+	aligned    uint64         // texts the agent had read when the digests last agreed
 	nextPing   selfcheck.Instant
 	asked      selfcheck.Instant // whether it lives, a command being unacknowledged; zero: it was not, or has answered
 	identity   identity
