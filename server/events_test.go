@@ -197,6 +197,32 @@ func TestStepsOfAnAgentAreToldOnce(t *testing.T) {
 	})
 }
 
+// The ladder of the worker and that of the link take a step in one turn: each is told, and its outcome.
+func TestStepsOfOneMomentAreBothTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer func() { n.stop() }()
+		id := n.enroll("alpha")
+		one := selfcheck.StepRecord{At: time.Now(), Kind: selfcheck.StepRestartWorker, Verdict: selfcheck.CodeAgentHung, Outcome: "helped: it is back"}
+		other := one
+		other.Kind, other.Outcome = selfcheck.StepRetryLink, "no better: the same"
+		for range 2 {
+			time.Sleep(time.Second)
+			r := report(id, false)
+			r.Steps = []selfcheck.StepRecord{one, other}
+			if status, raw := n.post(id, "/v1/oob/beacon", r); status != http.StatusOK {
+				t.Fatalf("%d %s", status, raw)
+			}
+			n = n.restarted()
+		}
+		said, _ := n.told(id, operator.EventStep, operator.EventOutcome)
+		want := []string{"step >restart_worker", "step >retry_link", "outcome restart_worker>helped", "outcome retry_link>no better"}
+		if slices.Sort(said); !slices.Equal(said, sorted(want)) {
+			t.Errorf("told %q, want %q", said, want)
+		}
+	})
+}
+
 // What a server knew when it was stopped is neither lost nor told again by the next one.
 func TestARestartOfTheServerIsNoChangeOfAnAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

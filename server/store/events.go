@@ -143,8 +143,14 @@ func (d *database) saveEvent(tx *txn, e operator.AgentEvent) error {
 	switch e.Kind {
 	case operator.EventLink:
 	case operator.EventStep, operator.EventOutcome: // its report repeats it
+		// Two of one moment differ in what is done: that is now of a step, and was of its outcome.
+		does, column := e.To, "now"
+		if e.Kind == operator.EventOutcome {
+			does, column = e.From, "was"
+		}
 		var known int
-		err := tx.QueryRow(`SELECT count(*) FROM agent_events WHERE agent = ? AND kind = ? AND told = ? AND verdict = ?`, e.Agent, e.Kind, told, e.Verdict).Scan(&known)
+		err := tx.QueryRow(`SELECT count(*) FROM agent_events WHERE agent = ? AND kind = ? AND told = ? AND verdict = ? AND `+column+` = ?`,
+			e.Agent, e.Kind, told, e.Verdict, does).Scan(&known)
 		if err != nil || known > 0 {
 			return err
 		}
