@@ -223,6 +223,31 @@ func TestStepsOfOneMomentAreBothTold(t *testing.T) {
 	})
 }
 
+// A time that an agent makes up for a step is none of a clock, and JSON has no word for it:
+// the events of all agents could not be listed any more.
+func TestTimesThatAnAgentMakesUpKeepNoEventFromBeingListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, true, nil)
+		defer func() { n.stop() }()
+		id := n.enroll("alpha")
+		east := time.FixedZone("", 23*3600)
+		r := report(id, false)
+		r.At, r.Snapshot.Clock.Offset = time.Date(0, 1, 1, 0, 0, 0, 0, east), new(-1000*time.Hour)
+		for _, at := range []time.Time{
+			time.Date(0, 1, 1, 0, 0, 0, 0, east), time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -23*3600)), {}, time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC),
+			time.Now(),
+		} {
+			r.Steps = append(r.Steps, selfcheck.StepRecord{At: at, Kind: selfcheck.StepReconnect, Verdict: selfcheck.CodeLinkTextLost, Outcome: "helped"})
+		}
+		if status, raw := n.post(id, "/v1/oob/beacon", r); status != http.StatusOK {
+			t.Fatalf("%d %s", status, raw)
+		}
+		if said, _ := n.told(id, operator.EventStep, operator.EventOutcome); len(said) != 2 {
+			t.Errorf("told %q, want the one step whose time can be, and its outcome", said)
+		}
+	})
+}
+
 // What a server knew when it was stopped is neither lost nor told again by the next one.
 func TestARestartOfTheServerIsNoChangeOfAnAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

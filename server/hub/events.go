@@ -38,7 +38,7 @@ const maxSteps = 32
 
 // step names one that an agent has taken by its own clock.
 type step struct {
-	kind selfcheck.StepKind
+	kind string
 	told int64 // Unix microseconds
 }
 
@@ -54,23 +54,34 @@ func (h *Hub) noteSteps(agent string, ep *endpoint, r oob.Report, at time.Time) 
 		behind = *off
 	}
 	for _, s := range r.Steps[max(0, len(r.Steps)-maxSteps):] {
-		id := step{s.Kind, s.At.UnixMicro()}
+		id := step{clip(string(s.Kind)), s.At.UnixMicro()}
+		if !conceivable(s.At) {
+			continue
+		}
 		done, told := ep.steps[id]
 		e := operator.AgentEvent{Told: new(time.UnixMicro(id.told).UTC()), Verdict: clip(string(s.Verdict))}
 		if !told {
-			e.Kind, e.To, e.Reason = operator.EventStep, clip(string(s.Kind)), "expected: "+s.Expected
+			e.Kind, e.To, e.Reason = operator.EventStep, id.kind, "expected: "+s.Expected
 			h.noteAt(agent, e, earlier(s.At.Add(behind), at))
 		}
 		if known[id] = done || s.Outcome != ""; known[id] && !done {
-			e.Kind, e.From, e.To, e.Reason = operator.EventOutcome, clip(string(s.Kind)), operator.StepNoBetter, s.Outcome
+			e.Kind, e.From, e.To, e.Reason = operator.EventOutcome, id.kind, operator.StepNoBetter, s.Outcome
 			if strings.HasPrefix(s.Outcome, "helped") {
 				e.To = operator.StepHelped
 			}
-			h.noteAt(agent, e, earlier(r.At, at))
+			ended := at
+			if conceivable(r.At) {
+				ended = earlier(r.At, at)
+			}
+			h.noteAt(agent, e, ended)
 		}
 	}
 	ep.steps = known
 }
+
+// conceivable reports whether a clock can say t, however wrong it is. JSON has no word for
+// some others, and a list that holds one could not be told.
+func conceivable(t time.Time) bool { return t.UnixMicro() > 0 && t.Year() < 2200 }
 
 // earlier is t, unless that lies ahead of now.
 func earlier(t, now time.Time) time.Time {
