@@ -108,7 +108,7 @@ type sharing struct {
 	mu    sync.Mutex
 	dirty map[string]struct{}
 	poke  chan struct{}
-	told  map[string]string // marks of the views that were written last, by agent
+	told  map[string]string // marks of the views that were written last, by agent; another one for each lease
 }
 
 // share has what is seen of agent told to other nodes, if it has changed. It never blocks.
@@ -185,6 +185,9 @@ func (h *Hub) shareNow(ctx context.Context, agents []string) error {
 	ctx, cancel := context.WithTimeout(ctx, handleTimeout)
 	defer cancel()
 	seen, marks := map[string]string{}, map[string]string{}
+	h.sharing.mu.Lock()
+	told := h.sharing.told // of the lease that there is now: what is written under it may be lost with it
+	h.sharing.mu.Unlock()
 	for _, agent := range agents {
 		v := h.view(agent)
 		mark, err := v.mark()
@@ -192,7 +195,7 @@ func (h *Hub) shareNow(ctx context.Context, agents []string) error {
 			return err
 		}
 		h.sharing.mu.Lock()
-		same := h.sharing.told[agent] == mark
+		same := told[agent] == mark
 		h.sharing.mu.Unlock()
 		if same {
 			continue
@@ -214,10 +217,7 @@ func (h *Hub) shareNow(ctx context.Context, agents []string) error {
 	}
 	h.sharing.mu.Lock()
 	defer h.sharing.mu.Unlock()
-	if h.sharing.told == nil {
-		h.sharing.told = map[string]string{}
-	}
-	maps.Copy(h.sharing.told, marks)
+	maps.Copy(told, marks)
 	return nil
 }
 
@@ -332,7 +332,7 @@ func (h *Hub) LeaseLost() {
 	}
 	h.mu.Unlock()
 	h.sharing.mu.Lock()
-	h.sharing.told = nil
+	h.sharing.told = map[string]string{}
 	h.sharing.mu.Unlock()
 	sendAway(all, errLeaseLost, h.opts.Returning)
 }

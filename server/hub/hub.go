@@ -187,7 +187,7 @@ func New(opts Options) *Hub {
 		opts: opts, log: opts.Log, wheel: newWheel(), started: time.Now(),
 		ctx: ctx, stop: stop,
 		agents: map[string]*endpoint{}, probing: map[*session.Conn]struct{}{},
-		sharing: sharing{poke: make(chan struct{}, 1)},
+		sharing: sharing{poke: make(chan struct{}, 1), told: map[string]string{}},
 	}
 }
 
