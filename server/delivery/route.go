@@ -94,7 +94,7 @@ type job struct {
 	unsaved bool
 	stages  []store.Stage
 	saveAt  time.Time
-	times   wire.StageTimes // of its ack: its result repeats them
+	heard   uint16 // bits of agentStages that its ack told of: its result repeats them
 
 	claim *claim  // while claimed
 	past  []claim // all claims made by this process, to tell which attempt an ack is of

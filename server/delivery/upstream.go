@@ -180,7 +180,12 @@ func (m *message) acknowledge(j *job, times wire.StageTimes, note string) error 
 	stages := append(m.agentTimes(j, times, attempt), m.entry(wire.StageAckRead, attempt, note))
 	moved, err := m.r.move(j, Ack, told{at: m.at}, stages...)
 	if moved {
-		j.acked, j.times = attempt, times
+		j.acked = attempt
+		for i, stage := range agentStages {
+			if _, ok := times[stage]; ok {
+				j.heard |= 1 << i
+			}
+		}
 	}
 	if tell := m.r.s.o.Acked; moved && tell != nil {
 		for _, c := range j.past {
@@ -231,9 +236,9 @@ func (m *message) attempt(j *job, times wire.StageTimes) int {
 // agentTimes are the agent's stages that it has not told of j yet.
 func (m *message) agentTimes(j *job, times wire.StageTimes, attempt int) []store.Stage {
 	var out []store.Stage
-	for _, stage := range agentStages {
+	for i, stage := range agentStages {
 		at, ok := times[stage]
-		if _, known := j.times[stage]; known || !ok || at.Year() < 2000 || at.Year() > 2200 { // no clock is that wrong; it would not fit a µs column
+		if j.heard&(1<<i) != 0 || !ok || at.Year() < 2000 || at.Year() > 2200 { // no clock is that wrong; it would not fit a µs column
 			continue
 		}
 		e := m.entry(stage, attempt, "")
