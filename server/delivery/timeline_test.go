@@ -1,11 +1,13 @@
 package delivery
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
 
 	"gururmm/operator"
+	"gururmm/server/store"
 	"gururmm/wire"
 )
 
@@ -73,4 +75,25 @@ func TestATimelineWithOneEndOnlyStaysAsItIs(t *testing.T) {
 	if tr.AgentClockUS != 0 {
 		t.Errorf("%+v", tr)
 	}
+}
+
+// What an agent makes up keeps no listing of its traces from fitting into an answer.
+func TestTracesOfAnAgentFitIntoAnAnswer(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		const commands, each = 40, 1000
+		for range commands {
+			id := r.submit()
+			var made []store.Stage
+			for i := range each {
+				made = append(made, store.Stage{Command: id, TraceEntry: operator.TraceEntry{Stage: StageNote, At: time.Now(), End: "server", Note: fmt.Sprint(i)}})
+			}
+			if err := r.st.AddStages(t.Context(), made...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all, err := r.s.Traces(t.Context(), r.agent, time.Time{}, 500)
+		if err != nil || len(all) == 0 || len(all) == commands {
+			t.Errorf("%d of %d traces, %v", len(all), commands, err)
+		}
+	})
 }

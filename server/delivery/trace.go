@@ -31,8 +31,11 @@ func (s *Service) Trace(ctx context.Context, id string) (operator.Trace, error) 
 	return s.traceOf(c, stages, why), nil
 }
 
-// maxTraces bounds the notes of the traces of one listing, in bytes.
-const maxTraces = 8 << 20
+const (
+	// maxTraces bounds the traces of one listing, in bytes: its notes, and entryWeight for each entry.
+	maxTraces   = 8 << 20
+	entryWeight = 256
+)
 
 // Traces gives the ways of an agent's commands since then, the newest first, with the beginning
 // of each script. Beyond what one answer may hold, the oldest are left out.
@@ -44,7 +47,7 @@ func (s *Service) Traces(ctx context.Context, agent string, since time.Time, lim
 			why = s.waitsFor(ctx, agent)
 		}
 		for _, st := range c.Stages {
-			size += len(st.Note)
+			size += entryWeight + len(st.Note)
 		}
 		if size > maxTraces {
 			break
