@@ -164,7 +164,7 @@ func (m *made) seen() {
 		if l.State == "verified" && l.Verdict == "" && len(m.troubles) == 0 { // else it is only one more fresh link
 			m.say("verified", "yes", diagnosis.BothEnds, byServer)
 			m.say("probes", "pass", diagnosis.BothEnds, byServer)
-			if l.PeerRead != nil && *l.PeerRead >= l.Written && !m.said("ledger.down", "gap") {
+			if l.PeerRead != nil && *l.PeerRead >= l.Written && !m.said("ledger.down", "gap") && !m.said("ledger.down", "late") {
 				m.say("ledger.down", "even", diagnosis.BothEnds, byServer)
 			}
 		}

@@ -124,6 +124,18 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 			"ledger.down": "gap both_ends", "stage.ack_read": "no one_end", "door": "runs both_ends", "verdict": "link.text.lost one_end", "verified": "no one_end",
 			"text.down": "none one_end", "ping.down": "yes one_end", "agent.loop": "turns one_end", "ledger.owed": "", "stage.read": "",
 		}},
+		{name: "lost, and read by the next attempt", change: func(t *testing.T, h *Held) {
+			h.Trace = trace(time.Minute, "accepted", "claimed", "written", "lost", "claimed", "written", "read", "acked", "ack_read")
+			for i := range h.Trace.Entries {
+				e := &h.Trace.Entries[i]
+				if e.Link = "07"; i > 3 {
+					e.Link, e.Attempt = "08", 2
+				}
+			}
+		}, want: map[string]string{"ledger.down": "gap both_ends", "stage.read": "yes one_end"}},
+		{name: "told to be lost, and read after all", change: func(t *testing.T, h *Held) {
+			h.Trace = trace(time.Minute, "accepted", "claimed", "written", "lost", "read", "acked", "ack_read")
+		}, want: map[string]string{"ledger.down": "late both_ends", "stage.read": "yes one_end"}},
 		{name: "went by the second door alone", change: func(t *testing.T, h *Held) {
 			h.Trace = trace(time.Minute, "accepted")
 			h.Trace.Entries = append(h.Trace.Entries, operator.TraceEntry{Stage: wire.StageResultStored, Channel: wire.ChannelOOB})

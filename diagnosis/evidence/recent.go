@@ -100,7 +100,7 @@ func recent(h Held) (e episode) {
 	if e.proven(selfcheck.CodeLinkTextAltered) { // counts that are made up close gaps, too
 		return e
 	}
-	if e.late = e.proven(selfcheck.CodeLinkTextDelayed) || slices.ContainsFunc(e.reports, func(r *report) bool { return r.Snapshot.Link.Ledger.Closed > 0 }); e.late {
+	if e.late = e.proven(selfcheck.CodeLinkTextDelayed) || slices.ContainsFunc(e.reports, (*report).closedGap); e.late {
 		// Until it comes, what is late can't be told from what is lost.
 		e.troubles = slices.DeleteFunc(e.troubles, func(v selfcheck.Verdict) bool {
 			return v.Code == selfcheck.CodeLinkTextLost || v.Code == selfcheck.CodeLinkTextDelayed
@@ -130,6 +130,13 @@ func wellSince(h Held) (since time.Time) {
 		since = e.At
 	}
 	return since
+}
+
+// closedGap reports whether texts that were missing came after all, in this trouble: a link may
+// be open for days.
+func (r *report) closedGap() bool {
+	l := r.Snapshot.Link.Ledger
+	return l.Closed > 0 && l.ClosedAge != nil && *l.ClosedAge < fresh
 }
 
 // proven reports whether the agent has proven a verdict in this trouble.

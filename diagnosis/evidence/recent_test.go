@@ -59,8 +59,12 @@ func TestLinksThatComeAndGo(t *testing.T) {
 			"path.text.size", map[string]string{"sizes": "large both_ends"}},
 		{"what was missing came on one of them", []told{{lost, link(3, 0, 0, 2, 600, time.Second, 0)}, {lost, func(s *selfcheck.Snapshot) {
 			link(2, 2, 0, 2, 600, time.Second, 0)(s)
-			s.Link.Ledger.Closed = 1
+			s.Link.Ledger.Closed, s.Link.Ledger.ClosedAge = 1, age(3*time.Second)
 		}}, begun}, "path.text.delayed", map[string]string{"ledger.down": "late both_ends", "verdict": "link.text.delayed one_end"}},
+		{"what was missing long before came after all", []told{{lost, link(3, 0, 0, 2, 600, time.Second, 0)}, {lost, link(2, 0, 0, 2, 600, time.Second, 0)}, {lost, func(s *selfcheck.Snapshot) {
+			begun.change(s)
+			s.Link.Ledger.Closed, s.Link.Ledger.ClosedAge = 1, age(3*time.Hour)
+		}}}, "path.text.all", map[string]string{"ledger.down": "", "verdict": "link.text.lost one_end"}},
 		{"each goes silent where the large probe is due", []told{connects, {silent, func(s *selfcheck.Snapshot) {
 			link(2, 4, 0, 0, 0, 0, 0)(s)
 			s.Link.Phase, s.Link.Ledger.Down = selfcheck.PhaseProbing, nil

@@ -71,7 +71,7 @@ func (m *made) way() {
 		return // a later one is under way, and it says nothing of that
 	}
 	switch {
-	case lost && (has(wire.StageRead) || m.late): // after all
+	case lost && (m.late || cameAfterAll(t.Entries)):
 		m.say("ledger.down", "late", diagnosis.BothEnds, byTrace)
 	case lost:
 		m.say("ledger.down", "gap", diagnosis.BothEnds, byTrace)
@@ -111,6 +111,16 @@ func (m *made) way() {
 	if value := refusal(refused); value != "" && !(value == "busy" && len(m.troubles) > 0) { // which passes
 		m.say("refused", value, diagnosis.BothEnds, byTrace)
 	}
+}
+
+// cameAfterAll reports whether a text that was told to be lost was read: not that of another
+// attempt, by another link.
+func cameAfterAll(all []operator.TraceEntry) bool {
+	return slices.ContainsFunc(all, func(lost operator.TraceEntry) bool {
+		return lost.Stage == "lost" && slices.ContainsFunc(all, func(e operator.TraceEntry) bool {
+			return e.Stage == wire.StageRead && (e.Attempt == lost.Attempt || e.Link != "" && e.Link == lost.Link)
+		})
+	})
 }
 
 // refusals are the values of refused by the nack's code.
