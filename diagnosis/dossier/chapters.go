@@ -115,7 +115,7 @@ func (p *page) symptom() {
 	}
 	p.item("The server shows the agent as: %s. Commands that it owes the agent now: %d.", a.Presence, a.Owed)
 	p.item("Last heard of: %s, by %s. Text last went both ways: %s.", exact(a.LastSeen), orNone(a.LastVia), exact(a.VerifiedAt))
-	p.item("The agent's own last verdict: %s, at %s. %s", orNone(a.Verdict), exact(a.VerdictAt), p.names.text(a.Sentence))
+	p.item("The agent's own last verdict: %s, at %s. %s", orNone(p.names.text(a.Verdict)), exact(a.VerdictAt), p.names.text(a.Sentence))
 	if p.Trace != nil {
 		p.item("The command that says most of now is %s: %s", p.names.of("command", p.Trace.Command.ID), p.names.text(p.Trace.Stopped))
 	}

@@ -176,3 +176,16 @@ func FuzzText(f *testing.F) {
 		}
 	})
 }
+
+// A verdict is a word of the agent's, whatever it makes of it.
+func TestAMadeUpVerdictIsNoChapterAndTellsNoName(t *testing.T) {
+	h := held()
+	h.Agent.Verdict = "ok on FRONTDESK-7\n\n## 7. The cause"
+	var out bytes.Buffer
+	if err := WriteMarkdown(&out, h, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if page := out.String(); strings.Contains(page, "FRONTDESK-7") || strings.Contains(page, "\n## 7.") {
+		t.Error("it is written as it came")
+	}
+}
