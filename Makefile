@@ -15,7 +15,7 @@ GOAGENT   := $(GOBUILD) -tags nethttpomithttp2 -gcflags=all=-l -gcflags=gururmm/
 # for more: generic code that is shared with what is watched would go unwatched there.
 GOTEST    := CGO_ENABLED=1 $(GO) test -race -gcflags=modernc.org/sqlite/lib=-race=false
 
-.PHONY: all build agents demo test check quick days nodes e2e windows systemd figures scenarios bench fuzz clean
+.PHONY: all build agents packages demo test check quick days nodes e2e windows systemd test-packages figures scenarios bench fuzz clean
 
 all: build
 
@@ -40,6 +40,12 @@ agents: ## the agent for each platform, to be signed: make agents VERSION=v1.2.3
 		if [ $$os = windows ]; then out=$$out.exe; fi; \
 		echo $$out; GOOS=$$os GOARCH=$$arch $(GOAGENT) -o $$out ./cmd/gururmm-agent; \
 	done
+
+# Reproducible: the same source and SOURCE_DATE_EPOCH give the same bytes. SIGN_KEY names a
+# private release key; what there is besides: go run ./installer --help.
+packages: ## deb and rpm with checksums, SBOM, signatures: make packages VERSION=1.2.3
+	@sh scripts/need.sh go
+	$(GO) run ./installer --version "$(VERSION)" $(if $(SIGN_KEY),--sign-key "$(SIGN_KEY)") $(if $(MAINTAINER),--maintainer "$(MAINTAINER)")
 
 demo: build ## the main job, live, in about half a minute
 	./bin/gururmm-lab demo --bin bin
@@ -94,6 +100,11 @@ windows: ## the Windows build under Wine: unit tests, agent, service
 # The same holds here: root on a Debian, or it says that it did not run; with CI set it fails.
 systemd: ## the service under a real systemd: watchdog, restarts, sandbox
 	bash scripts/systemd.sh
+
+# Not part of `make test`: it builds releases and takes minutes. Root on a Debian, or it says that it
+# did not run; with CI set it fails.
+test-packages: ## the packages' life under a real systemd: install, upgrade, remove, purge
+	bash scripts/packages.sh
 
 figures: build ## what an endpoint costs and how soon it is served again, measured
 	CGO_ENABLED=0 $(GO) build -trimpath -tags faults -o bin/faults/ ./cmd/gururmm ./cmd/gururmm-agent

@@ -71,6 +71,7 @@ var allowed = map[string][]string{
 	"lab/replay":             {"diagnosis"},
 	"lab/blind":              {"wire", "operator", "diagnosis", "diagnosis/evidence", "lab/proxy", "lab/harness"},
 	"lab/bench":              {"internal", "operator", "server", "server/store/pgtest", "lab/harness", "lab/fleet"},
+	"installer":              {"release", "agent"},
 	"cmd/gururmm-agent":      {"internal", "selfcheck", "checkup", "agent/probe", "agent/state", "agent/history", "agent/guardian", "agent/bundle", "agent", "agent/local"},
 	"cmd/gururmm":            {"internal", "wire", "checkup", "diagnosis", "diagnosis/dossier", "diagnosis/evidence", "diagnosis/timeline", "operator", "release", "server"},
 	"cmd/gururmm-lab":        {"internal", "operator", "lab/proxy", "lab/harness", "lab/demo", "lab/figures", "lab/fleet", "lab/bench", "diagnosis", "lab/replay", "lab/blind"},
@@ -92,6 +93,7 @@ var foreign = map[string]struct {
 	"github.com/rs/zerolog":               {[]string{"cmd/gururmm", "cmd/gururmm-agent"}, "packages log to slog; the commands choose the writer"},
 	"go.yaml.in/yaml/v3":                  {[]string{"agent/state", "cmd/gururmm", "diagnosis"}, "configuration is read in one place each, and so are case files"},
 	"aead.dev/minisign":                   {[]string{"release"}, "one house says which program may run"},
+	"github.com/goreleaser/nfpm/v2":       {[]string{"installer"}, "no program that is installed carries what installs it"},
 	"golang.org/x/mod":                    {[]string{"release"}, "versions are compared in one place"},
 	"github.com/Microsoft/go-winio":       {[]string{"agent/local"}, "named pipes are the status door on Windows"},
 	"golang.org/x/sys":                    {[]string{"internal", "agent", "agent/state", "agent/task", "agent/task/tree", "agent/local", "agent/probe"}, "platform seams only"},
@@ -229,6 +231,7 @@ func TestArrows(t *testing.T) {
 // renames may use os.Rename itself; why.
 var renames = map[string]string{
 	"agent/logfile.go":       "a rotation that fails is tried again at the next line",
+	"installer/build.go":     "packages are built on Linux",
 	"cmd/gururmm/bundles.go": "a file of the operator's own, made a moment ago",
 }
 

@@ -119,6 +119,7 @@ func (s *Setup) guard(ctx context.Context, p program, log *slog.Logger, workerLo
 			return nil // stopped while waiting
 		}
 	}
+	s.dropEnrollFile(log)
 	if len(p.keys) == 0 { // enrolled only now
 		p.keys = s.releaseKeys(&p)
 	}
@@ -171,48 +172,69 @@ func await(ctx context.Context, s *Setup, log *slog.Logger, began time.Time, tel
 	defer wg.Wait()
 	defer done()
 	_, err := s.Dir.Identity()
-	var mu sync.Mutex // of why
-	why := err
+	var mu sync.Mutex // of st
+	st := notEnrolled(err, "", nil, began)
 	if l := s.listen(log); l != nil {
 		local.Serve(waiting, &wg, l, local.Handler(local.Answers{Status: func(context.Context) (local.Status, error) {
 			mu.Lock()
 			defer mu.Unlock()
-			return notEnrolled(why, began), nil
+			st := st
+			st.At = time.Now()
+			return st, nil
 		}}))
 	}
 	log.Warn("waiting for an identity", "reason", err, "do", HintEnroll)
+	order := enrolling{file: s.EnrollFile, attempt: s.byFile(log), wg: &wg}
 	tick := time.NewTicker(enrollPoll)
 	defer tick.Stop()
+	said := err.Error()
 	for {
-		st := notEnrolled(err, began)
-		tell.turn(guardian.Turn{At: st.At, Mode: st.Mode, Verdict: st.Verdict})
+		var how local.Enrollment
+		var failed error
+		if errors.Is(err, state.ErrNotEnrolled) { // an identity that is there and can't be read is a person's to mend
+			how, failed = order.turn(waiting, time.Now())
+		}
+		now := notEnrolled(err, how, failed, began)
+		if now.Detail != said {
+			said = now.Detail
+			log.Warn("still waiting for an identity", "reason", said)
+		}
+		mu.Lock()
+		st = now
+		mu.Unlock()
+		tell.turn(guardian.Turn{At: now.At, Mode: now.Mode, Verdict: now.Verdict})
 		select {
 		case <-s.events: // of a machine that nobody guards yet
 			continue
 		case <-ctx.Done():
 			tell.turn(guardian.Turn{At: time.Now(), Mode: local.ModeStopping})
 			return state.Identity{}, ctx.Err()
+		case came := <-order.done:
+			order.came(came, time.Now())
 		case <-tick.C:
 		}
 		var identity state.Identity
 		if identity, err = s.Dir.Identity(); err == nil {
 			return identity, nil
 		}
-		mu.Lock()
-		if why.Error() != err.Error() {
-			log.Warn("still waiting for an identity", "reason", err)
-		}
-		why = err
-		mu.Unlock()
 	}
 }
 
-// notEnrolled is the status of an endpoint without a usable identity.
-func notEnrolled(why error, began time.Time) local.Status {
+// notEnrolled is the status of an endpoint without a usable identity; failed is what came of
+// the order to enroll that it has, if any.
+func notEnrolled(why error, how local.Enrollment, failed error, began time.Time) local.Status {
+	detail, do, next := why.Error(), HintEnroll, "look for an identity again"
+	if how == local.EnrollTrying {
+		next = "enroll as was ordered"
+	}
+	if failed != nil {
+		detail += "; " + failed.Error()
+		do = "The order to enroll is tried again, also when it changes; or, by hand: " + HintEnroll
+	}
 	return local.Status{
-		At: time.Now(), Mode: local.ModeNotEnrolled, Detail: why.Error(), Version: version.Version,
-		Verdict:  selfcheck.Verdict{Title: "Not enrolled", Sentence: "Not enrolled: " + why.Error() + ".", Action: HintEnroll},
-		Next:     local.NextStep{What: "look for an identity again"},
+		At: time.Now(), Mode: local.ModeNotEnrolled, Detail: detail, Version: version.Version, Enrollment: how,
+		Verdict:  selfcheck.Verdict{Title: "Not enrolled", Sentence: "Not enrolled: " + detail + ".", Action: do},
+		Next:     local.NextStep{What: next},
 		Guardian: local.ProcessStatus{PID: os.Getpid(), Since: began},
 	}
 }

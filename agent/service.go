@@ -57,6 +57,7 @@ func (s Service) Args() []string {
 	for _, f := range []struct{ name, value string }{
 		{"--state-dir", s.Options.StateDir}, {"--status-socket", s.Options.StatusSocket},
 		{"--status-group", s.Options.StatusGroup}, {"--log-level", s.Options.LogLevel},
+		{"--enroll-file", s.Options.EnrollFile},
 	} {
 		if f.value != "" {
 			args = append(args, f.name, f.value)

@@ -21,6 +21,16 @@ const (
 // /etc/systemd/system would shadow it, and outlive its upgrades.
 var packagedUnits = []string{"usr/lib/systemd/system/" + unitName, "lib/systemd/system/" + unitName}
 
+// Packaged gives the unit by which a package runs the service; "": none does.
+func Packaged() string {
+	for _, file := range packagedUnits {
+		if file = "/" + file; exists(file) {
+			return file
+		}
+	}
+	return ""
+}
+
 func (m systemd) unit() string { return filepath.Join(m.root, ownUnits, unitName) }
 
 func (m systemd) dropIn() string {

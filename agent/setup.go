@@ -33,7 +33,9 @@ type Options struct {
 	StatusSocket string
 	StatusGroup  string
 	LogLevel     string
-	Service      bool // run by a service manager
+	// EnrollFile is where an order to enroll may lie, for a service: see [Setup].
+	EnrollFile string
+	Service    bool // run by a service manager
 }
 
 // Setup is Options made definite.
@@ -45,6 +47,8 @@ type Setup struct {
 	Group   string
 	Level   string // debug, info, warn or error
 	Service bool
+	// EnrollFile may hold an order to enroll, and is then removed; "": no such file is looked for.
+	EnrollFile string
 	// FlushLogs, if set, is called before this process becomes another program. It must be bounded in time.
 	FlushLogs func()
 
@@ -82,6 +86,12 @@ func Prepare(o Options) (*Setup, error) {
 	s.Socket = cmp.Or(o.StatusSocket, config.StatusSocket, local.SocketPath(path, isDefault))
 	s.Group = cmp.Or(o.StatusGroup, config.StatusGroup, local.StatusGroup)
 	s.Level = cmp.Or(o.LogLevel, config.LogLevel, "info")
+	if s.Service {
+		s.EnrollFile = o.EnrollFile
+		if s.EnrollFile == "" && isDefault {
+			s.EnrollFile = enrollFile(path)
+		}
+	}
 	return s, nil
 }
 
@@ -152,6 +162,11 @@ func (o Options) Absolute() (Options, error) {
 	if o.StatusSocket != "" {
 		if o.StatusSocket, err = filepath.Abs(o.StatusSocket); err != nil {
 			return o, fmt.Errorf("status socket: %w", err)
+		}
+	}
+	if o.EnrollFile != "" {
+		if o.EnrollFile, err = filepath.Abs(o.EnrollFile); err != nil {
+			return o, fmt.Errorf("enroll file: %w", err)
 		}
 	}
 	return o, nil

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"aead.dev/minisign"
 
@@ -133,4 +134,25 @@ func Signed(signature string) (wire.Build, error) {
 	}
 	version, os, arch, err := ParseDescription(s.TrustedComment)
 	return wire.Build{Version: version, OS: os, Arch: arch, Signature: signature}, err
+}
+
+// DescribeFile is the trusted comment of a file that is released beside the programs, such
+// as a package: "gururmm release VERSION FILE". No program's signature is ever of this form:
+// see [Describe].
+func DescribeFile(name, version string) string { return "gururmm release " + version + " " + name }
+
+// SignFile signs what a person is to fetch and check with minisign -V: the signature's file
+// is given. name is the file's own, without a folder. No endpoint takes it for a program's.
+func SignFile(key PrivateKey, file io.Reader, name, version string) ([]byte, error) {
+	if err := CheckVersion(version); err != nil {
+		return nil, err
+	}
+	if name == "" || strings.ContainsAny(name, "/\\ \n\r\t") {
+		return nil, fmt.Errorf("%w: %.80q is no file's name", ErrBuild, name)
+	}
+	m := minisign.NewReader(file)
+	if _, err := io.Copy(io.Discard, m); err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return m.SignWithComments(key.minisign, DescribeFile(name, version), fmt.Sprintf("signature from private key: %016X", key.minisign.ID())), nil
 }

@@ -29,6 +29,8 @@ type Config struct {
 	PublicURL string
 	OOBURLs   []string
 	StateDir  string // needed
+	// NoFirstTokens: the first start makes no tokens, which would have to be shown to somebody.
+	NoFirstTokens bool
 	// DatabaseURL names a PostgreSQL, as store.OpenPostgres takes it; empty: SQLite, in
 	// StateDir. It may hold a password: it is never logged nor shown.
 	DatabaseURL string

@@ -118,6 +118,34 @@ func TestStateIsMadeOncePrivateAndNeverReplaced(t *testing.T) {
 	}
 }
 
+// A service's output is kept by a log: it makes no tokens that would have to be shown.
+func TestServiceMakesNoFirstTokens(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	log := slog.New(slog.DiscardHandler)
+	cfg := Config{ListenAddr: "127.0.0.1:0", OOBAddr: "127.0.0.1:0", StateDir: dir, NoFirstTokens: true}
+	started := func() bool { _, err := os.Stat(filepath.Join(dir, fileStarted)); return err == nil }
+	for made := range 2 { // before and after somebody made a token by hand
+		for range 2 {
+			s, err := New(cfg, log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info := s.Info(); info.OperatorToken != "" || info.EnrollToken != "" {
+				t.Errorf("tokens were made: %+v", info)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if started() != (made > 0) {
+				t.Errorf("%d tokens made by hand; a database belongs here: %v", made, started())
+			}
+		}
+		if _, err := NewOperatorToken(t.Context(), cfg, fmt.Sprint("t", made), log); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestTwoServersNeverShareAStateDirectory(t *testing.T) {
 	n := start(t, false, nil)
 	log := slog.New(slog.DiscardHandler)

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -348,11 +349,22 @@ func (s *Server) firstStart(now time.Time) error {
 	ctx, cancel := context.WithTimeout(context.Background(), headerTimeout)
 	defer cancel()
 	tokens, err := s.store.OperatorTokens(ctx)
-	if err != nil || len(tokens) > 0 {
+	if err != nil {
 		return err
 	}
-	if err := atomicfile.Write(filepath.Join(s.cfg.StateDir, fileStarted), []byte(now.UTC().Format(time.RFC3339)+"\n"), 0o600); err != nil {
+	started := filepath.Join(s.cfg.StateDir, fileStarted)
+	if s.cfg.NoFirstTokens {
+		if _, err := os.Stat(started); err == nil || len(tokens) == 0 { // until somebody makes a token nothing is lost with the database
+			return nil
+		}
+	} else if len(tokens) > 0 {
+		return nil
+	}
+	if err := atomicfile.Write(started, []byte(now.UTC().Format(time.RFC3339)+"\n"), 0o600); err != nil {
 		return fmt.Errorf("state_dir: %w", err)
+	}
+	if s.cfg.NoFirstTokens {
+		return nil
 	}
 	s.info.OperatorToken = api.NewOperatorToken()
 	if err := s.store.CreateOperatorToken(ctx, "first", store.HashToken(s.info.OperatorToken), now); err != nil {

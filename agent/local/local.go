@@ -28,6 +28,16 @@ const (
 	ModeNotEnrolled Mode = "not_enrolled" // waits for `enroll`; all but the process facts is unknown
 )
 
+// Enrollment says what an endpoint that waits for its identity does about it.
+type Enrollment string
+
+// The ways to wait.
+const (
+	EnrollNone    Enrollment = ""        // it was given nothing to enroll with
+	EnrollTrying  Enrollment = "trying"  // to carry out the order to enroll that it was given
+	EnrollRefused Enrollment = "refused" // that order can't be carried out: Detail says why
+)
+
 // Status is what GET /status answers. It comes from the guardian, so it comes
 // whatever the worker does. All ages are as of At.
 type Status struct {
@@ -37,6 +47,8 @@ type Status struct {
 	Agent   string    `json:"agent,omitempty"`
 	Server  string    `json:"server,omitempty"`
 	Version string    `json:"version"`
+	// Enrollment is of an endpoint that is not enrolled.
+	Enrollment Enrollment `json:"enrollment,omitempty"`
 
 	Verdict  selfcheck.Verdict   `json:"verdict"`
 	Findings []selfcheck.Finding `json:"findings,omitempty"`

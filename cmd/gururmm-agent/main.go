@@ -133,7 +133,7 @@ func root(o *agent.Options) *cobra.Command {
 		stateFlag(c, o)
 		cmd.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{statusCommand(o), reconnectCommand(o), beaconCommand(o), policyCommand(o), doctorCommand(o), bundleCommand(o)} {
+	for _, c := range []*cobra.Command{statusCommand(o), reconnectCommand(o), beaconCommand(o), policyCommand(o), doctorCommand(o), bundleCommand(o), settleCommand(o)} {
 		stateFlag(c, o)
 		socketFlag(c, o)
 		cmd.AddCommand(c)
@@ -164,6 +164,10 @@ func allFlags(cmd *cobra.Command, o *agent.Options) {
 	socketFlag(cmd, o)
 	cmd.PersistentFlags().StringVar(&o.StatusGroup, "status-group", "", "Unix group that may ask for the status (default "+local.StatusGroup+")")
 	cmd.PersistentFlags().StringVar(&o.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
+}
+
+func enrollFileFlag(cmd *cobra.Command, o *agent.Options) {
+	cmd.Flags().StringVar(&o.EnrollFile, "enroll-file", "", "order to enroll that the service carries out and removes (default /etc/gururmm/enroll.conf, with the platform's state directory)")
 }
 
 // fromEnvironment lets GURURMM_AGENT_* stand for flags that were not given.
@@ -211,7 +215,7 @@ func enrollCommand(o *agent.Options) *cobra.Command {
 			if o.StateDir != "" {
 				where = " --state-dir " + s.Path
 			}
-			tellEnrolled(cmd.OutOrStdout(), got, s.Path, where)
+			tellEnrolled(cmd.OutOrStdout(), got, s.Path, where, where == "" && agent.Packaged() != "")
 			return nil
 		},
 	}
@@ -226,8 +230,9 @@ func enrollCommand(o *agent.Options) *cobra.Command {
 }
 
 // tellEnrolled says what was got, and what to type next: commands stand alone in their
-// lines, to be copied; where is the flag that leads to dir, if one is needed.
-func tellEnrolled(out io.Writer, got agent.Enrolled, dir, where string) {
+// lines, to be copied; where is the flag that leads to dir, if one is needed; packaged: a
+// package runs the service.
+func tellEnrolled(out io.Writer, got agent.Enrolled, dir, where string, packaged bool) {
 	fmt.Fprintf(out, "%s\nState: %s\n", wrap.Behind("", "Enrolled as agent "+got.Agent+" of server "+got.Server+"."), dir)
 	if got.Doors == 0 {
 		fmt.Fprintln(out, "Note: the server offers no second door; nothing can be rescued out of band.")
@@ -237,6 +242,10 @@ func tellEnrolled(out io.Writer, got agent.Enrolled, dir, where string) {
 	}
 	if got.Offset.Abs() > agent.ClockNote {
 		fmt.Fprintf(out, "Note: this machine's clock is %v off the server's; it is corrected for.\n", got.Offset.Round(agent.ClockNote))
+	}
+	if packaged {
+		fmt.Fprintln(out, "The package's service goes on with it within seconds:\n  gururmm-agent settle\nIf it was stopped:\n  systemctl enable --now gururmm-agent")
+		return
 	}
 	fmt.Fprintf(out, "Next, by hand:\n  gururmm-agent run%s\nOr as a service:\n  gururmm-agent install%s\n  gururmm-agent start\n", where, where)
 }
@@ -274,6 +283,7 @@ func runCommand(o *agent.Options) *cobra.Command {
 			return guard(cmd.Context())
 		},
 	}
+	enrollFileFlag(cmd, o)
 	cmd.Flags().BoolVar(&o.Service, "service", false, "a service manager runs this and starts it again when it fails")
 	return cmd
 }
@@ -325,6 +335,7 @@ func serviceCommand(o *agent.Options, action string) *cobra.Command {
 		cmd.Long = short + ". Flags and GURURMM_AGENT_* variables given here hold for the service too."
 		cmd.Example = "  gururmm-agent install && gururmm-agent start\n  gururmm-agent install --hardened --log-level warn"
 		allFlags(cmd, o)
+		enrollFileFlag(cmd, o)
 		cmd.Flags().BoolVar(&s.Hardened, "hardened", false, "systemd: jobs may observe the machine, not change it")
 	}
 	return cmd

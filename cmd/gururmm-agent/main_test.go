@@ -262,9 +262,17 @@ func TestExamplesAreTaken(t *testing.T) {
 func TestWordsAfterEnrolling(t *testing.T) {
 	got := agent.Enrolled{Agent: wire.NewID(), Server: wire.NewID(), Offset: 90 * time.Hour, ReadBy: 0o644}
 	dir := "/srv/" + strings.Repeat("x", 36)
-	for _, where := range []string{"", " --state-dir " + dir} {
+	for name, c := range map[string]struct {
+		where    string
+		packaged bool
+		commands []string
+	}{
+		"by hand":          {"", false, []string{"run", "install", "start"}},
+		"elsewhere":        {" --state-dir " + dir, false, []string{"run --state-dir " + dir, "install --state-dir " + dir, "start"}},
+		"with a package's": {"", true, []string{"settle"}},
+	} {
 		var b bytes.Buffer
-		tellEnrolled(&b, got, dir, where)
+		tellEnrolled(&b, got, dir, c.where, c.packaged)
 		for line := range strings.Lines(b.String()) {
 			if n := len([]rune(strings.TrimSuffix(line, "\n"))); n > 80 {
 				t.Errorf("%d columns: %s", n, line)
@@ -273,9 +281,9 @@ func TestWordsAfterEnrolling(t *testing.T) {
 		if !strings.Contains(b.String(), "(mode 0644)") {
 			t.Errorf("no word of a token that all could read:\n%s", b.String())
 		}
-		for _, command := range []string{"run" + where, "install" + where, "start"} {
+		for _, command := range c.commands {
 			if !strings.Contains(b.String(), "\n  gururmm-agent "+command+"\n") {
-				t.Errorf("no line with %q alone in\n%s", command, b.String())
+				t.Errorf("%s: no line with %q alone in\n%s", name, command, b.String())
 			}
 		}
 	}

@@ -115,6 +115,7 @@ var settings = []setting{
 	{"agent_bytes", perSecond(defaults.AgentBytes), "the same in bytes", toRate(func(c *serveConfig) *float64 { return &c.server.Limits.AgentBytes })},
 	{"agent_requests", perSecond(defaults.AgentRequests), "requests that one agent may make in a second, ten times that at once; more is answered 429; 0: any number", toRate(func(c *serveConfig) *float64 { return &c.server.Limits.AgentRequests })},
 	{"operator_requests", perSecond(defaults.Operator), "the same of one operator token", toRate(func(c *serveConfig) *float64 { return &c.server.Limits.Operator })},
+	{"first_tokens", "print", "what the first start does about tokens: print them, or none (for a service, whose output a log keeps; then: gururmm operator-token)", setFirstTokens},
 	{"log_level", "info", "debug, info, warn or error", to(func(c *serveConfig) *string { return &c.logLevel })},
 	{"ready_file", "", "write URLs, pin and first tokens here as JSON once listening (mode 0600)", to(func(c *serveConfig) *string { return &c.readyFile })},
 }
@@ -198,6 +199,14 @@ func setProxies(c *serveConfig, v string) error {
 		}
 		c.server.TrustedProxies = append(c.server.TrustedProxies, p.Masked())
 	}
+	return nil
+}
+
+func setFirstTokens(c *serveConfig, v string) error {
+	if v != "print" && v != "none" {
+		return fmt.Errorf("%q is neither print nor none", v)
+	}
+	c.server.NoFirstTokens = v == "none"
 	return nil
 }
 

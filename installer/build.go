@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+var (
+	allProducts = []string{agentName, serverName}
+	allArchs    = []string{"amd64", "arm64"}
+	allFormats  = []string{"deb", "rpm"}
+)
+
+// programs are what the products are built from. The agent is small
+// (docs/decisions/0009-size.md); a test holds that these are the Makefile's flags.
+var programs = map[string]struct {
+	pkg   string
+	flags []string
+}{
+	agentName:  {"./cmd/gururmm-agent", []string{"-tags", "nethttpomithttp2", "-gcflags=all=-l", "-gcflags=gururmm/...="}},
+	serverName: {"./cmd/gururmm", nil},
+}
+
+// build makes all that o orders, and gives the names of the files in o.out. The folder
+// holds this release alone: what is in the way there is an error before anything is built.
+func build(ctx context.Context, o order) (made []string, err error) {
+	if err := os.MkdirAll(o.out, 0o755); err != nil {
+		return nil, err
+	}
+	stage, err := os.MkdirTemp(o.out, ".build-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(stage)
+	for _, product := range o.products {
+		for _, arch := range o.archs {
+			program := filepath.Join(stage, product+"-"+arch)
+			if err := compile(ctx, o, product, arch, program); err != nil {
+				return nil, err
+			}
+			bill := product + "-" + strings.TrimPrefix(o.version, "v") + "-linux-" + arch + ".cdx.json"
+			if err := writeBill(program, o, product, arch, filepath.Join(stage, bill)); err != nil {
+				return nil, fmt.Errorf("SBOM of %s for %s: %w", product, arch, err)
+			}
+			made = append(made, bill)
+			for _, format := range o.formats {
+				p, err := describe(product, arch, format, o, program)
+				if err != nil {
+					return nil, err
+				}
+				name, err := writers[format](p, stage)
+				if err != nil {
+					return nil, fmt.Errorf("%s of %s for %s: %w", format, product, arch, err)
+				}
+				made = append(made, name)
+			}
+		}
+	}
+	slices.Sort(made)
+	if made, err = seal(o, stage, made); err != nil {
+		return nil, err
+	}
+	// Only what is whole gets its name.
+	for _, name := range made {
+		if err := os.Rename(filepath.Join(stage, name), filepath.Join(o.out, name)); err != nil {
+			return nil, err
+		}
+	}
+	return made, nil
+}
+
+// compile builds a product's program for arch. No path of this machine, no time and no state
+// of a checkout gets into it.
+func compile(ctx context.Context, o order, product, arch, to string) error {
+	p := programs[product]
+	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X gururmm/internal/version.Version=" + o.version}, p.flags...)
+	cmd := exec.CommandContext(ctx, "go", append(args, "-o", to, p.pkg)...)
+	cmd.Dir = o.source
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOFLAGS=-mod=readonly", "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s for %s: %w\n%s", product, arch, err, out)
+	}
+	return nil
+}
+
+// moduleRoot is the folder of this module, above the working directory.
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if text, err := os.ReadFile(filepath.Join(dir, "go.mod")); err == nil && strings.HasPrefix(string(text), "module gururmm\n") {
+			return dir, nil
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return "", errors.New("this is to be run in the project's folder: go run ./installer")
+		}
+		dir = up
+	}
+}

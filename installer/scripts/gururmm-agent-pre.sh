@@ -1,0 +1,2 @@
+[ -z "$old" ] || mayFollow "$old"
+[ "$action" = upgrade ] || notShadowed

@@ -1,0 +1,82 @@
+#!/bin/bash
+# The part of scripts/packages.sh that looks at packages without installing them on a
+# running system. /mnt holds the packages.
+set -u
+failed=0
+say() { printf '%3d s  %-34s %s\n' $SECONDS "$1" "$2"; }
+fail() {
+	failed=1
+	say "$1" "FAILED: $2"
+}
+debs=(/mnt/1.1.0/*.deb) rpms=(/mnt/1.1.0/*.rpm)
+[ ${#debs[@]} = 4 ] && [ ${#rpms[@]} = 4 ] || fail "packages" "${debs[*]} ${rpms[*]}"
+
+lintian --allow-root --fail-on error,warning,info --display-info --tag-display-limit 0 "${debs[@]}" >/root/out 2>&1 || fail "lintian" "$(cat /root/out)"
+say "lintian" "$(lintian --version), ${#debs[@]} packages"
+for rpm in "${rpms[@]}"; do
+	rpmlint --strict --config /mnt/rpmlint.toml "$rpm" >/root/out 2>&1 || fail "rpmlint" "$(cat /root/out)"
+	grep -q ' 0 errors, 0 warnings' /root/out || fail "rpmlint" "$rpm: $(cat /root/out)"
+done
+say "rpmlint" "$(rpmlint --version), ${#rpms[@]} packages"
+
+# Maintainer scripts: of the deb as they lie in it, of the rpm as rpm gives them to sh.
+for deb in "${debs[@]}"; do
+	rm -rf /root/x
+	dpkg-deb --raw-extract "$deb" /root/x
+	for s in preinst postinst prerm postrm; do
+		shellcheck --shell=dash "/root/x/DEBIAN/$s" >/root/out || fail "shellcheck" "$deb, $s: $(cat /root/out)"
+		dash -n "/root/x/DEBIAN/$s" || fail "dash" "$deb, $s"
+	done
+done
+for rpm in "${rpms[@]}"; do
+	for s in PREIN POSTIN PREUN POSTUN; do
+		rpm -qp --nosignature --qf "%{$s}" "$rpm" >/root/s.sh
+		[ -s /root/s.sh ] || fail "scripts" "$rpm has no $s"
+		shellcheck --shell=dash /root/s.sh >/root/out || fail "shellcheck" "$rpm, $s: $(cat /root/out)"
+	done
+done
+say "scripts" "shellcheck and dash find no fault"
+
+# rpm into a folder: files, modes, and what becomes of a changed setting.
+at=/root/r
+install_() { rpm --root $at --nodeps --noscripts --ignorearch --nosignature "$@" >/root/out 2>&1 || fail "rpm $1" "$(cat /root/out)"; }
+mkdir -p $at
+rpm --root $at --initdb
+install_ -i /mnt/1.0.0/gururmm-agent-*.x86_64.rpm /mnt/1.0.0/gururmm-server-*.x86_64.rpm
+modes=$(cd $at && stat -c '%a %U:%G %n' usr/bin/gururmm usr/bin/gururmm-agent usr/lib/systemd/system/gururmm-agent.service etc/gururmm etc/gururmm/server.yaml)
+want='755 root:root usr/bin/gururmm
+755 root:root usr/bin/gururmm-agent
+644 root:root usr/lib/systemd/system/gururmm-agent.service
+755 root:root etc/gururmm
+644 root:root etc/gururmm/server.yaml'
+[ "$modes" = "$want" ] || fail "rpm files" "$modes"
+rpm --root $at -V gururmm-agent gururmm-server >/root/out || fail "rpm -V" "$(cat /root/out)"
+echo '#changed' >>$at/etc/gururmm/server.yaml
+install_ -U /mnt/1.1.0/gururmm-agent-*.x86_64.rpm /mnt/1.1.0/gururmm-server-*.x86_64.rpm
+grep -q '#changed' $at/etc/gururmm/server.yaml || fail "rpm upgrade" "a changed setting is gone"
+[ "$($at/usr/bin/gururmm-agent --version)" = "gururmm-agent version v1.1.0" ] || fail "rpm upgrade" "$($at/usr/bin/gururmm-agent --version)"
+if rpm --root $at --nodeps --noscripts --nosignature -U /mnt/1.0.0/gururmm-agent-*.x86_64.rpm >/root/out 2>&1; then fail "rpm downgrade" "rpm lets it pass"; fi
+install_ -e gururmm-agent gururmm-server
+[ -e $at/etc/gururmm/server.yaml.rpmsave ] && [ ! -e $at/usr/bin/gururmm ] || fail "rpm erase" "$(find $at/etc $at/usr/bin)"
+say "rpm files" "modes, verified, setting kept, upgraded, erased"
+
+# What the scriptlet refuses: a newer program in the place of the one that dnf would put back.
+rpm -qp --nosignature --qf '%{PREIN}' /mnt/1.0.0/gururmm-agent-*.rpm >/root/s.sh
+prein() { # VERSION-THERE: what the scriptlet says to an upgrade over it
+	printf '#!/bin/sh\necho "gururmm-agent version v%s"\n' "$1" >/usr/bin/gururmm-agent
+	chmod 755 /usr/bin/gururmm-agent
+	sh /root/s.sh 2 >/root/out 2>&1
+}
+[ -e /usr/bin/gururmm-agent ] && fail "rpm scriptlets" "the container is not empty"
+for v in 0.9.0 1.0.0-rc.2 1.0.0; do prein $v || fail "rpm scriptlets" "$v to 1.0.0: $(cat /root/out)"; done
+for v in 1.0.1-rc.1 1.0.1 1.10.0; do
+	if prein $v; then fail "rpm scriptlets" "$v to 1.0.0 is let pass"; fi
+	grep -q 'NOT INSTALLED, nothing was changed' /root/out || fail "rpm scriptlets" "$(cat /root/out)"
+done
+mkdir -p /etc/gururmm && touch /etc/gururmm/allow-downgrade
+prein 1.1.0 || fail "rpm scriptlets" "allowed, and refused: $(cat /root/out)"
+rm -r /usr/bin/gururmm-agent /etc/gururmm
+say "rpm scriptlets" "an older version is refused, and let pass where that is meant"
+
+[ $failed = 0 ] && echo "packages: lint passed, $SECONDS s"
+exit $failed
