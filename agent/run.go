@@ -172,8 +172,17 @@ func await(ctx context.Context, s *Setup, log *slog.Logger, began time.Time, tel
 	defer wg.Wait()
 	defer done()
 	_, err := s.Dir.Identity()
+	log.Warn("waiting for an identity", "reason", err, "do", HintEnroll)
+	order := enrolling{file: s.EnrollFile, attempt: s.byFile(log), wg: &wg}
+	look := func() local.Status {
+		if !errors.Is(err, state.ErrNotEnrolled) { // an identity that is there and can't be read is a person's to mend
+			return notEnrolled(err, "", nil, began)
+		}
+		how, failed := order.turn(waiting, time.Now())
+		return notEnrolled(err, how, failed, began)
+	}
 	var mu sync.Mutex // of st
-	st := notEnrolled(err, "", nil, began)
+	st := look()      // before anybody can ask: whether there is an order is known then
 	if l := s.listen(log); l != nil {
 		local.Serve(waiting, &wg, l, local.Handler(local.Answers{Status: func(context.Context) (local.Status, error) {
 			mu.Lock()
@@ -183,18 +192,11 @@ func await(ctx context.Context, s *Setup, log *slog.Logger, began time.Time, tel
 			return st, nil
 		}}))
 	}
-	log.Warn("waiting for an identity", "reason", err, "do", HintEnroll)
-	order := enrolling{file: s.EnrollFile, attempt: s.byFile(log), wg: &wg}
 	tick := time.NewTicker(enrollPoll)
 	defer tick.Stop()
 	said := err.Error()
 	for {
-		var how local.Enrollment
-		var failed error
-		if errors.Is(err, state.ErrNotEnrolled) { // an identity that is there and can't be read is a person's to mend
-			how, failed = order.turn(waiting, time.Now())
-		}
-		now := notEnrolled(err, how, failed, began)
+		now := look()
 		if now.Detail != said {
 			said = now.Detail
 			log.Warn("still waiting for an identity", "reason", said)

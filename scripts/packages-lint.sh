@@ -11,7 +11,7 @@ fail() {
 debs=(/mnt/1.1.0/*.deb) rpms=(/mnt/1.1.0/*.rpm)
 [ ${#debs[@]} = 4 ] && [ ${#rpms[@]} = 4 ] || fail "packages" "${debs[*]} ${rpms[*]}"
 
-lintian --allow-root --fail-on error,warning,info --display-info --tag-display-limit 0 "${debs[@]}" >/root/out 2>&1 || fail "lintian" "$(cat /root/out)"
+lintian --allow-root --fail-on error,warning --tag-display-limit 0 "${debs[@]}" >/root/out 2>&1 || fail "lintian" "$(cat /root/out)"
 say "lintian" "$(lintian --version), ${#debs[@]} packages"
 for rpm in "${rpms[@]}"; do
 	rpmlint --strict --config /mnt/rpmlint.toml "$rpm" >/root/out 2>&1 || fail "rpmlint" "$(cat /root/out)"
@@ -39,7 +39,7 @@ say "scripts" "shellcheck and dash find no fault"
 
 # rpm into a folder: files, modes, and what becomes of a changed setting.
 at=/root/r
-install_() { rpm --root $at --nodeps --noscripts --ignorearch --nosignature "$@" >/root/out 2>&1 || fail "rpm $1" "$(cat /root/out)"; }
+install_() { rpm --root $at --nodeps --noscripts "$@" >/root/out 2>&1 || fail "rpm $1" "$(cat /root/out)"; }
 mkdir -p $at
 rpm --root $at --initdb
 install_ -i /mnt/1.0.0/gururmm-agent-*.x86_64.rpm /mnt/1.0.0/gururmm-server-*.x86_64.rpm
@@ -50,12 +50,12 @@ want='755 root:root usr/bin/gururmm
 755 root:root etc/gururmm
 644 root:root etc/gururmm/server.yaml'
 [ "$modes" = "$want" ] || fail "rpm files" "$modes"
-rpm --root $at -V gururmm-agent gururmm-server >/root/out || fail "rpm -V" "$(cat /root/out)"
+rpm --root $at -V --nodeps gururmm-agent gururmm-server >/root/out || fail "rpm -V" "$(cat /root/out)"
 echo '#changed' >>$at/etc/gururmm/server.yaml
 install_ -U /mnt/1.1.0/gururmm-agent-*.x86_64.rpm /mnt/1.1.0/gururmm-server-*.x86_64.rpm
 grep -q '#changed' $at/etc/gururmm/server.yaml || fail "rpm upgrade" "a changed setting is gone"
 [ "$($at/usr/bin/gururmm-agent --version)" = "gururmm-agent version v1.1.0" ] || fail "rpm upgrade" "$($at/usr/bin/gururmm-agent --version)"
-if rpm --root $at --nodeps --noscripts --nosignature -U /mnt/1.0.0/gururmm-agent-*.x86_64.rpm >/root/out 2>&1; then fail "rpm downgrade" "rpm lets it pass"; fi
+if rpm --root $at --nodeps --noscripts -U /mnt/1.0.0/gururmm-agent-*.x86_64.rpm >/root/out 2>&1; then fail "rpm downgrade" "rpm lets it pass"; fi
 install_ -e gururmm-agent gururmm-server
 [ -e $at/etc/gururmm/server.yaml.rpmsave ] && [ ! -e $at/usr/bin/gururmm ] || fail "rpm erase" "$(find $at/etc $at/usr/bin)"
 say "rpm files" "modes, verified, setting kept, upgraded, erased"
