@@ -258,10 +258,11 @@ func enrollTokenCommand(f *operatorFlags) *cobra.Command {
 	var site string
 	var uses int
 	var expires time.Duration
+	var showInstall bool
 	create := &cobra.Command{
 		Use:     "create",
 		Short:   "Make a token; its secret is shown this once",
-		Example: "  gururmm enroll-token create --site berlin --uses 50 --expires 8h",
+		Example: "  gururmm enroll-token create --show-install\n  gururmm enroll-token create --site berlin --uses 50 --expires 8h",
 		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := errors.Join(checkCount("uses", uses), checkDuration("expires", expires)); err != nil {
@@ -275,11 +276,21 @@ func enrollTokenCommand(f *operatorFlags) *cobra.Command {
 			if err != nil {
 				return explain(err)
 			}
+			if f.json && showInstall {
+				return printJSON(cmd.OutOrStdout(), struct {
+					operator.EnrollToken
+					Install []installLine `json:"install"`
+				}{t, installLines(t)})
+			}
 			if f.json {
 				return printJSON(cmd.OutOrStdout(), t)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), wrap.Behind("", fmt.Sprintf("Token %s, site %s, good for %s until %s. On the endpoint:",
 				t.ID, oneLine(t.Site, 40), plural(t.UsesLeft, "use"), moment.Aged(t.ExpiresAt, time.Now()))))
+			if showInstall {
+				tellInstallLines(cmd.OutOrStdout(), t)
+				return nil
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "\n  gururmm-agent enroll --server %s --token %s", t.URL, t.Token)
 			if t.Pin != "" {
 				fmt.Fprintf(cmd.OutOrStdout(), " --pin %s", t.Pin)
@@ -291,6 +302,7 @@ func enrollTokenCommand(f *operatorFlags) *cobra.Command {
 	create.Flags().StringVar(&site, "site", "default", "site the endpoints will belong to")
 	create.Flags().IntVar(&uses, "uses", 1, "how many endpoints may use it")
 	create.Flags().DurationVar(&expires, "expires", time.Hour, "good for so long")
+	create.Flags().BoolVar(&showInstall, "show-install", false, "print, for each platform, the line that installs an agent with it")
 	list := &cobra.Command{
 		Use: "list", Short: "List the tokens", Args: help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"gururmm/internal/wrap"
+	"gururmm/operator"
+)
+
+// installLine is a line that installs an agent and has it enroll.
+type installLine struct {
+	Platform string `json:"platform"` // deb, rpm, unix or windows
+	Title    string `json:"title"`    // for people
+	Line     string `json:"line"`
+}
+
+// installLines are the lines to paste for t, a token with its secret. None puts the token in a
+// process's arguments: printf and the string of PowerShell are the shell's own.
+func installLines(t operator.EnrollToken) []installLine {
+	words := []string{"SERVER_URL=" + t.URL, "ENROLL_TOKEN=" + t.Token}
+	pin, psPin := "", ""
+	if t.Pin != "" {
+		words = append(words, "PIN="+t.Pin)
+		pin, psPin = " --pin "+shellWord(t.Pin), " --pin "+powerShellWord(t.Pin)
+	}
+	for i, w := range words {
+		words[i] = shellWord(w)
+	}
+	order := `printf '%s\n' ` + strings.Join(words, " ") + " | sudo install -D -m 600 /dev/stdin /etc/gururmm/enroll.conf && sudo "
+	return []installLine{
+		{"deb", "Debian, Ubuntu: where the package lies", order + `apt install ./gururmm-agent_*_"$(dpkg --print-architecture)".deb`},
+		{"rpm", "Fedora, RHEL: where the package lies (SUSE: zypper in place of dnf)", order + `dnf install ./gururmm-agent-*."$(uname -m)".rpm`},
+		{"unix", "macOS, other Linux: where the program lies and is to stay", `printf '%s\n' ` + shellWord(t.Token) + " | sudo ./gururmm-agent enroll --server " + shellWord(t.URL) +
+			" --token-file -" + pin + " && sudo ./gururmm-agent install && sudo ./gururmm-agent start"},
+		{"windows", "Windows, PowerShell as administrator: where the program lies and is to stay", powerShellWord(t.Token) + ` | .\gururmm-agent.exe enroll --server ` + powerShellWord(t.URL) +
+			" --token-file -" + psPin + `; if ($?) { .\gururmm-agent.exe install; .\gururmm-agent.exe start }`},
+	}
+}
+
+// shellWord quotes for a POSIX shell what is more than letters, digits and a URL's signs.
+func shellWord(s string) string {
+	if s != "" && strings.IndexFunc(s, unsafeInShell) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+func unsafeInShell(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_-./:=+@%,", r)
+}
+
+// powerShellWord quotes for PowerShell (about_Quoting_Rules).
+func powerShellWord(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+// tellInstallLines writes them for people; a line to paste is never folded.
+func tellInstallLines(w io.Writer, t operator.EnrollToken) {
+	for _, l := range installLines(t) {
+		fmt.Fprintf(w, "\n%s:\n\n  %s\n", wrap.Behind("", l.Title), l.Line)
+	}
+	fmt.Fprintln(w, "\n"+wrap.Behind("", "The token is erased on the endpoint once it was traded. What the installer says then, gururmm-agent settle says again."))
+}
