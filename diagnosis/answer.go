@@ -222,7 +222,7 @@ func Diagnose(c Case) Answer {
 	a.Assumed = assumed(r)
 	a.Alone = alone(c)
 	if !r.settled() {
-		a.Next = next(r, c)
+		a.Next = next(r, c, a.Assumed)
 	}
 	a.Confidence = r.confidence(a)
 	return a
@@ -381,11 +381,18 @@ func alone(c Case) []Alone {
 
 // next ranks the tests that can be made by how much they make the ranking more certain on
 // average: its entropy now, less that after each outcome in the outcome's share. Of those
-// that tell nearly as much as the best one, the cheapest goes first.
-func next(r *ranking, c Case) []Test {
+// that tell nearly as much as the best one, the cheapest goes first; and before all, an
+// inert one that measures an inference on which the leader hangs: it can be made at once.
+func next(r *ranking, c Case, guesses []Assumed) []Test {
+	hangs := func(t trial) bool {
+		return t.cost == inert && slices.ContainsFunc(guesses, func(a Assumed) bool {
+			return a.Fact.Name == t.measures && a.Fact.Grade == Inferred && slices.ContainsFunc(a.False, func(o Outcome) bool { return o.Leader.ID != r.lead().ID })
+		})
+	}
 	type candidate struct {
 		Test
-		cost int
+		cost  int
+		first bool
 	}
 	var all []candidate
 	for _, t := range trials {
@@ -407,11 +414,14 @@ func next(r *ranking, c Case) []Test {
 		if measured {
 			continue
 		}
-		test := t.test()
+		test := t.test().of(c.Agents)
 		test.Replaces = guessed
-		after := 0.0
+		after, before := 0.0, r
+		if hangs(t) { // what it tells beyond what was measured: the guess is what is in question
+			before = rank(base)
+		}
 		for _, v := range observedAs(t.measures).values {
-			p := r.predicts(t.measures, v.value, OneEnd)
+			p := before.predicts(t.measures, v.value, OneEnd)
 			then := rank(append(slices.Clone(base), Observation{Name: t.measures, Value: v.value, Grade: OneEnd}))
 			after += p * then.entropy()
 			o := Outcome{Value: v.value, Means: v.means, Probability: round(p), Leader: then.lead()}
@@ -430,9 +440,9 @@ func next(r *ranking, c Case) []Test {
 			}
 			test.Outcomes = append(test.Outcomes, o)
 		}
-		test.Bits = round(r.entropy() - after)
+		test.Bits = round(before.entropy() - after)
 		if test.Bits >= worthwhile {
-			all = append(all, candidate{test, t.cost})
+			all = append(all, candidate{test, t.cost, hangs(t)})
 		}
 	}
 	slices.SortStableFunc(all, func(a, b candidate) int { return cmp.Compare(b.Bits, a.Bits) })
@@ -440,7 +450,10 @@ func next(r *ranking, c Case) []Test {
 	for len(all) > 0 && len(out) < testsShown {
 		pick := 0
 		for i, c := range all {
-			if c.Bits >= nearlyAsGood*all[0].Bits && c.cost < all[pick].cost {
+			if c.first && !all[pick].first {
+				pick = i
+			}
+			if c.first == all[pick].first && c.Bits >= nearlyAsGood*all[0].Bits && c.cost < all[pick].cost {
 				pick = i
 			}
 		}

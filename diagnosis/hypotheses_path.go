@@ -23,7 +23,7 @@ var pathHypotheses = []hypothesis{
 		mechanism: "Something that ends TLS refuses or swallows frames larger than its buffer or rule, and hands on the small ones.",
 		prior:     uncommon, priorWhy: "limits on the size of frames are common in gateways; most close the link instead of dropping",
 		loses:  "between written and read",
-		remedy: "Find the limit (doctor's echo ladder narrows it down), raise it on the box, or keep this endpoint on the second door.",
+		remedy: "Find the limit (gururmm probe --sizes, or doctor's echo ladder, narrows it down), raise it on the box, or keep this endpoint on the second door.",
 		traits: []trait{serverWrites, unacked, unread, boxDrops, agentTurns, heard, oneSite, linkHolds},
 		says: []prediction{
 			never("sizes", "alike", "what is small passes"), sure("sizes", "large", "what is small passes"),

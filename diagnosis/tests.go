@@ -1,5 +1,10 @@
 package diagnosis
 
+import (
+	"slices"
+	"strings"
+)
+
 // Access is what is at hand for a test.
 type Access string
 
@@ -16,7 +21,8 @@ var accesses = []Access{AtServer, AtDoor, AtEndpoint, AtPath}
 // costs in order: of tests that tell about as much, the cheapest is named.
 const (
 	reads    = iota // looks only
-	sends           // sends an inert message or a harmless command
+	inert           // sends what runs nothing
+	sends           // sends a harmless command, or opens connections
 	drops           // ends a link
 	restarts        // restarts a process of one endpoint
 	fetches         // needs somebody at the place
@@ -24,7 +30,7 @@ const (
 )
 
 var costWords = []string{
-	reads: "looks only; safe", sends: "sends something harmless; safe", drops: "ends one link, which comes back; safe",
+	reads: "looks only; safe", inert: "sends texts that run nothing; safe", sends: "sends something harmless; safe", drops: "ends one link, which comes back; safe",
 	restarts: "restarts the agent of one endpoint; jobs that run are interrupted", fetches: "needs somebody at the place; changes nothing", shakes: "concerns all endpoints",
 }
 
@@ -59,8 +65,8 @@ var trials = []trial{
 	{"fleet", "fleet", reads, []Access{AtServer}, "Look at the rest of the fleet.", []string{"gururmm agents"}},
 	{"past", "history", reads, []Access{AtServer}, "List the commands that did run there, against its starts and its links.", []string{"gururmm commands --agent AGENT", "gururmm events AGENT"}},
 	{"changes", "change", reads, []Access{AtServer, AtPath, AtEndpoint}, "Ask what changed before: versions, network, security products, copies of machines.", []string{"gururmm events AGENT"}},
-	{"sizes", "sizes", sends, []Access{AtServer}, "Send a tiny command and a large one, each on a fresh link.", []string{"gururmm exec AGENT -- hostname"}},
-	{"probes", "probes", sends, []Access{AtDoor, AtEndpoint}, "Have the endpoint open probe links and ask for texts of a ladder of sizes, both ways.", []string{"gururmm doctor AGENT --only echo", "gururmm-agent doctor --only echo"}},
+	{"sizes", "sizes", inert, []Access{AtServer}, "Send inert texts of a ladder of sizes down the way of commands: which are lost?", []string{probes}},
+	{"probes", "probes", inert, []Access{AtServer, AtDoor, AtEndpoint}, "Send inert texts of a ladder of sizes: down the way of commands, or by links that the endpoint opens for it.", []string{probes, "gururmm doctor AGENT --only echo", "gururmm-agent doctor --only echo"}},
 	{"count", "lost.which", sends, []Access{AtServer}, "On a fresh link send five harmless commands one after another: which are lost?", []string{"gururmm exec AGENT -- hostname"}},
 	{"certificate", "tls.issuer", sends, []Access{AtDoor, AtEndpoint}, "See who signed the certificate that the endpoint is shown.", []string{"gururmm doctor AGENT --only tls", "gururmm-agent doctor --only tls"}},
 	{"clock", "clock", sends, []Access{AtServer, AtDoor, AtEndpoint}, "Compare the endpoint's clock with the server's.", []string{"gururmm agents show AGENT", "gururmm doctor AGENT --only clock"}},
@@ -75,6 +81,33 @@ var trials = []trial{
 	{"capture at the endpoint", "capture.agent", fetches, []Access{AtEndpoint}, "Capture at the endpoint while a command of a known size is sent: is there a record of that length then, is it acknowledged, is the window open?", []string{"tcpdump -i any -nn -w agent.pcap 'tcp port 8443'", "pktmon start --capture"}},
 	{"another way", "other_path", fetches, []Access{AtEndpoint, AtPath}, "Let the endpoint come by another network, or straight to the origin.", []string{"gururmm direct AGENT use_endpoint --endpoint URL"}},
 	{"server restart", "restart.server", shakes, []Access{AtServer}, "Restart the server's process, and try a harmless command.", nil},
+}
+
+// probes is the command that sends inert texts of a ladder of sizes.
+const probes = "gururmm probe AGENT"
+
+// Probes reports whether a test is made by sending inert texts down the way of commands,
+// which a program may do by itself: it runs nothing at the endpoint, and where none is lost it
+// leaves all as it was.
+func (t Test) Probes() bool {
+	i := slices.IndexFunc(trials, func(known trial) bool { return known.id == t.ID })
+	return i >= 0 && len(trials[i].run) > 0 && trials[i].run[0] == probes
+}
+
+// of writes the agent's name into a test's command lines, where a shell takes it as one word.
+func (t Test) of(agents []Agent) Test {
+	if len(agents) != 1 || strings.IndexFunc(agents[0].Name, unsafe) >= 0 || agents[0].Name == "" || agents[0].Name[0] == '-' {
+		return t
+	}
+	t.Run = slices.Clone(t.Run)
+	for i, line := range t.Run {
+		t.Run[i] = strings.ReplaceAll(line, " AGENT", " "+agents[0].Name)
+	}
+	return t
+}
+
+func unsafe(r rune) bool {
+	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.')
 }
 
 // Tests are all that are known, without what they would tell.

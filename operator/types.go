@@ -187,6 +187,7 @@ const (
 	EventProcess  = "process" // of its worker: a process id, or NoProcess
 	EventStep     = "step"    // of its own ladder: what it does against its verdict
 	EventOutcome  = "outcome" // of such a step: StepHelped or StepNoBetter
+	EventProbe    = "probe"   // of the way of commands: From is the channel, To what it came to, see [Outcome]
 )
 
 // What a step has come to.

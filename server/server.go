@@ -36,6 +36,7 @@ import (
 	"gururmm/server/hub"
 	"gururmm/server/jobs"
 	"gururmm/server/metrics"
+	"gururmm/server/probe"
 	"gururmm/server/retention"
 	"gururmm/server/rollout"
 	"gururmm/server/store"
@@ -108,6 +109,7 @@ type Server struct {
 	bundles  *bundles.Shelf
 	rollouts *rollout.Service
 	jobs     *jobs.Service
+	probes   *probe.Service
 	api      *api.API
 	main     *http.Server
 	oob      *http.Server
@@ -403,9 +405,14 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 		},
 		Cluster: s.deliveryCluster(),
 	})
+	s.probes = probe.New(probe.Options{
+		Maker: &probe.Maker{Sign: sign}, Note: s.store.NoteEvent, Call: s.delivery.Call, Log: s.log.With("part", "probe"),
+		Link:   func(agent string) (probe.Link, string) { return s.hub.ProbeLink(agent) },
+		Barred: func(agent string) string { return s.hub.Barred(agent) },
+	})
 	s.hub = hub.New(hub.Options{
 		Delivery: s.delivery, Store: s.store, Sign: sign, Policy: policy, Quota: s.quota, Log: s.log.With("part", "hub"),
-		Recovery: hub.Recovery(s.cfg.FleetRecovery), Returning: returning, Cluster: s.hubCluster(),
+		Recovery: hub.Recovery(s.cfg.FleetRecovery), Returning: returning, Probes: s.probes, Cluster: s.hubCluster(),
 	})
 	s.rollouts = rollout.New(rollout.Options{
 		Store: s.store, Orders: s.delivery, Fact: s.standing, Leads: s.leads(), Log: s.log.With("part", "rollout"),
@@ -413,7 +420,7 @@ func (s *Server) assemble(id string, key ed25519.PrivateKey, doors api.Doors) {
 	})
 	s.jobs = jobs.New(jobs.Options{Store: s.store, Commands: s.delivery, Present: s.reachable, Leads: s.leads(), Log: s.log.With("part", "jobs")})
 	s.api = api.New(api.Options{
-		Store: s.store, Delivery: s.delivery, Hub: s.hub, Builds: s.builds, Bundles: s.bundles, Rollouts: s.rollouts, Jobs: s.jobs, Cluster: s.apiCluster(), Sign: sign, Policy: policy,
+		Store: s.store, Delivery: s.delivery, Hub: s.hub, Builds: s.builds, Bundles: s.bundles, Rollouts: s.rollouts, Jobs: s.jobs, Probes: s.probes, Cluster: s.apiCluster(), Sign: sign, Policy: policy,
 		Quota: s.quota, Operators: s.operators,
 		ServerID: id, CommandKeys: [][]byte{key.Public().(ed25519.PublicKey)},
 		Doors: doors, TrustedProxies: s.cfg.TrustedProxies,

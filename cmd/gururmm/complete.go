@@ -49,7 +49,7 @@ func (f *operatorFlags) offer(root *cobra.Command) {
 	agent, version, rollouts := source{ask: agentNames}, source{ask: versionNames}, func(states ...string) source { return source{ask: rolloutIDs(states...)} }
 	for path, places := range map[string][]source{
 		execName: {agent}, "agents": {agent}, "agents show": {agent}, "agents tag": {agent, agent, agent, agent}, "agents resolve": {agent}, "agents quarantine": {agent},
-		"agents remove": {agent}, "bundles": {agent}, "beacons": {agent}, "events": {agent}, "directives": {agent}, doctorName: {agent}, diagnoseName: {agent}, "timeline": {agent}, "dossier": {agent},
+		"agents remove": {agent}, "bundles": {agent}, "beacons": {agent}, "events": {agent}, "directives": {agent}, doctorName: {agent}, probeName: {agent}, diagnoseName: {agent}, "timeline": {agent}, "dossier": {agent},
 		"direct": {agent, directiveNames()}, "trace": {{ask: commandIDs(false)}}, "cancel": {{ask: commandIDs(true)}}, "jobs show": {{ask: jobIDs(false)}}, "jobs cancel": {{ask: jobIDs(true)}},
 		"enroll-token revoke": {{ask: tokenIDs}}, "update roll": {version}, "update remove": {version},
 		"update status": {rollouts()}, "update stop": {rollouts(operator.RolloutActive)},
@@ -76,7 +76,8 @@ func (f *operatorFlags) offer(root *cobra.Command) {
 		{"bundles", "download"}: {ask: bundleIDs}, {"bundles", "delete"}: {ask: bundleIDs}, {"agents resolve", "keep"}: {ask: instances},
 		{"commands", "state"}: fixed(wire.StatePending, wire.StateRunning, wire.StateCompleted, wire.StateFailed,
 			wire.StateCancelled, wire.StateExpired, wire.StateInterrupted, wire.StateUndeliverable),
-		{execName, "shell"}: fixed(wire.ShellSh, wire.ShellBash, wire.ShellPowerShell, wire.ShellCmd, wire.ShellPython),
+		{probeName, "channel"}: fixed(string(wire.ChannelLink), string(wire.ChannelOOB), both),
+		{execName, "shell"}:    fixed(wire.ShellSh, wire.ShellBash, wire.ShellPowerShell, wire.ShellCmd, wire.ShellPython),
 	} {
 		cmd := commandAt(root, at[0])
 		err := cmd.RegisterFlagCompletionFunc(at[1], func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {

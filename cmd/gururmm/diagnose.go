@@ -25,20 +25,22 @@ const (
 
 func diagnoseCommand(f *operatorFlags) *cobra.Command {
 	var file, agent string
-	var markdown, list, all, asCase bool
+	var markdown, list, all, asCase, andProbe bool
 	cmd := &cobra.Command{
 		Use:   diagnoseName + " AGENT|--case FILE [--json|--markdown|--as-case]",
 		Short: "Say what may have lost a command, how surely, and what to test",
 		Long: "Say which stage lost a command, how sure that is, and what to look at next: of an\n" +
 			"agent, from what the server holds of it now, or from a case file, which asks no\n" +
 			"server. What is measured proves and excludes; what is inferred or reported only\n" +
-			"weighs. --as-case writes what would be weighed, to be added to and given to --case.\n\n" +
+			"weighs. --as-case writes what would be weighed, to be added to and given to --case.\n" +
+			"--probe makes that of the next tests which is a probe of the way of commands (see probe)\n" +
+			"at once, where the agent has a way open, and then answers again.\n\n" +
 			"A case is YAML: `case: 1`, a subject, agents, and observations, each with its value,\n" +
 			"grade (both_ends, one_end, reported, inferred) and source. --list tells what can be\n" +
 			"observed. What is not known is left out, or given as unknown, which changes nothing.\n\n" +
 			"Exit codes: 0 answered, 2 not: the case can't be read (the error names the line), or the\n" +
 			"server can't be asked.",
-		Example: "  gururmm diagnose web-17\n  gururmm diagnose web-17 --as-case > case.yaml\n  gururmm diagnose --list\n  gururmm diagnose --case lab/cases/commands-unacknowledged.yaml\n" +
+		Example: "  gururmm diagnose web-17\n  gururmm diagnose web-17 --probe\n  gururmm diagnose web-17 --as-case > case.yaml\n  gururmm diagnose --list\n  gururmm diagnose --case lab/cases/commands-unacknowledged.yaml\n" +
 			"  gururmm diagnose --case case.yaml --agent agent-a -v\n  gururmm diagnose --case - --markdown > answer.md",
 		Args: help.Words(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -52,6 +54,8 @@ func diagnoseCommand(f *operatorFlags) *cobra.Command {
 			var c diagnosis.Case
 			var err error
 			switch {
+			case andProbe && (asCase || len(args) == 0):
+				return errors.New("--probe makes the next test of an AGENT, and answers: leave out --case and --as-case")
 			case file != "" && len(args) > 0:
 				return errors.New("give AGENT or --case, not both: of a case's agents, --agent narrows it to one")
 			case file != "":
@@ -85,18 +89,25 @@ func diagnoseCommand(f *operatorFlags) *cobra.Command {
 				}
 				return err
 			}
-			a := diagnosis.Diagnose(c)
-			switch {
-			case f.json:
-				return printJSON(out, a)
-			case markdown:
-				return a.WriteMarkdown(out)
+			write := func(a diagnosis.Answer) error {
+				switch {
+				case f.json:
+					return printJSON(out, a)
+				case markdown:
+					return a.WriteMarkdown(out)
+				}
+				return a.WriteText(out, all)
 			}
-			return a.WriteText(out, all)
+			a := diagnosis.Diagnose(c)
+			if !andProbe {
+				return write(a)
+			}
+			return f.diagnoseAgain(cmd, args[0], a, write)
 		},
 	}
 	cmd.Flags().StringVar(&file, "case", "", "the case file, - for standard input")
 	cmd.Flags().StringVar(&agent, "agent", "", "of a case, go by what was observed of this agent and of all together")
+	cmd.Flags().BoolVar(&andProbe, "probe", false, "if a next test is a probe (gururmm probe) and safe now, make it and answer again")
 	cmd.Flags().BoolVar(&asCase, "as-case", false, "write a case file instead of an answer")
 	cmd.Flags().BoolVar(&markdown, "markdown", false, "write a page in Markdown")
 	cmd.Flags().BoolVar(&list, "list", false, "list what can be observed, with its values")

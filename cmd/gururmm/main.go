@@ -34,7 +34,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	code := 1
 	if cmd.Name() == execName { // whatever is wrong with exec itself is no code of the command's
 		code = exitNoCode
-	} else if cmd.Name() == doctorName { // nor is it a fault that a doctor found
+	} else if cmd.Name() == doctorName || cmd.Name() == probeName { // nor is it a fault that was found
 		code = checkup.ExitNotRun
 	} else if cmd.Name() == diagnoseName {
 		code = exitBadInput

@@ -60,7 +60,7 @@ func addOperator(root *cobra.Command, typed []string) {
 	f := &operatorFlags{typed: typed}
 	for _, c := range []*cobra.Command{
 		loginCommand(f), agentsCommand(f), execCommand(f), jobsCommand(f), commandsCommand(f), cancelCommand(f),
-		traceCommand(f), timelineCommand(f), dossierCommand(f), beaconsCommand(f), eventsCommand(f), enrollTokenCommand(f), directCommand(f), directivesCommand(f), bundlesCommand(f), doctorCommand(f), diagnoseCommand(f), updateCommand(f),
+		traceCommand(f), timelineCommand(f), dossierCommand(f), beaconsCommand(f), eventsCommand(f), enrollTokenCommand(f), directCommand(f), directivesCommand(f), bundlesCommand(f), doctorCommand(f), probeCommand(f), diagnoseCommand(f), updateCommand(f),
 	} {
 		f.addJSON(c)
 		if c.Name() != updateName { // not all of that talks to a server

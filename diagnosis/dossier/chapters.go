@@ -268,6 +268,9 @@ func (p *page) tests() {
 		}
 	}
 	for _, e := range p.Timeline.Events {
+		if e.Kind == operator.EventProbe && !e.At.Before(p.Since) {
+			all = append(all, step{at: e.At, what: "The server sent inert texts of a ladder of sizes down the way of commands, by " + e.From + ".", came: e.To + ". " + e.Reason})
+		}
 		if e.Kind != operator.EventStep || e.Told == nil || e.At.Before(p.Since) {
 			continue
 		}

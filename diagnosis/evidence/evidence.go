@@ -71,6 +71,8 @@ type made struct {
 	// waits is since when a command that was written to a link is not acknowledged; zero: none is.
 	waits    time.Time
 	provenAt time.Time // when a link was last proven to lose text, by events, and none was verified since; zero: none was
+	ladder   string    // what the last probe of the way of commands came to; empty: nothing that stands
+	probedAt time.Time // when that was, if it lost texts; zero: it did not
 	out      []diagnosis.Observation
 }
 
@@ -81,6 +83,7 @@ func Case(h Held) diagnosis.Case {
 	if len(m.troubles) == 0 { // else the agent's own proof is nearer to the cause
 		m.ended()
 	}
+	m.probed()
 	m.way()
 	m.seen()
 	m.told()
@@ -89,6 +92,9 @@ func Case(h Held) diagnosis.Case {
 	c := diagnosis.Case{
 		Version: diagnosis.CaseVersion, Subject: "what the server holds of " + h.Agent.Name,
 		Agents: []diagnosis.Agent{{Name: h.Agent.Name, Site: h.Agent.Site, Note: h.Agent.Version}}, Observations: m.out,
+	}
+	if m.ladder == operator.ProbePassed { // no size is lost: which are has no answer
+		c.Cannot = append(c.Cannot, "sizes")
 	}
 	if h.Trace != nil {
 		c.Description = fmt.Sprintf("Judged by command %s of %s. %s", h.Trace.Command.ID, h.Trace.Command.CreatedAt.UTC().Format(time.DateTime), h.Trace.Stopped)
@@ -163,7 +169,7 @@ func (m *made) seen() {
 		}
 		if l.State == "verified" && l.Verdict == "" && len(m.troubles) == 0 { // else it is only one more fresh link
 			m.say("verified", "yes", diagnosis.BothEnds, byServer)
-			m.say("probes", "pass", diagnosis.BothEnds, byServer)
+			m.small()
 			if l.PeerRead != nil && *l.PeerRead >= l.Written && !m.said("ledger.down", "gap") && !m.said("ledger.down", "late") {
 				m.say("ledger.down", "even", diagnosis.BothEnds, byServer)
 			}
@@ -234,6 +240,9 @@ func (m *made) copies() {
 // verdict gives a verdict that is known; a suspicion is an inference.
 func (m *made) verdict(code string, suspected bool, source string) {
 	code, marked := strings.CutSuffix(code, " suspected")
+	if well := code == string(selfcheck.CodeOK) || code == string(selfcheck.CodeOKIdle); well && m.outdone(m.Agent.VerdictAt) {
+		return
+	}
 	if !slices.ContainsFunc(diagnosis.Vocabulary(), func(t diagnosis.Term) bool {
 		return t.ID == "verdict" && slices.ContainsFunc(t.Values, func(v diagnosis.TermValue) bool { return v.Value == code })
 	}) {

@@ -67,6 +67,9 @@ func (m *made) way() {
 	if has(wire.StageResultStored) && m.Agent.Presence != "verified" && c.EndedAt != nil && (m.Now.Sub(*c.EndedAt) > settled || m.provenAt.After(*c.EndedAt)) {
 		return // it ran before whatever is the matter now
 	}
+	if has(wire.StageResultStored) && !lost && m.outdone(c.EndedAt) {
+		return // it was of a size that passes, or ran before
+	}
 	if c.EndedAt != nil && m.Agent.Owed > 0 {
 		return // a later one is under way, and it says nothing of that
 	}

@@ -124,6 +124,8 @@ func ofEvent(e operator.AgentEvent) Entry {
 	case operator.EventOutcome:
 		out.End, out.What = Agent, fmt.Sprintf("step %s: %s", e.From, e.To)
 		out.Why = strings.TrimPrefix(e.Reason, e.To+": ")
+	case operator.EventProbe:
+		out.What = fmt.Sprintf("probe of the way of commands by %s: %s", e.From, e.To)
 	case operator.EventProcess:
 		out.End, out.What = Agent, "worker process "+changed(e.From, e.To)
 	case operator.EventInstance:

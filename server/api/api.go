@@ -27,6 +27,7 @@ import (
 	"gururmm/server/delivery"
 	"gururmm/server/hub"
 	"gururmm/server/jobs"
+	"gururmm/server/probe"
 	"gururmm/server/rollout"
 	"gururmm/server/store"
 	"gururmm/session"
@@ -57,6 +58,7 @@ type Options struct {
 	Bundles     *bundles.Shelf
 	Rollouts    *rollout.Service
 	Jobs        *jobs.Service
+	Probes      *probe.Service
 	Cluster     Cluster // nil: there is one node alone
 	Sign        func(t wire.Type, payload any) (wire.Envelope, error)
 	Policy      func(agent string) wire.Policy
@@ -137,6 +139,7 @@ func (a *API) Main() http.Handler {
 	a.operator(mux, "DELETE /v1/agents/{agent}", a.removeAgent)
 	a.operator(mux, "POST /v1/agents/{agent}/commands", a.submit)
 	a.operator(mux, "POST /v1/agents/{agent}/resolve", a.resolve)
+	a.operator(mux, "POST /v1/agents/{agent}/probe", a.probe)
 	a.operator(mux, "POST /v1/agents/{agent}/directives", a.direct)
 	a.operator(mux, "GET /v1/agents/{agent}/directives", a.listDirectives)
 	a.operator(mux, "GET /v1/directives/{id}", a.getDirective)

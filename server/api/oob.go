@@ -104,8 +104,23 @@ func (a *API) take(r *http.Request, agent store.Agent, commands bool) (envs []wi
 	case commands:
 		take = a.takeCommands
 	}
-	envs, done, err = take(r.Context(), agent.ID)
-	return envs, done, true, err
+	if envs, done, err = take(r.Context(), agent.ID); err != nil || agent.Quarantined {
+		return envs, done, true, err
+	}
+	envs, done = a.withProbe(agent.ID, envs, done)
+	return envs, done, true, nil
+}
+
+// withProbe puts a probe that is to go by the second door behind what is handed out.
+func (a *API) withProbe(agent string, envs []wire.Envelope, done delivery.Done) ([]wire.Envelope, delivery.Done) {
+	env, handed, ok := a.o.Probes.Take(agent)
+	if !ok {
+		return envs, done
+	}
+	return append(envs, env), func(at time.Time, err error) {
+		handed(at, err)
+		done(at, err)
+	}
 }
 
 func (a *API) takeCommands(ctx context.Context, agent string) ([]wire.Envelope, delivery.Done, error) {
@@ -214,6 +229,9 @@ func (a *API) poll(w http.ResponseWriter, r *http.Request, agent store.Agent) er
 func (a *API) upstream(r *http.Request, agent string, at time.Time, env wire.Envelope) ([]wire.Envelope, error) {
 	switch env.Type {
 	case wire.TypeCommandAck, wire.TypeCommandNack, wire.TypeCommandOutput, wire.TypeCommandResult:
+		if a.o.Probes.Answered(agent, wire.ChannelOOB, at, env) {
+			return nil, nil
+		}
 		replies, err := a.o.Delivery.Upstream(r.Context(), agent, wire.ChannelOOB, 0, at, env)
 		switch {
 		case err == nil:
@@ -233,6 +251,9 @@ func (a *API) upstream(r *http.Request, agent string, at time.Time, env wire.Env
 	case wire.TypeConfigAck: // of a policy that was in the answer to a beacon
 		return nil, nil
 	case wire.TypeNack:
+		if a.o.Probes.Answered(agent, wire.ChannelOOB, at, env) {
+			return nil, nil
+		}
 		if n, err := wire.DecodePayload[wire.Nack](env); err == nil {
 			if n.Type == wire.TypeDirective && n.ID != "" {
 				return a.answered(r, agent, at, env)

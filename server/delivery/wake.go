@@ -13,6 +13,14 @@ func (s *Service) Wake(agent string) {
 	}
 }
 
+// Call has the agent's guardian come by the second door now: a poll that waits looks again,
+// and who understands it is called by its link. It may be lost; the next beacon is as good.
+func (s *Service) Call(agent string) {
+	if r := s.route(agent); r != nil {
+		r.post(r.call)
+	}
+}
+
 // TakeOrders takes what an agent in quarantine may have: pending cancels and
 // directives, no commands; done as in Take.
 func (s *Service) TakeOrders(ctx context.Context, agent string) ([]wire.Envelope, Done, error) {

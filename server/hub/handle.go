@@ -76,6 +76,9 @@ func (l *link) dispatch(env wire.Envelope, m session.Message) error {
 		if mine, err := l.probed(env, m.At); mine || err != nil {
 			return err
 		}
+		if p := l.hub.opts.Probes; p != nil && p.Answered(l.agent, wire.ChannelLink, m.At, env) {
+			return nil
+		}
 		return l.upstream(env, m.At)
 	case wire.TypeCommandOutput, wire.TypeCommandResult:
 		return l.upstream(env, m.At)

@@ -19,6 +19,7 @@ import (
 	"gururmm/operator"
 	"gururmm/selfcheck"
 	"gururmm/server/delivery"
+	"gururmm/server/probe"
 	"gururmm/server/store"
 	"gururmm/session"
 	"gururmm/wire"
@@ -65,7 +66,7 @@ type comeBack struct {
 func (c comeBack) Error() string { return wire.ComeBack(c.after, c.error.Error()) }
 func (c comeBack) Unwrap() error { return c.error }
 
-// Options of a Hub. All are needed but Cluster.
+// Options of a Hub. All are needed but Probes and Cluster.
 type Options struct {
 	Delivery *delivery.Service
 	Store    interface {
@@ -85,6 +86,8 @@ type Options struct {
 	// Quota bounds what one agent sends, on all of its links and by the second door; nil: nothing does.
 	Quota *quota.Book
 	Log   *slog.Logger
+	// Probes takes the answers to probes on demand; nil: there are none.
+	Probes *probe.Service
 	// Cluster is how this node stands to others; nil: there are none.
 	Cluster Cluster
 }
@@ -98,7 +101,7 @@ type Hub struct {
 	started time.Time
 
 	generation atomic.Uint64
-	around     atomic.Int64    // see aroundProbe; 0: not known yet
+	maker      *probe.Maker
 	ctx        context.Context // of handling; ends after the drain
 	stop       context.CancelFunc
 	readers    sync.WaitGroup
@@ -184,7 +187,7 @@ func New(opts Options) *Hub {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	return &Hub{
-		opts: opts, log: opts.Log, wheel: newWheel(), started: time.Now(),
+		opts: opts, log: opts.Log, wheel: newWheel(), started: time.Now(), maker: &probe.Maker{Sign: opts.Sign},
 		ctx: ctx, stop: stop,
 		agents: map[string]*endpoint{}, probing: map[*session.Conn]struct{}{},
 		sharing: sharing{poke: make(chan struct{}, 1), told: map[string]string{}},

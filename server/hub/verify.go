@@ -1,10 +1,8 @@
 package hub
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"gururmm/session"
@@ -129,44 +127,10 @@ func (l *link) configAck(env wire.Envelope) error {
 	return nil
 }
 
-// probe makes an inert command whose frame has size bytes; where signature and
-// ids alone take more, it is as small as it gets.
+// probe makes one of the probes that verify a link.
 func (l *link) probe(size int) (id, pad string, env wire.Envelope, err error) {
-	now := time.Now()
-	cmd := wire.Command{ID: wire.NewID(), Agent: l.agent, IssuedAt: now, ExpiresAt: now.Add(probeLife)}
-	bare, err := json.Marshal(cmd)
-	if err != nil {
-		return "", "", env, err
-	}
-	around, err := l.hub.aroundProbe(cmd)
-	if err != nil {
-		return "", "", env, err
-	}
-	if room := size - around - len(bare) - len(`,"pad":""`); room > 0 {
-		cmd.Pad = strings.Repeat("x", room)
-	}
-	env, err = l.hub.opts.Sign(wire.TypeProbe, cmd)
+	cmd, env, _, err := l.hub.maker.Make(l.agent, size, probeLife)
 	return cmd.ID, cmd.Pad, env, err
-}
-
-// aroundProbe is how many bytes a probe has beside its payload: the same for each, so
-// it is signed once to be weighed, and not by each link of a fleet that returns.
-func (h *Hub) aroundProbe(cmd wire.Command) (int, error) {
-	if n := h.around.Load(); n > 0 {
-		return int(n), nil
-	}
-	env, err := h.opts.Sign(wire.TypeProbe, cmd)
-	if err != nil {
-		return 0, err
-	}
-	env.Seq = 1 // for its digit
-	raw, err := env.Encode()
-	if err != nil {
-		return 0, err
-	}
-	n := len(raw) - len(env.Payload)
-	h.around.Store(int64(n))
-	return n, nil
 }
 
 // probed takes the answer to a probe; mine is false if it was for a command.

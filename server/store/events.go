@@ -13,7 +13,7 @@ import (
 // AgentEvents are what changed about agents, bounded by number and age.
 type AgentEvents interface {
 	// NoteEvent keeps a change. It never blocks; written in batches, in order of time.
-	// From is the store's to know but for a link's, a step's and an outcome's: a change to what
+	// From is the store's to know but for a link's, a probe's, a step's and an outcome's: a change to what
 	// was stored last of that kind is none, nor is a step or outcome that is kept already. One of an agent that was purged leaves nothing.
 	NoteEvent(e operator.AgentEvent)
 	// AgentEvents lists what was written.
@@ -141,7 +141,7 @@ func (d *database) saveEvent(tx *txn, e operator.AgentEvent) error {
 		told = micros(*e.Told)
 	}
 	switch e.Kind {
-	case operator.EventLink:
+	case operator.EventLink, operator.EventProbe:
 	case operator.EventStep, operator.EventOutcome: // its report repeats it
 		// Two of one moment differ in what is done: that is now of a step, and was of its outcome.
 		does, column := e.To, "now"

@@ -875,9 +875,14 @@ func events(t *testing.T, r *rig) {
 		must(t, r.Flush(t.Context()))
 	}
 	same(store.EventFilter{Agent: b.ID}, "outcome reconnect>helped", "step >reconnect", "version >v1")
-	steps, err := r.AgentEvents(t.Context(), store.EventFilter{Agent: b.ID, Limit: 1})
+	for i := range 2 { // each probe tells of its own time
+		r.NoteEvent(operator.AgentEvent{Agent: b.ID, At: epoch.Add(time.Duration(9+i) * time.Second), Kind: operator.EventProbe, From: "link", To: operator.ProbePassed})
+	}
+	must(t, r.Flush(t.Context()))
+	same(store.EventFilter{Agent: b.ID, Limit: 2}, "probe link>passed", "probe link>passed")
+	steps, err := r.AgentEvents(t.Context(), store.EventFilter{Agent: b.ID, Limit: 3})
 	must(t, err)
-	if got := steps[0]; got.Verdict != step.Verdict || got.Told == nil || !got.Told.Equal(told) {
+	if got := steps[2]; got.Verdict != step.Verdict || got.Told == nil || !got.Told.Equal(told) {
 		t.Errorf("of a step: %+v", got)
 	}
 	want := operator.AgentEvent{Seq: 5, Agent: a.ID, AgentName: "a", At: epoch.Add(7 * time.Second).UTC(), Kind: "presence", From: "verified", To: "offline", Reason: "why", Link: "07"}
