@@ -51,7 +51,8 @@ caps=$(grep CapEff "/proc/$(show MainPID gururmm.service)/status" | cut -f2)
 [ "$caps" = 0000000000000400 ] || fail "server's rights" "capabilities $caps, want CAP_NET_BIND_SERVICE alone"
 [ "$(stat -c '%a %U' /var/lib/gururmm)" = '700 gururmm-server' ] || fail "server's state" "$(stat -c '%a %U' /var/lib/gururmm)"
 export GURURMM_URL=https://127.0.0.1:8443 GURURMM_CA=/var/lib/gururmm/main.crt
-printf '%s\n' 'listen: "127.0.0.1:8443"' 'oob_listen: "127.0.0.1:8444"' "public_url: $GURURMM_URL" 'oob_url: https://127.0.0.1:8444' >>/etc/gururmm/server.yaml
+gururmm update keygen --out /root/release.key --no-password >$out || fail "release key" "$(cat $out)"
+printf '%s\n' "release_key: [$(tail -1 /root/release.key.pub)]" 'listen: "127.0.0.1:8443"' 'oob_listen: "127.0.0.1:8444"' "public_url: $GURURMM_URL" 'oob_url: https://127.0.0.1:8444' >>/etc/gururmm/server.yaml
 systemctl restart gururmm || die "server" "its settings"
 until_ 30 test -e /run/gururmm/ready.json || die "server" "not ready"
 GURURMM_TOKEN=$(sudo -u gururmm-server gururmm operator-token tester --config /etc/gururmm/server.yaml 2>$out | grep -o 'gro_[A-Z0-9]*')
@@ -122,6 +123,19 @@ rm -r /etc/systemd/system/$unit.d
 systemctl daemon-reload
 say "hang" "ended by the watchdog, verified again"
 
+# An update of the agent's own above the package: the package is the fallback, a newer one wins.
+mkdir /root/new
+dpkg-deb --extract "$(agent_deb 1.1.0)" /root/new && mv /root/new/usr/bin/gururmm-agent /root/new/agent-1.1.0
+gururmm update sign --key /root/release.key --version v1.1.0 /root/new/agent-1.1.0 >$out 2>&1 &&
+	gururmm update publish /root/new/agent-1.1.0 >>$out 2>&1 &&
+	gururmm update roll v1.1.0 --agents "$id" --ring 100% --soak 0 --grace 1s >>$out 2>&1 || fail "update" "$(cat $out)"
+guards() { [ "$(field outcome)/$(field guards)" = "verified/$1" ]; } # VERSION
+until_ 60 guards v1.1.0 || die "update" "$(cat $out; gururmm-agent status)"
+confirmed() { ! gururmm-agent version | grep -q 'not confirmed'; }
+until_ 60 confirmed || fail "update" "$(gururmm-agent version)"
+installs "$(agent_deb 1.0.0)" 'version v1.1.0 (the installed program is v1.0.0) guards this endpoint, and its link is verified.'
+say "update above a package" "v1.1.0 guards above v1.0.0, also once that is installed again"
+
 # An upgrade keeps what there is.
 echo 'GURURMM_AGENT_LOG_LEVEL=debug' >>/etc/default/gururmm-agent
 events=$(gururmm-agent events -n 0 | wc -l)
@@ -130,6 +144,7 @@ installs "$(agent_deb 1.1.0)" 'version v1.1.0 guards this endpoint, and its link
 grep -q LOG_LEVEL=debug /etc/default/gururmm-agent || fail "upgrade" "settings are gone"
 [ "$(gururmm-agent events -n 0 | wc -l)" -ge "$events" ] || fail "upgrade" "history is gone"
 [ "$(execs 'echo still')" = still ] || fail "upgrade" "no command runs"
+gururmm-agent version | grep -q 'Guards here' && fail "upgrade" "the update is left: $(gururmm-agent version)"
 installs "$(server_deb 1.1.0)" 'the server listens'
 grep -q "public_url: $GURURMM_URL" /etc/gururmm/server.yaml || fail "server's upgrade" "settings are gone"
 until_ 60 settled || die "server's upgrade" "$(gururmm-agent settle --within 1s)"
@@ -154,6 +169,16 @@ touch /etc/gururmm/allow-downgrade
 installs "$(agent_deb 1.1.0)" 'version v1.1.0 guards this endpoint, and its link is verified.'
 [ ! -e /etc/gururmm/allow-downgrade ] || fail "downgrade" "the permission is left"
 say "downgrade" "refused, nothing changed; allowed once"
+
+# No room for it: dpkg says so and puts back what was there, which never stopped.
+guardian=$(show MainPID)
+fallocate -l "$(($(df --output=avail -k / | tail -1) - 5000))K" /root/fill || fail "disk full" "the disk can't be filled"
+if dpkg -i "$(agent_deb 1.2.0-rc.1)" >$out 2>&1; then fail "disk full" "it was installed: $(cat $out)"; fi
+rm /root/fill
+grep -q 'No space left on device' $out || fail "disk full" "$(cat $out)"
+[ "$(dpkg-query -W -f '${db:Status-Abbrev}${Version}' gururmm-agent)/$(show MainPID)" = "ii 1.1.0-1/$guardian" ] && guards v1.1.0 ||
+	fail "disk full" "$(dpkg-query -W gururmm-agent), process $guardian, then $(show MainPID): $(gururmm-agent settle --within 1s)"
+say "disk full" "refused by dpkg, the version before never stopped"
 
 # Removed, the state stays; installed again, it is the same endpoint.
 dpkg -r gururmm-agent >$out 2>&1 || die "remove" "$(cat $out)"

@@ -29,6 +29,13 @@ for state in "" "/srv/a state/100%"; do
 	check "hardened.conf"
 	rm -r "$unit.d"
 done
+# The server's, with a program that is here.
+sed "s#^ExecStart=[^ ]*#ExecStart=$dir/gururmm-agent#" installer/files/gururmm.service >"$dir/gururmm.service"
+SYSTEMD_LOG_LEVEL=warning systemd-analyze verify --man=no "$dir/gururmm.service" >"$dir/out" 2>&1 || true
+if grep -F gururmm.service "$dir/out" >&2; then
+	echo "units: systemd-analyze finds fault with the server's unit" >&2
+	exit 1
+fi
 # It can fail: a word that is none must be found.
 echo "Nonsense=yes" >>"$unit"
 if (check "an unknown word") 2>/dev/null; then
