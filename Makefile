@@ -43,7 +43,7 @@ agents: ## the agent for each platform, to be signed: make agents VERSION=v1.2.3
 
 # Reproducible: the same source and SOURCE_DATE_EPOCH give the same bytes. SIGN_KEY names a
 # private release key; what there is besides: go run ./installer --help.
-packages: ## deb and rpm with checksums, SBOM, signatures: make packages VERSION=1.2.3
+packages: ## deb, rpm and pkg with checksums, SBOM, signatures: make packages VERSION=1.2.3
 	@sh scripts/need.sh go
 	$(GO) run ./installer --version "$(VERSION)" $(if $(SIGN_KEY),--sign-key "$(SIGN_KEY)") $(if $(MAINTAINER),--maintainer "$(MAINTAINER)")
 

@@ -215,9 +215,28 @@ func (e *enrolling) came(err error, now time.Time) {
 	e.next = now.Add(backoff.Full(nil, enrollMin, enrollMax, e.tries-1))
 }
 
+// enrollLinger is what an attempt may go on after a stop: a token that the server has taken
+// already must not be lost with the answer. It fits into what a service manager lets a stop take.
+const enrollLinger = 8 * time.Second
+
+// outlasting is a context that ends so long after ctx; end gives it up.
+func outlasting(ctx context.Context, by time.Duration) (longer context.Context, end func()) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-longer.Done():
+		case <-time.After(by):
+			cancel()
+		}
+	})
+	return longer, func() { stop(); cancel() }
+}
+
 // byFile makes the attempts for [enrolling].
 func (s *Setup) byFile(log *slog.Logger) func(context.Context, EnrollOptions) error {
 	return func(ctx context.Context, o EnrollOptions) error {
+		ctx, end := outlasting(ctx, enrollLinger)
+		defer end()
 		got, err := Enroll(ctx, s, o)
 		if err != nil {
 			log.Warn("the order to enroll was not carried out", "file", s.EnrollFile, "error", err)

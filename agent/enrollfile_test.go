@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"gururmm/agent/local"
@@ -158,4 +159,22 @@ func TestNoTokenIsLeftBehind(t *testing.T) {
 	if _, _, err := readEnrollFile(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("an empty file: %v", err)
 	}
+}
+
+// A stop does not cut off an attempt whose token may be spent already, and does not wait for ever.
+func TestAnAttemptOutlastsAStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		longer, end := outlasting(ctx, enrollLinger)
+		defer end()
+		stop()
+		began := time.Now()
+		<-longer.Done()
+		if took := time.Since(began); took != enrollLinger {
+			t.Errorf("it went on for %v, want %v", took, enrollLinger)
+		}
+		done, end := outlasting(ctx, enrollLinger) // of a stop that has been
+		end()
+		<-done.Done()
+	})
 }

@@ -11,6 +11,9 @@ type launchd struct {
 	run  func(name string, args ...string) (string, error)
 }
 
+// packagedMac is where the package for macOS puts the program: it brings the job, too.
+const packagedMac = "Library/GuruRMM/bin/gururmm-agent"
+
 const launchdTarget = "system/" + ServiceName
 
 func (m launchd) plist() string {
@@ -28,6 +31,9 @@ func (m launchd) loaded() bool {
 func (m launchd) install(s Service) error {
 	if s.Hardened {
 		return errNotHere
+	}
+	if file := filepath.Join(m.root, packagedMac); exists(file) {
+		return fmt.Errorf("%w: %s; %s start", ErrPackaged, file, ServiceName)
 	}
 	if m.loaded() {
 		return fmt.Errorf("it runs: %s stop first", ServiceName)

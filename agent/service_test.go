@@ -159,6 +159,17 @@ func TestLaunchdLoadsAndUnloads(t *testing.T) {
 	if exists(m.plist()) {
 		t.Error("the plist was left")
 	}
+	// A package's job is the package's.
+	program := filepath.Join(m.root, packagedMac)
+	if err := os.MkdirAll(filepath.Dir(program), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(program, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.install(given); !errors.Is(err, ErrPackaged) || exists(m.plist()) {
+		t.Errorf("beside a package: %v", err)
+	}
 }
 
 func TestPlistIsXMLWithTheArgumentsAsTheyAre(t *testing.T) {

@@ -12,9 +12,10 @@ import (
 )
 
 var (
-	allProducts = []string{agentName, serverName}
-	allArchs    = []string{"amd64", "arm64"}
-	allFormats  = []string{"deb", "rpm"}
+	allProducts  = []string{agentName, serverName}
+	allArchs     = []string{"amd64", "arm64"}
+	allFormats   = []string{"deb", "rpm", "pkg"}
+	linuxFormats = []string{"deb", "rpm"}
 )
 
 // programs are what the products are built from. The agent is small
@@ -40,27 +41,19 @@ func build(ctx context.Context, o order) (made []string, err error) {
 	defer os.RemoveAll(stage)
 	for _, product := range o.products {
 		for _, arch := range o.archs {
-			program := filepath.Join(stage, product+"-"+arch)
-			if err := compile(ctx, o, product, arch, program); err != nil {
-				return nil, err
+			more, err := linuxPackages(ctx, o, stage, product, arch)
+			if err != nil {
+				return nil, fmt.Errorf("%s for %s: %w", product, arch, err)
 			}
-			bill := product + "-" + strings.TrimPrefix(o.version, "v") + "-linux-" + arch + ".cdx.json"
-			if err := writeBill(program, o, product, arch, filepath.Join(stage, bill)); err != nil {
-				return nil, fmt.Errorf("SBOM of %s for %s: %w", product, arch, err)
-			}
-			made = append(made, bill)
-			for _, format := range o.formats {
-				p, err := describe(product, arch, format, o, program)
-				if err != nil {
-					return nil, err
-				}
-				name, err := writers[format](p, stage)
-				if err != nil {
-					return nil, fmt.Errorf("%s of %s for %s: %w", format, product, arch, err)
-				}
-				made = append(made, name)
-			}
+			made = append(made, more...)
 		}
+	}
+	if slices.Contains(o.formats, "pkg") && slices.Contains(o.products, agentName) {
+		more, err := macPackage(ctx, o, stage)
+		if err != nil {
+			return nil, fmt.Errorf("pkg: %w", err)
+		}
+		made = append(made, more...)
 	}
 	slices.Sort(made)
 	if made, err = seal(o, stage, made); err != nil {
@@ -75,16 +68,51 @@ func build(ctx context.Context, o order) (made []string, err error) {
 	return made, nil
 }
 
+// linuxPackages builds a product for arch, into stage, in each format of o that Linux has.
+func linuxPackages(ctx context.Context, o order, stage, product, arch string) (made []string, err error) {
+	program := ""
+	for _, format := range linuxFormats {
+		if !slices.Contains(o.formats, format) {
+			continue
+		}
+		if program == "" {
+			program = filepath.Join(stage, product+"-"+arch)
+			if err := compile(ctx, o, product, "linux", arch, program); err != nil {
+				return nil, err
+			}
+			bill := billName(o, product, "linux", arch)
+			if err := writeBill(program, o, product, "linux", arch, filepath.Join(stage, bill)); err != nil {
+				return nil, fmt.Errorf("SBOM: %w", err)
+			}
+			made = append(made, bill)
+		}
+		p, err := describe(product, arch, format, o, program)
+		if err != nil {
+			return nil, err
+		}
+		name, err := writers[format](p, stage)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", format, err)
+		}
+		made = append(made, name)
+	}
+	return made, nil
+}
+
+func billName(o order, product, system, arch string) string {
+	return product + "-" + strings.TrimPrefix(o.version, "v") + "-" + system + "-" + arch + ".cdx.json"
+}
+
 // compile builds a product's program for arch. No path of this machine, no time and no state
 // of a checkout gets into it.
-func compile(ctx context.Context, o order, product, arch, to string) error {
+func compile(ctx context.Context, o order, product, system, arch, to string) error {
 	p := programs[product]
 	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X gururmm/internal/version.Version=" + o.version}, p.flags...)
 	cmd := exec.CommandContext(ctx, "go", append(args, "-o", to, p.pkg)...)
 	cmd.Dir = o.source
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOFLAGS=-mod=readonly", "GOWORK=off")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+arch, "GOFLAGS=-mod=readonly", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s for %s: %w\n%s", product, arch, err, out)
+		return fmt.Errorf("build %s for %s/%s: %w\n%s", product, system, arch, err, out)
 	}
 	return nil
 }

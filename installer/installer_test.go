@@ -40,7 +40,7 @@ func packAll(t *testing.T, o order, program string) map[string][]byte {
 	t.Helper()
 	dir, made := t.TempDir(), map[string][]byte{}
 	for _, product := range allProducts {
-		for _, format := range allFormats {
+		for _, format := range linuxFormats {
 			p, err := describe(product, "arm64", format, o, program)
 			if err != nil {
 				t.Fatal(err)
@@ -146,7 +146,7 @@ func TestScriptsAreWhole(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, format := range allFormats {
+		for _, format := range linuxFormats {
 			for _, kind := range scriptKinds {
 				text, err := p.script(format, kind)
 				if err != nil {
@@ -174,7 +174,7 @@ func TestBillNamesWhatIsLinked(t *testing.T) {
 		t.Fatal(err)
 	}
 	to := filepath.Join(t.TempDir(), "bill")
-	if err := writeBill(program, o, agentName, "arm64", to); err != nil {
+	if err := writeBill(program, o, agentName, "linux", "arm64", to); err != nil {
 		t.Fatal(err)
 	}
 	raw, err := os.ReadFile(to)
@@ -240,7 +240,7 @@ func TestCommandLine(t *testing.T) {
 		"":                                  "--version 1.2.3",
 		"--version 1.2":                     "v1.2.3",
 		"--version 1.2.3+x":                 "v1.2.3",
-		"--version 1.2.3 --formats deb,msi": `"msi" is none of deb, rpm`,
+		"--version 1.2.3 --formats deb,msi": `"msi" is none of deb, rpm, pkg`,
 		"--version 1.2.3 x":                 "only flags",
 		"--version 1.2.3 --maintainer me":   "NAME <ADDRESS>",
 		"--version 1.2.3 --sign-key /none":  "--sign-key",

@@ -27,8 +27,8 @@ import (
 	"gururmm/release"
 )
 
-const usage = `Builds the packages of a release: deb and rpm, for amd64 and arm64, of agent and server;
-beside them SHA256SUMS, an SBOM of each program (CycloneDX) and, with --sign-key, minisign
+const usage = `Builds the packages of a release: deb and rpm, for amd64 and arm64, of agent and server, and
+a pkg of the agent for macOS; beside them SHA256SUMS, an SBOM of each program (CycloneDX) and, with --sign-key, minisign
 signatures.
 
   go run ./installer --version 1.2.3
@@ -57,6 +57,8 @@ type order struct {
 	formats  []string
 	when     time.Time // SOURCE_DATE_EPOCH
 	key      *release.PrivateKey
+	// Commands that sign a program or a package for macOS, in place; "": unsigned.
+	macProgramSigner, macPackageSigner string
 	// maintainer is NAME <ADDRESS>, who answers for the packages.
 	maintainer string
 	source     string // root of this module
@@ -90,6 +92,8 @@ func parse(args []string, errs io.Writer, env func(string) (string, bool)) (orde
 	flags.StringVar(&archs, "arch", strings.Join(allArchs, ","), "for these only")
 	flags.StringVar(&formats, "formats", strings.Join(allFormats, ","), "in these only")
 	flags.StringVar(&o.maintainer, "maintainer", nobody, "who answers for the packages: NAME <ADDRESS>")
+	flags.StringVar(&o.macProgramSigner, "mac-program-signer", "", "command that is called with the path of macOS's program and signs it, before it is packed")
+	flags.StringVar(&o.macPackageSigner, "mac-package-signer", "", "command that is called with the path of macOS's package and signs it")
 	flags.StringVar(&keyFile, "sign-key", "", "file of the private release key, of minisign or `gururmm update keygen`")
 	flags.StringVar(&passwordFile, "sign-password-file", "", "file with its password, if it has one")
 	if err := flags.Parse(args); err != nil {

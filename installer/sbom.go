@@ -64,7 +64,7 @@ type dependency struct {
 
 // writeBill writes what a built program is made of, by what the Go linker put into it: that
 // is what was linked, not what go.mod allows.
-func writeBill(program string, o order, product, arch, to string) error {
+func writeBill(program string, o order, product, system, arch, to string) error {
 	info, err := buildinfo.ReadFile(program)
 	if err != nil {
 		return err
@@ -73,16 +73,16 @@ func writeBill(program string, o order, product, arch, to string) error {
 	if err != nil {
 		return err
 	}
-	raw, err := json.MarshalIndent(billOf(info, o.version, product, arch, sum, o.when), "", "  ")
+	raw, err := json.MarshalIndent(billOf(info, o.version, product, system, arch, sum, o.when), "", "  ")
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(to, append(raw, '\n'), 0o644)
 }
 
-func billOf(info *debug.BuildInfo, version, product, arch, sum string, when time.Time) bill {
+func billOf(info *debug.BuildInfo, version, product, system, arch, sum string, when time.Time) bill {
 	own := component{Ref: "program", Type: "application", Name: product, Version: strings.TrimPrefix(version, "v"),
-		URL:    "pkg:generic/" + product + "@" + strings.TrimPrefix(version, "v") + "?arch=" + arch + "&os=linux",
+		URL:    "pkg:generic/" + product + "@" + strings.TrimPrefix(version, "v") + "?arch=" + arch + "&os=" + system,
 		Hashes: []hash{{"SHA-256", sum}}, Properties: []property{{"gururmm:go:package", info.Path}}}
 	own.Licenses = make([]license, 1)
 	own.Licenses[0].License.ID = "Apache-2.0"

@@ -37,6 +37,25 @@ for rpm in "${rpms[@]}"; do
 done
 say "scripts" "shellcheck and dash find no fault"
 
+# The package for macOS, by readers that know nothing of us: libarchive checks the sums.
+rm -rf /root/x && mkdir -p /root/x/payload /root/x/scripts
+pkg=/mnt/1.1.0/gururmm-agent-1.1.0.pkg
+bsdtar -x -f $pkg -C /root/x || fail "pkg" "libarchive does not read it"
+(cd /root/x/payload && zcat ../gururmm-agent.pkg/Payload | cpio --quiet -id --no-absolute-filenames) || fail "pkg" "cpio does not read the payload"
+(cd /root/x/scripts && zcat ../gururmm-agent.pkg/Scripts | cpio --quiet -id --no-absolute-filenames) || fail "pkg" "cpio does not read the scripts"
+modes=$(cd /root/x/payload && find . -printf '%m %y %p\n' | sort -k3)
+want='755 d .
+755 d ./Library
+755 d ./Library/GuruRMM
+755 d ./Library/GuruRMM/bin
+755 f ./Library/GuruRMM/bin/gururmm-agent
+755 d ./Library/LaunchDaemons
+644 f ./Library/LaunchDaemons/gururmm-agent.plist'
+[ "$modes" = "$want" ] || fail "pkg" "$modes"
+[ "$(head -c 8 /root/x/payload/Library/GuruRMM/bin/gururmm-agent | od -An -tx1 | tr -d ' ')" = cafebabe00000002 ] || fail "pkg" "no universal program"
+sh -n /root/x/scripts/preinstall && sh -n /root/x/scripts/postinstall && shellcheck --shell=sh /root/x/scripts/* >/root/out || fail "pkg" "$(cat /root/out)"
+say "pkg" "libarchive and cpio read it: a program for two processors, the job, two scripts"
+
 # rpm into a folder: files, modes, and what becomes of a changed setting.
 at=/root/r
 install_() { rpm --root $at --nodeps --noscripts "$@" >/root/out 2>&1 || fail "rpm $1" "$(cat /root/out)"; }

@@ -24,7 +24,7 @@ untested() {
 }
 
 # The linters live in the container too: rpmlint unpacks what it looks at, and not only where it should.
-root=$(timeout --kill-after=15 $making bash scripts/rootfs.sh packages systemd systemd-sysv dbus procps sudo ca-certificates lintian rpmlint rpm cpio shellcheck) ||
+root=$(timeout --kill-after=15 $making bash scripts/rootfs.sh packages systemd systemd-sysv dbus procps sudo ca-certificates lintian rpmlint rpm cpio shellcheck libarchive-tools) ||
 	untested "a container can't be had here (see above)"
 timeout --kill-after=15 $installing sh scripts/need.sh systemd-nspawn nsenter unshare pgrep ||
 	untested "systemd-nspawn can't be had here (see above)"

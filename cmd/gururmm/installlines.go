@@ -11,7 +11,7 @@ import (
 
 // installLine is a line that installs an agent and has it enroll.
 type installLine struct {
-	Platform string `json:"platform"` // deb, rpm, unix or windows
+	Platform string `json:"platform"` // deb, rpm, macos, linux or windows
 	Title    string `json:"title"`    // for people
 	Line     string `json:"line"`
 }
@@ -28,11 +28,15 @@ func installLines(t operator.EnrollToken) []installLine {
 	for i, w := range words {
 		words[i] = shellWord(w)
 	}
-	order := `printf '%s\n' ` + strings.Join(words, " ") + " | sudo install -D -m 600 /dev/stdin /etc/gururmm/enroll.conf && sudo "
+	order := `printf '%s\n' ` + strings.Join(words, " ") + " | sudo "
+	linux := order + "install -D -m 600 /dev/stdin /etc/gururmm/enroll.conf && sudo "
+	// Its install(1) makes no folders.
+	mac := order + "sh -c 'umask 077; mkdir -p /etc/gururmm && rm -f /etc/gururmm/enroll.conf && cat >/etc/gururmm/enroll.conf' && sudo "
 	return []installLine{
-		{"deb", "Debian, Ubuntu: where the package lies", order + `apt install ./gururmm-agent_*_"$(dpkg --print-architecture)".deb`},
-		{"rpm", "Fedora, RHEL: where the package lies (SUSE: zypper in place of dnf)", order + `dnf install ./gururmm-agent-*."$(uname -m)".rpm`},
-		{"unix", "macOS, other Linux: where the program lies and is to stay", `printf '%s\n' ` + shellWord(t.Token) + " | sudo ./gururmm-agent enroll --server " + shellWord(t.URL) +
+		{"deb", "Debian, Ubuntu: where the package lies", linux + `apt install ./gururmm-agent_*_"$(dpkg --print-architecture)".deb`},
+		{"rpm", "Fedora, RHEL: where the package lies (SUSE: zypper in place of dnf)", linux + `dnf install ./gururmm-agent-*."$(uname -m)".rpm`},
+		{"macos", "macOS: where the package lies", mac + "installer -pkg ./gururmm-agent-*.pkg -target /"},
+		{"linux", "Other Linux: where the program lies and is to stay", `printf '%s\n' ` + shellWord(t.Token) + " | sudo ./gururmm-agent enroll --server " + shellWord(t.URL) +
 			" --token-file -" + pin + " && sudo ./gururmm-agent install && sudo ./gururmm-agent start"},
 		{"windows", "Windows, PowerShell as administrator: where the program lies and is to stay", powerShellWord(t.Token) + ` | .\gururmm-agent.exe enroll --server ` + powerShellWord(t.URL) +
 			" --token-file -" + psPin + `; if ($?) { .\gururmm-agent.exe install; .\gururmm-agent.exe start }`},

@@ -21,9 +21,9 @@ func TestInstallLinesLeaveAnOrderAndNoTokenInArguments(t *testing.T) {
 	}
 	bin, out := t.TempDir(), filepath.Join(t.TempDir(), "said")
 	for name, text := range map[string]string{
-		"sudo":          `printf '%s ' "$@" >>"$OUT"; echo >>"$OUT"; if [ "$1" = install ] || [ "$2" = enroll ]; then cat >>"$OUT"; fi`,
+		"sudo":          `printf '%s ' "$@" >>"$OUT"; echo >>"$OUT"; if [ "$1" = install ] || [ "$2" = enroll ] || [ "$1" = sh ]; then cat >>"$OUT"; fi`,
 		"dpkg":          "echo amd64",
-		"gururmm-agent": "exit 1",
+		"gururmm-agent": "exit 1", "gururmm-agent-1.2.3.pkg": "exit 1",
 	} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
 			t.Fatal(err)
@@ -31,9 +31,11 @@ func TestInstallLinesLeaveAnOrderAndNoTokenInArguments(t *testing.T) {
 	}
 	order := "install -D -m 600 /dev/stdin /etc/gururmm/enroll.conf \nSERVER_URL=https://rmm.example:8443\nENROLL_TOKEN=gre_SECRET\nPIN=sha256/a+b/c=\n"
 	for platform, want := range map[string]string{
+		"macos": "sh -c umask 077; mkdir -p /etc/gururmm && rm -f /etc/gururmm/enroll.conf && cat >/etc/gururmm/enroll.conf" + order[strings.Index(order, " \n"):] +
+			"installer -pkg ./gururmm-agent-1.2.3.pkg -target / \n",
 		"deb": order + "apt install ./gururmm-agent_*_amd64.deb \n",
 		"rpm": order + "dnf install ./gururmm-agent-*.MACHINE.rpm \n",
-		"unix": "./gururmm-agent enroll --server https://rmm.example:8443 --token-file - --pin sha256/a+b/c= \ngre_SECRET\n" +
+		"linux": "./gururmm-agent enroll --server https://rmm.example:8443 --token-file - --pin sha256/a+b/c= \ngre_SECRET\n" +
 			"./gururmm-agent install \n./gururmm-agent start \n",
 	} {
 		os.Remove(out)
