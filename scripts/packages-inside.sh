@@ -228,6 +228,35 @@ rm /usr/sbin/policy-rc.d
 dpkg -P gururmm-agent >$out 2>&1 || die "purge" "$(cat $out)"
 say "no starts allowed" "installed, enabled, not started"
 
+# The rpm's life, by rpm itself, though the system is a Debian: its scriptlets and systemd are real.
+agent_rpm() { ls /mnt/"$1"/gururmm-agent-*.x86_64.rpm; }
+rpms() { rpm --force-debian --nodeps --nosignature "$@" >$out 2>&1; }
+rpm_installs() { # VERSION WORDS
+	rpms -U "$(agent_rpm "$1")" || die "rpm $1" "$(cat $out)"
+	tr '\n' ' ' <$out | tr -s ' ' | grep -qF -- "$2" || fail "rpm $1" "it does not say '$2': $(cat $out)"
+}
+good
+rpm_installs 1.0.0 'version v1.0.0 guards this endpoint, and its link is verified.'
+id=$(field agent)
+[ "$(show UnitFileState)" = enabled ] && [ ! -e /etc/gururmm/enroll.conf ] || fail "rpm" "$(show UnitFileState), $(ls /etc/gururmm)"
+systemctl stop $unit
+rpm_installs 1.1.0 'installed, and not started: the service is stopped'
+[ "$(show ActiveState)/$(show UnitFileState)" = inactive/enabled ] || fail "rpm over one stopped" "$(show ActiveState)/$(show UnitFileState)"
+systemctl start $unit
+rpm_installs 1.2.0-rc.1 'version v1.2.0-rc.1 guards this endpoint, and its link is verified.'
+guardian=$(show MainPID)
+if rpms -U --oldpackage "$(agent_rpm 1.1.0)"; then fail "rpm downgrade" "it was installed"; fi
+grep -q 'NOT INSTALLED, nothing was changed: 1.2.0~rc.1 is newer than 1.1.0' $out || fail "rpm downgrade" "$(cat $out)"
+[ "$(rpm -q --qf '%{VERSION}' gururmm-agent)/$(show MainPID)" = "1.2.0~rc.1/$guardian" ] || fail "rpm downgrade" "$(rpm -q gururmm-agent), process $guardian, now $(show MainPID)"
+rpms -e gururmm-agent || die "rpm erase" "$(cat $out)"
+[ "$(show LoadState)" = not-found ] && [ -z "$(pgrep -x gururmm-agent)" ] && [ -s /var/lib/gururmm-agent/identity.json ] || fail "rpm erase" "$(show LoadState), $(pgrep -ax gururmm-agent)"
+rpm_installs 1.2.0-rc.1 'its link is verified'
+[ "$(field agent)" = "$id" ] || fail "rpm installed again" "agent $(field agent), was $id"
+rpms -e gururmm-agent || die "rpm erase" "$(cat $out)"
+rm -rf /var/lib/gururmm-agent /etc/gururmm/enroll.conf /etc/default/gururmm-agent* /etc/systemd/system/gururmm-agent.service.d
+groupdel gururmm
+say "rpm" "install, stopped, upgrade, downgrade refused, erase, again"
+
 # The server goes, and its account.
 dpkg -r gururmm-server >$out 2>&1 || die "server's removal" "$(cat $out)"
 [ -s /var/lib/gururmm/command.key ] || fail "server's removal" "the keys are gone"
