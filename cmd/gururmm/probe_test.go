@@ -119,3 +119,72 @@ func TestDiagnoseProbesOnlyWhatIsSafe(t *testing.T) {
 		}
 	}
 }
+
+// A large command is lost, so that a ladder is the next test; it is made, and weighed at once.
+func TestDiagnoseMakesTheProbeThatIsItsNextTest(t *testing.T) {
+	now := time.Now()
+	command := operator.Command{ID: "0190-1", State: wire.StatePending, Attempts: 1, Script: strings.Repeat("x", 20_000), CreatedAt: now.Add(-time.Minute)}
+	stage := func(s wire.Stage, ch wire.Channel) operator.TraceEntry {
+		return operator.TraceEntry{Stage: s, At: command.CreatedAt, Channel: ch, Attempt: 1}
+	}
+	agent := operator.Agent{ID: "0190-a", Name: "web-1", Site: "berlin", Presence: "verified", LastSeen: &now, LastVia: "text", Owed: 1,
+		Links: []wire.LinkView{{Link: 7, State: "verified", Written: 9, PeerRead: new(uint64(9))}}}
+	done := ladder(wire.ChannelLink, operator.StepPassed, operator.StepPassed, operator.StepLost)
+	done.AgentName, done.StartedAt = agent.Name, now.Add(-time.Second)
+	var refused bool
+	events := operator.List[operator.AgentEvent]{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var answer any
+		switch r.URL.Path {
+		case "/v1/agents/web-1":
+			answer = agent
+		case "/v1/agents":
+			answer = operator.List[operator.Agent]{Items: []operator.Agent{agent}}
+		case "/v1/commands":
+			answer = operator.List[operator.Command]{Items: []operator.Command{command}}
+		case "/v1/commands/0190-1/trace":
+			answer = operator.Trace{Command: command, Stopped: "Waiting.", Entries: []operator.TraceEntry{
+				stage(wire.StageAccepted, ""), stage(wire.StageClaimed, wire.ChannelLink), stage(wire.StageWritten, wire.ChannelLink), stage("lost", wire.ChannelLink)}}
+		case "/v1/beacons":
+			answer = operator.List[operator.Beacon]{}
+		case "/v1/events":
+			answer = events
+		case "/v1/agents/web-1/probe":
+			if refused {
+				w.WriteHeader(http.StatusConflict)
+				answer = wire.NewProblem(http.StatusConflict, "Conflict", wire.ProblemConflict, "a probe of this agent is under way")
+				break
+			}
+			events.Items = []operator.AgentEvent{{Agent: agent.ID, Kind: operator.EventProbe, At: now, From: "link", To: operator.ProbeLargeLost, Verdict: "link.text.lost"}}
+			answer = operator.ProbeEvent{Probe: &done}
+		default:
+			http.NotFound(w, r)
+			return
+		}
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	env := map[string]string{"GURURMM_URL": server.URL, "GURURMM_TOKEN": "gro_x"}
+	refused = true
+	if out, errs, code := typed(t, env, "diagnose", "web-1", "--probe"); code != 0 || !strings.Contains(out, "$ gururmm probe web-1") || !strings.Contains(errs, "not probed: a probe of this agent is under way") {
+		t.Errorf("refused: exit %d, %s\n%s", code, errs, out)
+	}
+	agent.Presence, refused = "silent", false
+	if _, errs, code := typed(t, env, "diagnose", "web-1", "--probe"); code != 0 || !strings.Contains(errs, "not probed: ") || len(events.Items) > 0 {
+		t.Errorf("not safe: exit %d, %s", code, errs)
+	}
+	agent.Presence = "verified"
+	var again rankedAgain
+	out, errs, code := typed(t, env, "diagnose", "web-1", "--probe", "--json")
+	if err := json.Unmarshal([]byte(out), &again); code != 0 || err != nil || again.Probe == nil || again.After == nil {
+		t.Fatalf("exit %d, %v, %s\n%s", code, err, errs, out)
+	}
+	if lead := again.After.Ranking[0]; lead.ID != "path.text.size" || lead.Probability <= again.Before.Ranking[0].Probability {
+		t.Errorf("%+v leads, before it was %+v", lead.ID, again.Before.Ranking[0].ID)
+	}
+	if out, errs, code := typed(t, env, "diagnose", "web-1", "--probe"); code != 0 || !strings.Contains(out, "path.text.size") {
+		t.Errorf("asked again: exit %d, %s\n%s", code, errs, out)
+	}
+}

@@ -320,7 +320,9 @@ func (m *made) steps() {
 		}
 		switch s.Kind {
 		case selfcheck.StepReconnect, selfcheck.StepAlternative, selfcheck.StepRetryLink:
-			m.say("fresh_link", link, diagnosis.OneEnd, byBeacon)
+			if m.probedAt.IsZero() { // a ladder that loses texts goes on on fresh links
+				m.say("fresh_link", link, diagnosis.OneEnd, byBeacon)
+			}
 		case selfcheck.StepRestartWorker, selfcheck.StepRestartService:
 			m.say("restart.agent", process, diagnosis.OneEnd, byBeacon)
 		}

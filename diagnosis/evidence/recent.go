@@ -147,7 +147,7 @@ func (e episode) proven(code selfcheck.Code) bool {
 // lost tells which texts the links of this trouble lost: by the counts of both ends, and by
 // the sizes of what was read.
 func (m *made) lost() {
-	if !m.proven(selfcheck.CodeLinkTextLost) {
+	if !m.proven(selfcheck.CodeLinkTextLost) || !m.probedAt.IsZero() { // what a ladder cost, it tells itself
 		return
 	}
 	seen := map[wire.LinkID]bool{}
