@@ -133,7 +133,8 @@ func describe(product, arch, format string, o order, program string) (pack, erro
 			file{to: docs + "changelog.Debian.gz", mode: 0o644, text: compressed(p.changelog())},
 			file{to: "/usr/share/lintian/overrides/" + product, mode: 0o644, text: overrides})
 	case "rpm":
-		p.files = append(p.files, file{to: "/usr/share/licenses/" + product + "/LICENSE", mode: 0o644, kind: licensed, text: copyright})
+		licenses := "/usr/share/licenses/" + product // rpm removes no folder that no package owns
+		p.files = append(p.files, file{to: licenses, mode: 0o755, kind: folder}, file{to: licenses + "/LICENSE", mode: 0o644, kind: licensed, text: copyright})
 	}
 	return p, nil
 }

@@ -230,7 +230,7 @@ say "no starts allowed" "installed, enabled, not started"
 
 # The rpm's life, by rpm itself, though the system is a Debian: its scriptlets and systemd are real.
 agent_rpm() { ls /mnt/"$1"/gururmm-agent-*.x86_64.rpm; }
-rpms() { rpm --force-debian --nodeps --nosignature "$@" >$out 2>&1; }
+rpms() { rpm --nodeps --nosignature "$@" >$out 2>&1; }
 rpm_installs() { # VERSION WORDS
 	rpms -U "$(agent_rpm "$1")" || die "rpm $1" "$(cat $out)"
 	tr '\n' ' ' <$out | tr -s ' ' | grep -qF -- "$2" || fail "rpm $1" "it does not say '$2': $(cat $out)"
