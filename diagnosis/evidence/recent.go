@@ -146,6 +146,9 @@ func (e episode) proven(code selfcheck.Code) bool {
 
 // lost tells which texts the links of this trouble lost: by the counts of both ends, and by
 // the sizes of what was read.
+//
+// A trouble may begin at any time of a link's life: that the oldest has read texts before says
+// nothing of which are lost. It takes a link that was made meanwhile.
 func (m *made) lost() {
 	if !m.proven(selfcheck.CodeLinkTextLost) || !m.probedAt.IsZero() { // what a ladder cost, it tells itself
 		return
@@ -158,7 +161,7 @@ func (m *made) lost() {
 		l := r.Snapshot.Link
 		down, peer, local := l.Ledger.Down, l.Ledger.Peer, l.Ledger.Local
 		if down == nil || peer == nil || local.Link == 0 || seen[local.Link] {
-			continue // the newest of each link tells most
+			continue // the newest of each link that tells of a gap tells most
 		}
 		seen[local.Link] = true
 		if l.VerifiedAge != nil {
@@ -188,13 +191,22 @@ func (m *made) lost() {
 		}
 		kinds = append(kinds, kind)
 	}
-	if len(kinds) > 1 { // the oldest may have been well for a while: what it lost is what came then
-		kinds = kinds[:len(kinds)-1]
+	source := byBeacon
+	for _, l := range m.Agent.Links { // one that no beacon tells of yet
+		if !seen[l.Link] && nothingRead(l) {
+			kinds, source = slices.Insert(kinds, 0, "all"), byBeacon+", and the server, of its newer link"
+		}
+	}
+	switch n := len(kinds); {
+	case n > 1:
+		kinds = kinds[:n-1]
+	case n == 1 && kinds[0] == "after_some":
+		kinds = nil
 	}
 	kinds = slices.DeleteFunc(kinds, func(k string) bool { return k == "" })
 	slices.Sort(kinds)
 	if kinds = slices.Compact(kinds); len(kinds) == 1 {
-		m.say("lost.which", kinds[0], diagnosis.BothEnds, byBeacon)
+		m.say("lost.which", kinds[0], diagnosis.BothEnds, source)
 	}
 	switch {
 	case sizes["alike"] > 0:
@@ -205,6 +217,13 @@ func (m *made) lost() {
 	if verified > 1 {
 		m.say("fresh_link", "while", diagnosis.OneEnd, byBeacon)
 	}
+}
+
+// nothingRead reports whether texts were written to a link, and the agent has told by later
+// frames of it that it has read none.
+func nothingRead(l wire.LinkView) bool {
+	told := l.Verdict == string(selfcheck.CodeLinkTextLost) || time.Duration(l.AgeMS)*time.Millisecond > loopStalls && l.PongAgeMS != nil
+	return told && l.Written > 1 && l.PeerRead != nil && *l.PeerRead == 0
 }
 
 // digests tells whether what was read is what was written: at equal counts, on any link of
