@@ -84,9 +84,17 @@ func recent(h Held) (e episode) {
 	if a.Presence == "verified" && isWell(a.Verdict) && h.Now.Sub(wellSince(h)) >= recovered {
 		return e
 	}
+	// What was before a time of well is another trouble, and over.
+	over := wellBefore(h, e.reports)
+	e.reports = slices.DeleteFunc(e.reports, func(r *report) bool { return r.at.Before(over) })
+	e.report = nil
+	if len(e.reports) > 0 {
+		e.report = e.reports[0]
+	}
+	ran := wholeSince(h)
 	top := 0
 	for _, r := range e.reports {
-		if r.Verdict.Suspected {
+		if r.Verdict.Suspected || strings.HasPrefix(string(r.Verdict.Code), "route.") && r.at.Before(ran) {
 			continue
 		}
 		n := rank(r.Verdict, r.Snapshot)
@@ -130,6 +138,55 @@ func wellSince(h Held) (since time.Time) {
 		since = e.At
 	}
 	return since
+}
+
+// wellBefore is when the last time of well began that lasted for long enough: by the agent's words in events
+// and in reports, which are the newest first; zero: none did. A word stands until the next one.
+func wellBefore(h Held, reports []*report) (since time.Time) {
+	type word struct {
+		at   time.Time
+		well bool
+	}
+	var words []word
+	for _, e := range h.Events {
+		if e.Kind == operator.EventVerdict {
+			words = append(words, word{e.At, isWell(e.To)})
+		}
+	}
+	for _, r := range reports {
+		words = append(words, word{r.at, isWell(string(r.Verdict.Code))})
+	}
+	if at := h.Agent.VerdictAt; at != nil {
+		words = append(words, word{*at, isWell(h.Agent.Verdict)})
+	}
+	slices.SortStableFunc(words, func(a, b word) int { return a.at.Compare(b.at) })
+	if n := len(words); n > 0 && words[n-1].well && h.Agent.LastSeen != nil { // it stands while it is heard
+		words = append(words, word{*h.Agent.LastSeen, true})
+	}
+	var began time.Time // of the time of well that is looked at; zero: it is not well
+	for _, w := range words {
+		if w.well && began.IsZero() {
+			began = w.at
+		}
+		if !began.IsZero() && w.at.Sub(began) >= recovered {
+			since = began
+		}
+		if !w.well {
+			began = time.Time{}
+		}
+	}
+	return since
+}
+
+// wholeSince is when a command was given that went by the link all the way; zero: the one
+// that is judged by did not. The server had a link for it then, and wrote it.
+func wholeSince(h Held) (given time.Time) {
+	if h.Trace != nil && slices.ContainsFunc(h.Trace.Entries, func(e operator.TraceEntry) bool {
+		return e.Stage == wire.StageResultStored && e.Channel == wire.ChannelLink
+	}) {
+		given = h.Trace.Command.CreatedAt
+	}
+	return given
 }
 
 // closedGap reports whether texts that were missing came after all, in this trouble: a link may

@@ -174,3 +174,45 @@ func TestAFaultThatBeginsMidLink(t *testing.T) {
 		t.Errorf("%s leads", a.Ranking[0].ID)
 	}
 }
+
+// What was proven of a trouble that is over is not brought back by the next one.
+func TestATroubleThatIsOverStaysOver(t *testing.T) {
+	stale := selfcheck.Verdict{Code: selfcheck.CodeRouteStale}
+	silent := selfcheck.Verdict{Code: selfcheck.CodeLinkSilent}
+	ok := selfcheck.Verdict{Code: selfcheck.CodeOK}
+	word := func(age time.Duration, to selfcheck.Code) operator.AgentEvent {
+		return operator.AgentEvent{Kind: operator.EventVerdict, At: *ago(age), To: string(to)}
+	}
+	told := func(age time.Duration, v selfcheck.Verdict) operator.Beacon { return *beacon(t, age, v, nil) }
+	for _, c := range []struct {
+		name    string
+		beacons []operator.Beacon
+		events  []operator.AgentEvent
+		change  func(h *Held)
+		want    string // the verdict
+	}{
+		{"well for long, by events", []operator.Beacon{told(3*time.Second, silent), told(70*time.Second, stale)},
+			[]operator.AgentEvent{word(3*time.Second, silent.Code), word(60*time.Second, ok.Code), word(80*time.Second, stale.Code)}, nil, "link.silent one_end"},
+		{"well for long, by beacons", []operator.Beacon{told(3*time.Second, silent), told(20*time.Second, ok), told(60*time.Second, ok), told(70*time.Second, stale)}, nil, nil, "link.silent one_end"},
+		{"well for long, and not heard any more", []operator.Beacon{told(70*time.Second, stale)},
+			[]operator.AgentEvent{word(60*time.Second, ok.Code), word(80*time.Second, stale.Code)}, func(h *Held) {
+				h.Agent.Presence, h.Agent.Verdict, h.Agent.VerdictAt, h.Agent.LastSeen = "degraded", "ok", ago(60*time.Second), ago(20*time.Second)
+			}, "ok one_end"},
+		{"well for a moment", []operator.Beacon{told(3*time.Second, silent), told(70*time.Second, stale)},
+			[]operator.AgentEvent{word(40*time.Second, silent.Code), word(60*time.Second, ok.Code), word(80*time.Second, stale.Code)}, nil, "route.stale one_end"},
+		{"a command went the whole way after it", []operator.Beacon{told(3*time.Second, silent), told(70*time.Second, stale)}, nil, func(h *Held) { h.Trace = healthy().Trace }, "link.silent one_end"},
+		{"one went the whole way before it", []operator.Beacon{told(3*time.Second, silent), told(50*time.Second, stale)}, nil, func(h *Held) { h.Trace = healthy().Trace }, "route.stale one_end"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := healthy()
+			h.Trace, h.Agent.Presence, h.Agent.Verdict, h.Agent.VerdictAt = nil, "out-of-band", "link.silent", ago(time.Second)
+			h.Agent.Links, h.Beacons, h.Events = nil, c.beacons, c.events
+			if c.change != nil {
+				c.change(&h)
+			}
+			if got := compact(find(Case(h), "verdict")); len(got) != 1 || got[0] != c.want {
+				t.Errorf("verdict: %v, want %s", got, c.want)
+			}
+		})
+	}
+}
