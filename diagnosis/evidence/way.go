@@ -33,6 +33,7 @@ func (m *made) way() {
 	old := m.Now.Sub(c.CreatedAt) > settled || c.EndedAt != nil
 	at := map[wire.Stage]operator.TraceEntry{} // of attempts by the link, the last of each
 	lost, back, refused := false, false, ""
+	var lostAt time.Time
 	went := map[int]wire.Channel{} // by which door an attempt was given
 	for _, e := range t.Entries {
 		if e.Stage == wire.StageClaimed || e.Stage == wire.StageWritten {
@@ -53,7 +54,7 @@ func (m *made) way() {
 		at[e.Stage] = e
 		switch e.Stage {
 		case "lost":
-			lost, back = true, true
+			lost, back, lostAt = true, true, e.At
 		case "released":
 			back = true
 		case "refused":
@@ -61,6 +62,9 @@ func (m *made) way() {
 		}
 	}
 	has := func(s wire.Stage) bool { _, ok := at[s]; return ok }
+	if lost && has(wire.StageResultStored) && c.EndedAt != nil && m.wellAfter(lostAt) {
+		lost = false // offered again it went by the link, and all has been well since
+	}
 	if acked := at[wire.StageAckRead]; len(m.troubles) > 0 && (has(wire.StageResultStored) || has(wire.StageAckRead) && m.Now.Sub(acked.At) < settled) {
 		return // one that runs says nothing of the others
 	}
@@ -178,6 +182,23 @@ func (m *made) ended() {
 			return
 		}
 	}
+}
+
+// wellAfter reports whether the agent has been well since then, and for long enough for what was
+// to be over: it has said so all the while, or, for that long after the last sign of anything
+// else, still does.
+func (m *made) wellAfter(t time.Time) bool {
+	a := m.Agent
+	if a.Presence != "verified" || !isWell(a.Verdict) || a.VerdictAt == nil || len(m.troubles) > 0 {
+		return false
+	}
+	for _, e := range m.Events {
+		if (e.Kind == operator.EventVerdict && !isWell(e.To) || e.Kind == operator.EventLink && e.Verdict != "") && e.At.After(t) {
+			t = e.At
+		}
+	}
+	since := wellSince(m.Held)
+	return since.After(t) && m.Now.Sub(since) >= recovered || a.VerdictAt.Sub(t) >= recovered
 }
 
 // verifiedSince reports whether text has gone both ways since then: what the events do not
