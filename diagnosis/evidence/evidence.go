@@ -255,6 +255,21 @@ func (m *made) verdict(code string, suspected bool, source string) {
 	m.say("verdict", code, grade, source)
 }
 
+// ofBeacon is the beacon that came at that time as a source.
+func ofBeacon(at time.Time) string { return byBeacon + " of " + clock(at) }
+
+func clock(t time.Time) string { return t.UTC().Format(time.TimeOnly) }
+
+// proof is where the trouble that the agent is in was told, and, where it says meanwhile that it
+// is over, since when.
+func (m *made) proof() string {
+	source := ofBeacon(m.report.at)
+	if since := wellSince(m.Held); isWell(m.Agent.Verdict) && since.After(m.report.at) {
+		source += fmt.Sprintf(" (it says that it is well since %s; a trouble is over %d s after)", clock(since), recovered/time.Second)
+	}
+	return source
+}
+
 // told tells what the agent says of itself.
 func (m *made) told() {
 	a := m.Agent
@@ -271,11 +286,11 @@ func (m *made) told() {
 	}
 	switch v := m.report.Verdict; {
 	case len(m.troubles) > 0: // the newest: what was proven before it may be its doing
-		m.verdict(string(m.troubles[0].Code), false, byBeacon)
+		m.verdict(string(m.troubles[0].Code), false, m.proof())
 	case v.Code == selfcheck.CodeLinkHandshake && unverified(m.report.Snapshot):
 		// That a link which opens is not verified is no fault of its own.
 	case !m.early(string(v.Code), m.report.at):
-		m.verdict(string(v.Code), v.Suspected, byBeacon)
+		m.verdict(string(v.Code), v.Suspected, ofBeacon(m.report.at))
 	}
 	s := m.report.Snapshot
 	m.inside(s)

@@ -216,3 +216,29 @@ func TestATroubleThatIsOverStaysOver(t *testing.T) {
 		})
 	}
 }
+
+// A proof says when it was told, and whether the agent says since that it is over.
+func TestAProofHasATime(t *testing.T) {
+	hung := selfcheck.Verdict{Code: selfcheck.CodeAgentHung}
+	for _, c := range []struct {
+		name   string
+		events []operator.AgentEvent
+		change func(h *Held)
+		want   string
+	}{
+		{"it lasts", nil, func(h *Held) { h.Agent.Verdict, h.Agent.Presence = "agent.hung", "out-of-band" }, "the agent's beacon of 11:59:25"},
+		{"over, but not for long", []operator.AgentEvent{
+			{Kind: operator.EventVerdict, At: *ago(27 * time.Second), To: "ok"}, {Kind: operator.EventVerdict, At: *ago(35 * time.Second), To: "agent.hung"},
+		}, func(h *Held) {}, "the agent's beacon of 11:59:25 (it says that it is well since 11:59:33; a trouble is over 30 s after)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := healthy()
+			h.Agent.VerdictAt, h.Beacons, h.Events = ago(time.Second), beacons(t, 35*time.Second, hung, nil), c.events
+			c.change(&h)
+			a := diagnosis.Diagnose(Case(h))
+			if len(a.Proven) == 0 || a.Proven[0].By[0].Source != c.want {
+				t.Errorf("proven: %+v, want by %s", a.Proven, c.want)
+			}
+		})
+	}
+}

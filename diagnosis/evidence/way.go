@@ -175,9 +175,10 @@ func (m *made) ended() {
 				continue
 			}
 			m.provenAt = e.At
-			m.verdict(e.Verdict, false, byEvents)
+			source := byEvents + ", at " + clock(e.At)
+			m.verdict(e.Verdict, false, source)
 			if l.name != "" {
-				m.say(l.name, l.value, diagnosis.BothEnds, byEvents)
+				m.say(l.name, l.value, diagnosis.BothEnds, source)
 			}
 			return
 		}
