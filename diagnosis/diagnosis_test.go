@@ -442,3 +442,21 @@ func TestEachMechanismIsFoundByWhatItPredicts(t *testing.T) {
 		}
 	}
 }
+
+// What is ruled out is a sentence: the mechanism, the fact, and what it would have to be.
+func TestWhatIsRuledOutIsASentence(t *testing.T) {
+	for want, fact := range map[string]Observation{
+		"agent.clock, by clock = right: the clock would be wrong":                         {Name: "clock", Value: "right"},
+		"path.fragment, by fragment = none: one would stand open":                         {Name: "fragment", Value: "none"},
+		"agent.crashloop, by agent.process = runs: the process would end and start again": {Name: "agent.process", Value: "runs"},
+	} {
+		fact.Grade, fact.Source = BothEnds, "a test"
+		var b strings.Builder
+		if err := Diagnose(Case{Version: CaseVersion, Subject: "a test", Observations: []Observation{fact}}).WriteText(&b, false); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(strings.Fields(b.String()), " "); !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, b.String())
+		}
+	}
+}

@@ -14,7 +14,7 @@ var agentHypotheses = []hypothesis{
 			never("ping.down", "yes", "a blocked reader reads nothing, pings neither"), sure("ping.down", "no", "a blocked reader reads nothing, pings neither"),
 			never("pong.up", "yes", "pongs are written by the blocked loop"), sure("pong.up", "no", "pongs are written by the blocked loop"),
 			sure("silence", "none_in_loop", "the handler suspends the deadline"), never("silence", "none", "a deadline with a timer of its own would have fired"), never("silence", "reconnected", "the deadline never comes to be looked at"),
-			sure("agent.reader", "busy", "that is what it is"), never("agent.reader", "free", "it would be the other way round"), likely("agent.loop", "reader", "its token stays"), likely("verdict", "agent.stalled.reader", "its token stays"),
+			sure("agent.reader", "busy", "that is what it is"), never("agent.reader", "free", "the reader would be blocked"), likely("agent.loop", "reader", "its token stays"), likely("verdict", "agent.stalled.reader", "its token stays"),
 			sure("stage.read", "no", "what follows the blocking one is not read"), likely("text.down", "stopped", "the blocking one was read"), likely("capture.agent", "acked", "the kernel takes it while its buffer has room"),
 			likely("capture.agent", "window", "in time the buffer is full"), rarely("capture.agent", "absent", "the path is well"), likely("text.up", "yes", "if heartbeats have a writer of their own"), never("stream.later", "yes", "nothing later is read"),
 			likely("restart.agent", "cured", "until it blocks again"), likely("restart.agent", "once", "until it blocks again"), rarely("restart.agent", "no_help", "a fresh process is not blocked"),
@@ -73,7 +73,7 @@ var agentHypotheses = []hypothesis{
 		remedy: "Restart the agent's process for now; free the place on every path, and acknowledge before waiting for one.",
 		traits: []trait{serverWrites, arrives, heard, linkHolds, oneEndpoint, alike},
 		says: []prediction{
-			sure("agent.slots", "stuck", "that is what it is"), never("agent.slots", "free", "it would be the other way round"), sure("history", "first_only", "each start allows so many"), sure("restart.agent", "once", "each start allows so many"), never("restart.agent", "no_help", "a fresh process has all its places"),
+			sure("agent.slots", "stuck", "that is what it is"), never("agent.slots", "free", "no place would ever come free"), sure("history", "first_only", "each start allows so many"), sure("restart.agent", "once", "each start allows so many"), never("restart.agent", "no_help", "a fresh process has all its places"),
 			likely("stage.started", "no", "it waits for a place"), sure("stage.result_stored", "no", "it waits for a place"), likely("stage.ack_read", "no", "if the wait comes before the acknowledgement"), likely("stage.acked", "no", "if the wait comes before the acknowledgement"),
 			likely("pong.up", "yes", "if the wait is not in the reader"), likely("verdict", "agent.executor_full", "all places are taken"), likely("verdict", "agent.stalled.executor", "its token stays"), likely("agent.loop", "executor", "if it waits without a deadline"),
 			sure("fresh_link", "no_help", "places outlive the link"), likely("lost.which", "after_some", "the first ones run"), rarely("history", "first_link", "unless the link ended soon after the first command"), rarely("history", "never", "the first one runs"), likely("cleared", "no_help", "the place stays taken"),
@@ -88,7 +88,7 @@ var agentHypotheses = []hypothesis{
 		remedy: "Cancel a job (gururmm cancel), or raise max_jobs.",
 		traits: []trait{serverWrites, arrives, heard, bothWays, linkHolds, oneEndpoint, alike},
 		says: []prediction{
-			sure("agent.slots", "working", "that is what it is"), never("agent.slots", "free", "it would be the other way round"), likely("refused", "busy", "it says so"), likely("stage.started", "no", "it waits for a place"), sure("stage.result_stored", "no", "it waits for a place"),
+			sure("agent.slots", "working", "that is what it is"), never("agent.slots", "free", "every place would be at work"), likely("refused", "busy", "it says so"), likely("stage.started", "no", "it waits for a place"), sure("stage.result_stored", "no", "it waits for a place"),
 			likely("stage.ack_read", "yes", "it is acknowledged before it runs"), sure("verdict", "agent.executor_full", "all places are taken"), likely("restart.agent", "cured", "jobs end with it"), likely("restart.agent", "once", "until they are started again"), likely("fresh_link", "no_help", "jobs outlive the link"),
 			never("ledger.down", "gap", "the reader counts what it read"), likely("cleared", "helps", "if that ended the jobs"),
 		},
@@ -128,7 +128,7 @@ var agentHypotheses = []hypothesis{
 		remedy: "Restart it; the stacks are in the support bundle (gururmm bundles).",
 		traits: []trait{serverWrites, unacked, oneEndpoint, alike},
 		says: []prediction{
-			sure("agent.process", "hung", "that is what it is"), never("agent.process", "runs", "it would be the other way round"), never("text.up", "yes", "a hung process sends no heartbeats"), sure("pong.up", "no", "nothing is answered"), sure("ping.down", "no", "nothing is read"),
+			sure("agent.process", "hung", "that is what it is"), never("agent.process", "runs", "the process would hang"), never("text.up", "yes", "a hung process sends no heartbeats"), sure("pong.up", "no", "nothing is answered"), sure("ping.down", "no", "nothing is read"),
 			sure("verdict", "agent.hung", "it does not report"), likely("capture.agent", "acked", "the kernel takes it while its buffer has room"), likely("capture.agent", "window", "in time the buffer is full"), sure("restart.agent", "cured", "a fresh process works"), sure("stage.read", "no", "nothing is read"),
 			likely("door", "runs", "by its guardian, once the worker was started again"), likely("other_path", "same", "the path is well"),
 		},
@@ -153,7 +153,7 @@ var agentHypotheses = []hypothesis{
 		remedy: "Read the last exit; roll back the update, or free what it lacks.",
 		traits: []trait{serverWrites, oneEndpoint, alike},
 		says: []prediction{
-			sure("agent.process", "restarts", "that is what it is"), never("agent.process", "runs", "it would be the other way round"), sure("verdict", "agent.crashloop", "it is counted"), sure("drops", "often", "each end ends the link"), rarely("drops", "rare", "each end ends the link, unless none was opened in between"),
+			sure("agent.process", "restarts", "that is what it is"), never("agent.process", "runs", "the process would end and start again"), sure("verdict", "agent.crashloop", "it is counted"), sure("drops", "often", "each end ends the link"), rarely("drops", "rare", "each end ends the link, unless none was opened in between"),
 			likely("restart.agent", "no_help", "it ends again"), likely("restart.agent", "once", "for a moment"), likely("change", "agent_update", "a bad version"), likely("fresh_link", "while", "for a moment"), likely("stage.result_stored", "no", "it does not come to the end"),
 		},
 	},
@@ -165,7 +165,7 @@ var agentHypotheses = []hypothesis{
 		remedy: "Free the disk, or make the state directory writable.",
 		traits: []trait{serverWrites, unacked, arrives, heard, bothWays, linkHolds, oneEndpoint, alike},
 		says: []prediction{
-			sure("agent.disk", "full", "that is what it is"), never("agent.disk", "ok", "it would be the other way round"), likely("refused", "journal", "it says so"), sure("verdict", "agent.journal", "it says so"), sure("restart.agent", "no_help", "the disk stays full"),
+			sure("agent.disk", "full", "that is what it is"), never("agent.disk", "ok", "the disk would be full"), likely("refused", "journal", "it says so"), sure("verdict", "agent.journal", "it says so"), sure("restart.agent", "no_help", "the disk stays full"),
 			sure("fresh_link", "no_help", "the disk stays full"), never("ledger.down", "gap", "the reader counts what it read"), likely("lost.which", "all", "until it is freed"),
 		},
 	},
@@ -177,7 +177,7 @@ var agentHypotheses = []hypothesis{
 		remedy: "Set the clock, or its time service.",
 		traits: []trait{serverWrites, unacked, oneEndpoint, alike},
 		says: []prediction{
-			sure("clock", "wrong", "that is what it is"), never("clock", "right", "it would be the other way round"), sure("refused", "expired", "by its clock"), likely("handshake", "fails", "tokens and certificates"), likely("verdict", "agent.rejected", "it counts them"), likely("verdict", "link.handshake", "tokens and certificates"),
+			sure("clock", "wrong", "that is what it is"), never("clock", "right", "the clock would be wrong"), sure("refused", "expired", "by its clock"), likely("handshake", "fails", "tokens and certificates"), likely("verdict", "agent.rejected", "it counts them"), likely("verdict", "link.handshake", "tokens and certificates"),
 			likely("verdict", "oob.rejected", "tokens"), sure("restart.agent", "no_help", "the clock stays"), sure("fresh_link", "no_help", "the clock stays"), likely("stage.read", "yes", "it arrives"), never("ledger.down", "gap", "the reader counts what it read"),
 			likely("lost.which", "all", "until it is set"), likely("door", "lost", "expiry is the same there"),
 		},

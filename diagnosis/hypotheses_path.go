@@ -98,7 +98,7 @@ var pathHypotheses = []hypothesis{
 		remedy: "A fresh link ends it: forced reconnect. If it recurs, look for what splits messages on the way.",
 		traits: []trait{serverWrites, unacked, unread, boxDrops, agentTurns, heard, alike, linkHolds},
 		says: []prediction{
-			sure("fragment", "open", "that is what it is"), never("fragment", "none", "it would be the other way round"), likely("lost.which", "after_some", "all from the broken one on"),
+			sure("fragment", "open", "that is what it is"), never("fragment", "none", "one would stand open"), likely("lost.which", "after_some", "all from the broken one on"),
 			likely("text.down", "stopped", "all from the broken one on"), likely("fresh_link", "while", "a fresh link begins anew"), likely("fresh_link", "cured", "a fresh link begins anew"),
 			sure("verdict", "link.text.stuck_fragment", "the reader sees it"), likely("restart.agent", "cured", "a restart makes a fresh link"), likely("restart.agent", "once", "a restart makes a fresh link"),
 			rarely("restart.agent", "no_help", "a restart makes a fresh link"),
@@ -188,7 +188,7 @@ var pathHypotheses = []hypothesis{
 		remedy: "Act on the network error that the endpoint reports: gururmm doctor AGENT names the step that fails.",
 		traits: []trait{unacked, unread},
 		says: []prediction{
-			sure("handshake", "fails", "that is what it is"), never("handshake", "opens", "it would be the other way round"), sure("verdict", "link.handshake", "each attempt fails"),
+			sure("handshake", "fails", "that is what it is"), never("handshake", "opens", "no link would open"), sure("verdict", "link.handshake", "each attempt fails"),
 			likely("stage.claimed", "no", "there is no link to take it"), never("text.up", "yes", "there is no link"), never("ping.down", "yes", "there is no link"), never("pong.up", "yes", "there is no link"), never("stage.written", "yes", "there is no link"), likely("enqueue", "refused", "there is no link"),
 			rarely("fresh_link", "cured", "none opens"), likely("site", "same", "the same network"), likely("change", "network", "something on the way"),
 		},
@@ -214,7 +214,7 @@ var pathHypotheses = []hypothesis{
 		remedy: "Have this server exempted from TLS inspection; pin the server's key, so that it fails at once and not half.",
 		traits: []trait{serverWrites, unacked, unread, boxDrops, agentTurns, heard, oneSite, linkHolds},
 		says: []prediction{
-			sure("tls.issuer", "changed", "that is what it is"), never("tls.issuer", "same", "it would be the other way round"), likely("change", "network", "a security product"),
+			sure("tls.issuer", "changed", "that is what it is"), never("tls.issuer", "same", "another issuer would have signed it"), likely("change", "network", "a security product"),
 			likely("refused", "signature", "if it changes anything"), likely("fresh_link", "no_help", "a fresh link goes through the same box"),
 		},
 	},

@@ -11,7 +11,7 @@ var serverHypotheses = []hypothesis{
 		remedy: "Register by generation, so that only the newest verified link is written to; meanwhile end all links of the agent at the server, not one.",
 		traits: []trait{unacked, unread, agentTurns, heard, bothWays, byLink, alike, linkHolds},
 		says: []prediction{
-			sure("route", "other", "that is what it is"), never("route", "same", "it would be the other way round"), likely("links", "several", "the older one is still held"),
+			sure("route", "other", "that is what it is"), never("route", "same", "it would go to another link"), likely("links", "several", "the older one is still held"),
 			likely("enqueue", "accepted", "the older link's queue takes it"), likely("stage.claimed", "yes", "the older link's queue takes it"), likely("capture.server", "unacked", "the older link's peer is gone"),
 			likely("capture.server", "absent", "nothing leaves on the live link"), likely("ledger.down", "even", "on the live link nothing was written"), never("ledger.down", "gap", "on the live link nothing was written that is missing"),
 			likely("verdict", "route.stale", "owed, and nothing comes"), sure("verified", "yes", "the policy is written by the new link's own task"), likely("text.down", "stopped", "the policy came, no command did"),
@@ -28,7 +28,7 @@ var serverHypotheses = []hypothesis{
 		remedy: "Remove an entry only by its own generation; meanwhile force a fresh link once the old one is surely over.",
 		traits: []trait{unacked, unread, agentTurns, heard, bothWays, byLink, alike, linkHolds},
 		says: []prediction{
-			sure("route", "none", "that is what it is"), never("route", "same", "it would be the other way round"), sure("enqueue", "refused", "there is nobody to take it"), likely("stage.claimed", "no", "there is nobody to take it"),
+			sure("route", "none", "that is what it is"), never("route", "same", "there would be no link for it to go to"), sure("enqueue", "refused", "there is nobody to take it"), likely("stage.claimed", "no", "there is nobody to take it"),
 			never("ledger.down", "gap", "nothing was written that is missing"), likely("ledger.down", "even", "nothing was written that is missing"), likely("links", "one", "the old one is over"),
 			likely("fresh_link", "cured", "it registers again, if nothing is left to clean up"), likely("fresh_link", "while", "if the next clean-up does the same"), likely("history", "first_link", "the first link has nothing before it to clean up"), likely("reconnected", "affected", "the first link has nothing before it to clean up"),
 			likely("verdict", "route.stale", "owed, and nothing comes"), likely("restart.server", "cured", "its register is made anew"), likely("capture.server", "absent", "nothing leaves"), likely("verified", "yes", "it comes before the clean-up"),
@@ -43,7 +43,7 @@ var serverHypotheses = []hypothesis{
 		remedy: "End that link at the server; give each write a deadline and count what waits.",
 		traits: []trait{unacked, unread, agentTurns, heard, byLink, alike},
 		says: []prediction{
-			sure("stage.written", "no", "that is what it is"), never("stage.written", "yes", "it would be the other way round"), sure("server.queue", "standing", "it takes and does not give"), never("server.queue", "empty", "it takes and does not give"),
+			sure("stage.written", "no", "that is what it is"), never("stage.written", "yes", "nothing would be written"), sure("server.queue", "standing", "it takes and does not give"), never("server.queue", "empty", "it takes and does not give"),
 			likely("server.writer", "busy", "a write that does not return"), likely("enqueue", "accepted", "the queue still takes"), likely("stage.claimed", "yes", "the queue still takes"),
 			likely("ping.down", "no", "pings have the same writer"), likely("pong.up", "no", "pings have the same writer"), likely("silence", "reconnected", "without pings the agent's deadline ends the link"), rarely("silence", "none", "pings have the same writer"),
 			rarely("silence", "none_in_loop", "pings have the same writer, and a free reader keeps its deadline"), likely("capture.server", "absent", "nothing leaves"), never("ledger.down", "gap", "nothing was written that is missing"),
@@ -72,7 +72,7 @@ var serverHypotheses = []hypothesis{
 		remedy: "Give claims a lease with an owner, and offer again whatever has no living one; look at the row and at what the nodes hold.",
 		traits: []trait{unacked, unread, agentTurns, heard, bothWays, byLink, alike, linkHolds},
 		says: []prediction{
-			sure("server.state", "behind", "that is what it is"), never("server.state", "agrees", "it would be the other way round"), likely("stage.claimed", "no", "nobody offers it"), likely("enqueue", "refused", "nobody tries"),
+			sure("server.state", "behind", "that is what it is"), never("server.state", "agrees", "the database would name what is over"), likely("stage.claimed", "no", "nobody offers it"), likely("enqueue", "refused", "nobody tries"),
 			rarely("enqueue", "accepted", "then it was offered"), likely("ending", "against_rule", "by a rule that does not apply"), never("ledger.down", "gap", "nothing was written that is missing"),
 			likely("verdict", "route.stale", "owed, and nothing comes"), likely("ledger.owed", "missing", "it counts from the same row"), likely("fresh_link", "cured", "a fresh link makes the server look again"), likely("cleared", "helps", "new rows are not stale"),
 			rarely("cleared", "no_help", "new rows are not stale"), likely("capture.server", "absent", "nothing leaves"), likely("verified", "yes", "the link is well"), likely("probes", "pass", "the link is well"),
@@ -87,7 +87,7 @@ var serverHypotheses = []hypothesis{
 		remedy: "End the one that should not run; gururmm agents show AGENT names both instances.",
 		traits: []trait{serverWrites, heard, oneEndpoint, alike},
 		says: []prediction{
-			sure("instances", "same_machine", "that is what it is"), never("instances", "one", "it would be the other way round"), likely("links", "several", "each has one"), likely("drops", "often", "they replace each other"), rarely("drops", "rare", "they replace each other"),
+			sure("instances", "same_machine", "that is what it is"), never("instances", "one", "two would use the identity"), likely("links", "several", "each has one"), likely("drops", "often", "they replace each other"), rarely("drops", "rare", "they replace each other"),
 			likely("verdict", "route.duplicate", "both are alive"), likely("verdict", "link.flapping", "they replace each other"), likely("change", "agent_update", "one was left behind"), likely("lost.which", "some", "those that the other takes"),
 			likely("route", "other", "it is the other's"), likely("fresh_link", "while", "until the other one comes"), likely("restart.agent", "once", "until the other one comes"), likely("stage.ack_read", "no", "if the other does not acknowledge"),
 		},
@@ -100,7 +100,7 @@ var serverHypotheses = []hypothesis{
 		remedy: "Say which machine keeps the identity: gururmm agents resolve AGENT --keep INSTANCE; the other takes a new one.",
 		traits: []trait{serverWrites, heard, oneEndpoint, alike},
 		says: []prediction{
-			sure("instances", "other_machine", "that is what it is"), never("instances", "one", "it would be the other way round"), likely("links", "several", "each has one"), likely("verdict", "route.duplicate", "both are alive"),
+			sure("instances", "other_machine", "that is what it is"), never("instances", "one", "two would use the identity"), likely("links", "several", "each has one"), likely("verdict", "route.duplicate", "both are alive"),
 			likely("change", "copy", "a machine was cloned or restored"), likely("drops", "often", "they replace each other"), likely("route", "other", "it is the other's"), likely("stage.ack_read", "no", "it waits, or the other has it"),
 			likely("fresh_link", "no_help", "the other is still there"), likely("restart.agent", "no_help", "the other is still there"), likely("lost.which", "some", "those that the other takes"),
 		},

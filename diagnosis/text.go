@@ -236,10 +236,11 @@ func (p *page) out(a Answer) {
 			continue
 		}
 		for _, e := range by[fact] {
-			text := e.ID + ": " + e.Why
+			text := e.ID
 			if fact != "" {
-				text = "by " + fact + ": " + text
+				text += ", by " + fact
 			}
+			text += ": " + e.Why
 			p.say(head, text)
 			head = ""
 		}
