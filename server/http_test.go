@@ -516,7 +516,9 @@ func TestTheBeginningOfAnIDNamesAgentAndCommand(t *testing.T) {
 	one, two := submit(), submit()
 	for path, want := range map[string]int{
 		"/v1/commands/" + one.ID[:35]: 200, "/v1/commands/" + one.ID[:35] + "/trace": 200, "/v1/commands/" + one.ID[:35] + "/output/stdout": 200,
-		"/v1/commands/" + one.ID[:4]: 409, "/v1/commands/" + one.ID[:3]: 404, "/v1/commands?agent=" + id[:8]: 200,
+		"/v1/commands/" + one.ID[:4]: 409, "/v1/commands/" + one.ID[:3]: 404,
+		// So does the end, as a timeline prints it.
+		"/v1/commands/" + one.ID[24:]: 200, "/v1/commands/" + strings.ToUpper(one.ID[24:]) + "/trace": 200, "/v1/commands/" + one.ID[31:]: 404, "/v1/commands?agent=" + id[:8]: 200,
 	} {
 		if status, _, raw := n.request("GET", base+path, op, nil); status != want {
 			t.Errorf("%s: %d %s", path, status, raw)
@@ -531,7 +533,8 @@ func TestTheBeginningOfAnIDNamesAgentAndCommand(t *testing.T) {
 		t.Errorf("what fits is not told: %s", raw)
 	}
 	for path, says := range map[string]string{
-		"GET /v1/commands/nosuch": `no command \"nosuch`, "GET /v1/agents/nosuch": `no agent \"nosuch`, "DELETE /v1/enroll-tokens/nosuch": `no enrollment token \"nosuch`,
+		"GET /v1/commands/ffffff0000": "among the newest 10000",
+		"GET /v1/commands/nosuch":     `no command \"nosuch`, "GET /v1/agents/nosuch": `no agent \"nosuch`, "DELETE /v1/enroll-tokens/nosuch": `no enrollment token \"nosuch`,
 	} {
 		method, path, _ := strings.Cut(path, " ")
 		if status, _, raw := n.request(method, base+path, op, nil); status != 404 || !strings.Contains(string(raw), says) {

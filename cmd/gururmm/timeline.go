@@ -123,7 +123,7 @@ func timelineCommand(f *operatorFlags) *cobra.Command {
 	}
 	cmd.Flags().Var(&since, "since", "from then on: so long back, or a time (default: 24h)")
 	cmd.Flags().Var(&until, "until", "up to then")
-	cmd.Flags().StringVar(&command, "command", "", "one command's life, with each stage")
+	cmd.Flags().StringVar(&command, "command", "", "one command's life, by its id or the beginning or end of it")
 	cmd.Flags().IntVar(&limit, "limit", 100, "at most so many lines, the newest; not with --json")
 	cmd.Flags().BoolVarP(&all, "verbose", "v", false, "show what goes as it should, too")
 	return cmd

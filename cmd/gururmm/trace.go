@@ -24,7 +24,8 @@ func traceCommand(f *operatorFlags) *cobra.Command {
 		Long: "Tell a command's way, like a route: each stage of each attempt, which end saw it, when,\n" +
 			"how long after the command was accepted and after the stage before. A star is the\n" +
 			"stage that was not heard of; where its loss is proven, the line below says by what.\n" +
-			"What the agent timed is put on the server's clock, and said so if that moved it.",
+			"What the agent timed is put on the server's clock, and said so if that moved it.\n" +
+			"COMMAND is an id, its beginning, or its end as a timeline prints it.",
 		Example: "  gururmm trace 01a20b84",
 		Args:    help.Words(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {

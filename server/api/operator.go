@@ -49,7 +49,8 @@ func (a *API) find(r *http.Request, ref string) (store.Agent, error) {
 	return found[0], nil
 }
 
-// command gives the id of the one command that the request names, by id or the beginning of it.
+// command gives the id of the one command that the request names, by id, the beginning of it or,
+// among the newest, its end.
 func (a *API) command(r *http.Request) (string, error) {
 	return one(r, "command", a.o.Store.FindCommands)
 }
@@ -78,7 +79,11 @@ var listings = map[string]string{
 func unknown(kind, ref string) error {
 	said := fmt.Sprintf("no %s %s", kind, strconv.Quote(ref))
 	if by := listings[kind]; by != "" {
-		said += " is known; see: " + by
+		said += " is known"
+		if kind == "command" && store.IsEnding(ref) {
+			said += fmt.Sprintf(" (by the end of its id: among the newest %d)", store.EndingsAmong)
+		}
+		said += "; see: " + by
 	}
 	return problem(http.StatusNotFound, wire.ProblemNotFound, said)
 }

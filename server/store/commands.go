@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -111,7 +112,22 @@ func (d *database) Command(ctx context.Context, id string) (Command, error) {
 }
 
 func (d *database) FindCommands(ctx context.Context, ref string) ([]string, error) {
-	return d.findIDs(ctx, "commands", ref)
+	found, err := d.findIDs(ctx, "commands", ref)
+	if err != nil || len(found) > 0 || !IsEnding(ref) {
+		return found, err
+	}
+	// No index has the ends of ids. Ids are time-ordered: read in their order, the newest come first.
+	id := func(r row) (id string, err error) { err = r.Scan(&id); return id, err }
+	newest, err := list(ctx, d, id, `SELECT id FROM commands ORDER BY id DESC LIMIT ?`, EndingsAmong)
+	end := strings.ToLower(ref)
+	found = slices.DeleteFunc(newest, func(id string) bool { return !strings.HasSuffix(id, end) })
+	slices.Sort(found)
+	return found[:min(MaxFound, len(found))], err
+}
+
+// IsEnding reports whether ref may stand for a command by the end of its id.
+func IsEnding(ref string) bool {
+	return len(ref) >= MinEnding && strings.Trim(ref, "0123456789abcdefABCDEF-") == ""
 }
 
 func (d *database) Commands(ctx context.Context, f CommandFilter) ([]Command, error) {

@@ -57,6 +57,10 @@ var (
 const (
 	// MinPrefix is how much of an id, in bytes, may stand for it: fewer name one by chance.
 	MinPrefix = 4
+	// MinEnding is how much of the end of a command's id may stand for it, in hex digits (and
+	// hyphens between them), and EndingsAmong how many commands, the newest, are looked at for it.
+	MinEnding    = 6
+	EndingsAmong = 10_000
 	// MaxFound is how many commands of one prefix are told: enough to see that it is none.
 	MaxFound = 6
 )
@@ -169,7 +173,8 @@ type Commands interface {
 	CreateCommand(ctx context.Context, c Command, first ...Stage) (stored Command, created bool, err error)
 	Command(ctx context.Context, id string) (Command, error)
 	// FindCommands gives the id that is ref, else up to [MaxFound] of those that
-	// begin so, if ref has [MinPrefix] bytes.
+	// begin so, if ref has [MinPrefix] bytes; else, where [IsEnding], of those that end so
+	// among the newest [EndingsAmong].
 	FindCommands(ctx context.Context, ref string) (ids []string, err error)
 	// Commands lists newest first.
 	Commands(ctx context.Context, f CommandFilter) ([]Command, error)

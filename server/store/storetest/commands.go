@@ -64,6 +64,20 @@ func commands(t *testing.T, r *rig) {
 			t.Errorf("%+v lists %v, want %v", test.f, got, test.want)
 		}
 	}
+
+	twin := newCommand(b.ID, epoch)
+	twin.ID = "00000000" + second.ID[8:] // ends as second does
+	_, _, err = r.CreateCommand(t.Context(), twin)
+	must(t, err)
+	for ref, want := range map[string][]string{
+		c.ID: {c.ID}, c.ID[:len(c.ID)-1]: {c.ID}, c.ID[24:]: {c.ID}, strings.ToUpper(c.ID[20:]): {c.ID},
+		second.ID[24:]: {twin.ID, second.ID}, c.ID[31:]: nil, "%%%%%%": nil, "______": nil,
+	} {
+		found, err := r.FindCommands(t.Context(), ref)
+		if must(t, err); !slices.Equal(found, want) {
+			t.Errorf("%s names %v, want %v", ref, found, want)
+		}
+	}
 }
 
 func ids(list []store.Command) []string {
