@@ -15,7 +15,7 @@ GOAGENT   := $(GOBUILD) -tags nethttpomithttp2 -gcflags=all=-l -gcflags=gururmm/
 # for more: generic code that is shared with what is watched would go unwatched there.
 GOTEST    := CGO_ENABLED=1 $(GO) test -race -gcflags=modernc.org/sqlite/lib=-race=false
 
-.PHONY: all build agents packages demo test check quick days nodes e2e windows systemd test-packages figures scenarios bench fuzz clean
+.PHONY: all build agents packages demo test check quick days nodes e2e windows systemd test-packages faults figures scenarios bench fuzz clean
 
 all: build
 
@@ -106,12 +106,13 @@ systemd: ## the service under a real systemd: watchdog, restarts, sandbox
 test-packages: ## the packages' life under a real systemd: install, upgrade, remove, purge
 	bash scripts/packages.sh
 
-figures: build ## what an endpoint costs and how soon it is served again, measured
+faults: build ## the programs with the seams for faults, in bin/faults/
 	CGO_ENABLED=0 $(GO) build -trimpath -tags faults -o bin/faults/ ./cmd/gururmm ./cmd/gururmm-agent
+
+figures: faults ## what an endpoint costs and how soon it is served again, measured
 	./bin/gururmm-lab figures --bin bin --faults bin/faults
 
-scenarios: build ## hundreds of faults in a real system, each named by the diagnosis or not
-	CGO_ENABLED=0 $(GO) build -trimpath -tags faults -o bin/faults/ ./cmd/gururmm ./cmd/gururmm-agent
+scenarios: faults ## hundreds of faults in a real system, each named by the diagnosis or not
 	./bin/gururmm-lab scenarios --faults bin/faults
 
 bench: build ## the server beside raw TCP, NATS and JetStream, and small parts by themselves

@@ -48,8 +48,8 @@ figures" builds what it needs.`,
 			if o.Bin, err = harness.Find(bin); err != nil {
 				return err
 			}
-			if o.Faults, err = harness.Find(faults); err != nil {
-				return fmt.Errorf("programs with the seams for faults (make figures builds them): %w", err)
+			if o.Faults, err = harness.FindFaults(faults); err != nil {
+				return fmt.Errorf("programs with the seams for faults: %w", err)
 			}
 			if o.Dir, err = place(""); err != nil {
 				return err

@@ -153,6 +153,7 @@ func TestBadOrdersAreNamed(t *testing.T) {
 		{[]string{"proxy"}, "required"},
 		{[]string{"proxy", "--upstream", "127.0.0.1:1", "--cert", "/nonexistent", "--key", "/nonexistent"}, "/nonexistent"},
 		{[]string{"demo", "--bin", "/nonexistent"}, "make build"},
+		{[]string{"scenarios", "--faults", "/nonexistent"}, "`make faults`, or name the directory with --faults"},
 		{[]string{"fleet"}, "required"},
 		{[]string{"fleet", "--agents", "1"}, "--restart"},
 		{[]string{"fleet", "--agents", "1", "--restart", "--server", "https://127.0.0.1:1"}, "restart server"},

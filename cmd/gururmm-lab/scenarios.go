@@ -35,7 +35,8 @@ Exits 0 only if all hold.
 its agent and server, as a model (see dossier), have no ledger, no stages, no
 verdicts and no second door. It takes a second and puts nothing in.
 
-It takes programs with the seams for faults: make scenarios builds them.`,
+It takes programs with the seams for faults: make faults builds them, make
+scenarios builds and runs.`,
 		Example: "  gururmm-lab scenarios --seed 7\n  gururmm-lab scenarios --poor\n  gururmm-lab scenarios --only path.halfopen,path.mtu --runs 8 --well 0",
 		Args:    help.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
@@ -58,8 +59,8 @@ It takes programs with the seams for faults: make scenarios builds them.`,
 			if o.Runs < 0 || o.Well < 0 || o.Runs+o.Well == 0 || o.AtOnce < 1 {
 				return errors.New("want --runs and --well from 0, not both 0, and --at-once from 1")
 			}
-			if o.Bin, err = harness.Find(bin); err != nil {
-				return fmt.Errorf("programs with the seams for faults (make scenarios builds them): %w", err)
+			if o.Bin, err = harness.FindFaults(bin); err != nil {
+				return fmt.Errorf("programs with the seams for faults: %w", err)
 			}
 			if o.Dir, err = place(""); err != nil {
 				return err

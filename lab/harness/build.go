@@ -22,7 +22,12 @@ func Build(ctx context.Context, dir string, args ...string) (Binaries, error) {
 }
 
 // Find gives the programs in dir, or says which is missing.
-func Find(dir string) (Binaries, error) {
+func Find(dir string) (Binaries, error) { return find(dir, "make build", "--bin") }
+
+// FindFaults gives those with the seams for faults in dir, or says which is missing.
+func FindFaults(dir string) (Binaries, error) { return find(dir, "make faults", "--faults") }
+
+func find(dir, made, flag string) (Binaries, error) {
 	suffix := ""
 	if runtime.GOOS == "windows" {
 		suffix = ".exe"
@@ -30,7 +35,7 @@ func Find(dir string) (Binaries, error) {
 	b := Binaries{Server: filepath.Join(dir, "gururmm"+suffix), Agent: filepath.Join(dir, "gururmm-agent"+suffix)}
 	for _, file := range []string{b.Server, b.Agent} {
 		if _, err := os.Stat(file); err != nil {
-			return Binaries{}, fmt.Errorf("%s is missing: build it with `make build`, or name the directory with --bin", file)
+			return Binaries{}, fmt.Errorf("%s is missing: build it with `%s`, or name the directory with %s", file, made, flag)
 		}
 	}
 	return b, nil
