@@ -45,8 +45,8 @@ func traceCommand(f *operatorFlags) *cobra.Command {
 	}
 }
 
-// tellClock: an agent's times that were moved by less were stamped a moment late, no more.
-const tellClock = 50 * time.Millisecond
+// tellClock: less than this moves no time as it is printed.
+const tellClock = time.Millisecond
 
 // hop is a line of a trace, and what stands below it.
 type hop struct {
@@ -89,7 +89,7 @@ func printTrace(w io.Writer, t operator.Trace) error {
 		if off < 0 {
 			way = "back"
 		}
-		fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("Times are by the server's clock; those of the agent are by its own, set %s by %v.", way, off.Abs().Round(100*time.Microsecond))))
+		fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("Times are by the server's clock; those of the agent are by its own, set %s by %v to fit between them.", way, off.Abs().Round(100*time.Microsecond))))
 	}
 	_, err := fmt.Fprintln(w, wrap.Behind("", wrap.Plain(t.Stopped)))
 	return err
@@ -116,6 +116,7 @@ func route(t operator.Trace) (hops []hop) {
 	n, before := 0, c.CreatedAt
 	for _, attempt := range attempts {
 		entries := of[attempt]
+		slices.SortStableFunc(entries, func(a, b operator.TraceEntry) int { return a.At.Compare(b.At) })
 		if attempt > 0 {
 			hops = append(hops, hop{below: heading(attempt, entries)})
 		}

@@ -52,7 +52,7 @@ func TestATraceReadsLikeARoute(t *testing.T) {
 		"was text 9.",
 		"    attempt 2", " 4  claimed", " *  written   server", " !  released", "    its link ended",
 		"    attempt 3", " 7  read      agent    12:01:00.002     +60.0 s", " *  decoded   agent",
-		"those of the agent are by its", "1m30s.",
+		"those of the agent are by its", "1m30s",
 	} {
 		_, after, found := strings.Cut(rest, line)
 		if !found {
@@ -64,6 +64,19 @@ func TestATraceReadsLikeARoute(t *testing.T) {
 		t.Errorf("the proof is told twice:\n%s", out.String())
 	}
 
+	// Rows go forward in time, and a small move of the agent's clock is told as well.
+	early := trace
+	early.AgentClockUS = 47_000
+	early.Entries = []operator.TraceEntry{entry(wire.StageWritten, "server", 1, 4), entry(wire.StageRead, "agent", 1, 3), entry(wire.StageClaimed, "server", 1, 1)}
+	out.Reset()
+	if err := printTrace(&out, early); err != nil {
+		t.Fatal(err)
+	}
+	said := strings.Join(strings.Fields(out.String()), " ")
+	if c, r, w := strings.Index(said, " claimed "), strings.Index(said, " read "), strings.Index(said, " written "); c < 0 || c > r || r > w || !strings.Contains(said, "forward by 47ms") {
+		t.Error(out.String())
+	}
+
 	// Proof of the agent's, by one ping; and an attempt that went through has no star.
 	lost.Proof.End, lost.Proof.Pings, lost.Proof.Heartbeats, lost.Proof.First = "agent", 0, 1, lost.Proof.Last
 	done := trace
@@ -72,7 +85,7 @@ func TestATraceReadsLikeARoute(t *testing.T) {
 	if err := printTrace(&out, done); err != nil {
 		t.Fatal(err)
 	}
-	said := strings.Join(strings.Fields(out.String()), " ")
+	said = strings.Join(strings.Fields(out.String()), " ")
 	if !strings.Contains(said, "1 later heartbeat proves it") || !strings.Contains(said, "They came to the agent at 12:00:01.350") || strings.Count(said, " * ") != 3 {
 		t.Error(out.String())
 	}
