@@ -38,8 +38,8 @@ func eventsCommand(f *operatorFlags) *cobra.Command {
 			"links, instance (a start of the guardian), process (of its worker), version, steps it\n" +
 			"took against its verdict and their outcomes, and findings (what stands beside the\n" +
 			"verdict: an update that was rolled back, a clock that is wrong), each with its reason.\n" +
-			"With --follow what comes is printed as it comes, until Ctrl-C; with --json then a line\n" +
-			"for each.",
+			"With --follow what comes is printed as it comes, until Ctrl-C: in order of arrival, for\n" +
+			"an endpoint tells late of what it did without a link; with --json then a line for each.",
 		Example: "  gururmm events web-17 --since 24h\n  gururmm events --follow",
 		Args:    help.Words(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,6 +63,9 @@ func eventsCommand(f *operatorFlags) *cobra.Command {
 				return explain(err)
 			}
 			slices.Reverse(items)
+			if !follow { // which goes by arrival: what comes next may be older
+				slices.SortStableFunc(items, func(a, b operator.AgentEvent) int { return a.At.Compare(b.At) })
+			}
 			out := cmd.OutOrStdout()
 			if follow {
 				ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)

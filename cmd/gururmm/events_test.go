@@ -6,8 +6,10 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"slices"
 	"testing"
+	"time"
 
 	"gururmm/operator"
 )
@@ -51,6 +53,21 @@ func TestFollowedEventsComeOnceEach(t *testing.T) {
 	})
 	if err != nil || !slices.Equal(got, []int64{5, 7, 8, 9, 10}) {
 		t.Errorf("followed %v, %v", got, err)
+	}
+}
+
+// What an endpoint told late is listed where it belongs.
+func TestEventsAreListedInOrderOfTime(t *testing.T) {
+	at := func(s int) time.Time { return time.Date(2026, 3, 1, 13, 20, s, 0, time.UTC) }
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		json.NewEncoder(w).Encode(operator.List[operator.AgentEvent]{Items: []operator.AgentEvent{
+			{Seq: 4, At: at(38), To: "fourth"}, {Seq: 3, At: at(16), To: "second"}, {Seq: 2, At: at(38), To: "third"}, {Seq: 1, At: at(10), To: "first"},
+		}})
+	}))
+	defer server.Close()
+	out, words, code := typed(t, map[string]string{"GURURMM_URL": server.URL, "GURURMM_TOKEN": "gro_x"}, "events", "web-17")
+	if code != 0 || !regexp.MustCompile(`(?s)first.*second.*third.*fourth`).MatchString(out) {
+		t.Errorf("exit %d, %s%s", code, out, words)
 	}
 }
 
