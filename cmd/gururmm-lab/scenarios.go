@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gururmm/internal/help"
+	"gururmm/internal/wrap"
 	"gururmm/lab/blind"
 	"gururmm/lab/harness"
 	"gururmm/lab/replay"
@@ -70,7 +71,7 @@ scenarios builds and runs.`,
 			} else {
 				defer func() { err = errors.Join(err, os.RemoveAll(o.Dir)) }()
 			}
-			o.Progress = func(s string) { fmt.Fprintln(cmd.ErrOrStderr(), s) }
+			o.Progress = func(s string) { fmt.Fprintln(cmd.ErrOrStderr(), wrap.Behind("", s)) }
 			report, err := blind.Run(cmd.Context(), o)
 			if err != nil {
 				return err

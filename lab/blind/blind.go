@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -77,7 +78,12 @@ func plan(o Options) ([]fault, error) {
 	}
 	for _, id := range o.Only {
 		if by[id] == nil && id != wellID {
-			return nil, fmt.Errorf("%w: %s; there are: %v, %s", ErrMechanism, id, Mechanisms(), wellID)
+			for _, w := range Without {
+				if w.Mechanism == id {
+					return nil, fmt.Errorf("%w: %s: %s", ErrMechanism, id, w.Why)
+				}
+			}
+			return nil, fmt.Errorf("%w: %s; there are: %s, %s", ErrMechanism, id, strings.Join(Mechanisms(), ", "), wellID)
 		}
 	}
 	var all []fault

@@ -3,9 +3,13 @@ package blind
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
+	"time"
+	"unicode/utf8"
 
 	"gururmm/diagnosis"
+	"gururmm/internal/wrap"
 )
 
 // Each mechanism of the diagnosis can be put in, or it is said why not.
@@ -73,5 +77,35 @@ func TestRunsAreDealtEvenlyAndBySeed(t *testing.T) {
 	}
 	if _, err := plan(Options{Runs: 1, Only: []string{"path.text"}}); !errors.Is(err, ErrMechanism) {
 		t.Errorf("an unknown mechanism: %v", err)
+	}
+}
+
+// Nothing that is printed is wider than a terminal, and reasons stand beside what has no run
+// only where all was asked for.
+func TestAReportFitsATerminal(t *testing.T) {
+	r := Report{Seed: 1}
+	for i, id := range Mechanisms() {
+		r.Results = append(r.Results, Result{Run: i, Injected: "agent.reader.handler", Fault: "commands wait behind one that lasts", Named: id, Word: "likely"},
+			Result{Run: i, Injected: id, Fault: id, Failed: "the endpoint was not verified within a minute of its start, and nothing tells why"})
+	}
+	made, err := report(Options{}, r.Results, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all, some strings.Builder
+	if err := made.Print(&all); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(all.String()) {
+		if utf8.RuneCountInString(strings.TrimRight(line, "\n")) > wrap.Width {
+			t.Error(line)
+		}
+	}
+	made.Only = []string{"path.mtu"}
+	if err := made.Print(&some); err != nil || !strings.Contains(all.String(), "without a run") || strings.Contains(some.String(), "without a run") {
+		t.Errorf("%v\n%s", err, &some)
+	}
+	if _, err := plan(Options{Runs: 1, Only: []string{"path.tls"}}); err == nil || !strings.Contains(err.Error(), "opens TLS in each run") {
+		t.Errorf("one without a run: %v", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"gururmm/diagnosis"
 	"gururmm/diagnosis/evidence"
+	"gururmm/internal/wrap"
 )
 
 // What must hold.
@@ -39,10 +40,12 @@ type Report struct {
 	Figures []Figure `json:"figures"`
 	OK      bool     `json:"ok"`
 	Took    float64  `json:"took_s"`
+	// Only are the mechanisms that were asked for; empty: all.
+	Only []string `json:"only,omitempty"`
 }
 
 func report(o Options, results []Result, took time.Duration) (Report, error) {
-	r := Report{Seed: o.Seed, Results: results, OK: true, Took: took.Seconds()}
+	r := Report{Seed: o.Seed, Results: results, OK: true, Took: took.Seconds(), Only: o.Only}
 	ill, right, provable, proven, well, calm, failed := 0, 0, 0, 0, 0, 0, 0
 	slowest := 0.0
 	for _, x := range results {
@@ -109,6 +112,10 @@ func (r Report) Print(w io.Writer) error {
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(out, "  PUT IN\tRUNS\tNAMED")
 	rows, cells := r.matrix()
+	longest := len("PUT IN")
+	for _, id := range rows {
+		longest = max(longest, len(id))
+	}
 	for _, id := range rows {
 		n, names, named := 0, []string{}, []string{}
 		for name := range cells[id] {
@@ -119,27 +126,38 @@ func (r Report) Print(w io.Writer) error {
 			n += cells[id][name]
 			named = append(named, fmt.Sprintf("%s %d", name, cells[id][name]))
 		}
-		fmt.Fprintf(out, "  %s\t%d\t%s\n", id, n, strings.Join(named, ", "))
+		// Folded below its column: of one that is often mistaken there are many.
+		for i, line := range wrap.Lines(strings.Join(named, ", "), wrap.Width-len("  ")-longest-len("  RUNS  ")) {
+			if i == 0 {
+				fmt.Fprintf(out, "  %s\t%d\t%s\n", id, n, line)
+			} else {
+				fmt.Fprintf(out, "  \t\t%s\n", line)
+			}
+		}
 	}
 	if err := out.Flush(); err != nil {
 		return err
 	}
 	for _, x := range r.Results {
 		if x.Failed != "" {
-			fmt.Fprintf(w, "run %d, %s (%s), could not be made: %s\n", x.Run, x.Injected, x.Fault, x.Failed)
+			fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("run %d, %s (%s), could not be made: %s", x.Run, x.Injected, x.Fault, x.Failed)))
 		} else if !x.Right() || x.Proof && !x.Proven {
-			fmt.Fprintf(w, "run %d, %s (%s): %s, %s, %s\n", x.Run, x.Injected, x.Fault, x.Named, x.Word, cmp.Or(strings.Join(x.Proofs, " "), "nothing proven"))
+			fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("run %d, %s (%s): %s, %s, %s", x.Run, x.Injected, x.Fault, x.Named, x.Word, cmp.Or(strings.Join(x.Proofs, " "), "nothing proven"))))
 		}
 	}
-	for _, x := range Without {
-		fmt.Fprintf(w, "without a run: %s, %s\n", x.Mechanism, x.Why)
+	if len(r.Only) == 0 { // else none without one was asked for
+		for _, x := range Without {
+			fmt.Fprintln(w, wrap.Behind("without a run: ", x.Mechanism+", "+x.Why))
+		}
 	}
 	fmt.Fprintf(w, "\nSeed %d, %d runs in %.0f s\n", r.Seed, len(r.Results), r.Took)
-	out = tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range r.Figures {
-		fmt.Fprintf(out, "  %s\t%s\t%s\t%s\n", map[bool]string{true: "held", false: "NOT HELD"}[f.Held], f.Name, f.Seen, f.Limit)
+		head := fmt.Sprintf("  %-8s  ", map[bool]string{true: "held", false: "NOT HELD"}[f.Held])
+		if _, err := fmt.Fprintln(w, wrap.Behind(head, fmt.Sprintf("%s: %s (%s)", f.Name, f.Seen, f.Limit))); err != nil {
+			return err
+		}
 	}
-	return out.Flush()
+	return nil
 }
 
 // keep writes what a run was answered by.

@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 
 	"gururmm/diagnosis"
+	"gururmm/internal/wrap"
 )
 
 // Named is what the engine makes of a run, by what the described server records: no ledger,
@@ -93,8 +94,9 @@ func (s seen) records() diagnosis.Case {
 // PrintPoor writes what was named.
 func PrintPoor(w io.Writer, all []Named) error {
 	first, pongs, effect, proven := 0, 0, 0, 0
-	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(out, "  RAN\tNAMED\tWITH PONGS\tAND ITS EFFECT\tREADING")
+	var table strings.Builder
+	out := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(out, "NAMED\tWITH PONGS\tAND ITS EFFECT")
 	mark := func(l diagnosis.Leader, n Named, count *int) string {
 		if l.ID == n.Mechanism {
 			*count++
@@ -103,7 +105,7 @@ func PrintPoor(w io.Writer, all []Named) error {
 		return fmt.Sprintf("%s, %.0f%%", l.ID, l.Probability*100)
 	}
 	for _, n := range all {
-		fmt.Fprintln(out, strings.Join([]string{"  " + n.Mechanism, mark(n.First, n, &first), mark(n.WithPongs, n, &pongs), mark(n.WithEffect, n, &effect), n.Reading}, "\t"))
+		fmt.Fprintln(out, strings.Join([]string{mark(n.First, n, &first), mark(n.WithPongs, n, &pongs), mark(n.WithEffect, n, &effect)}, "\t"))
 		if n.Proven {
 			proven++
 		}
@@ -111,6 +113,15 @@ func PrintPoor(w io.Writer, all []Named) error {
 	if err := out.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\nThe mechanism that ran is first in %d of %d; had the server counted pongs, in %d; with a command whose effect is seen, in %d. Proven: %d.\n", first, len(all), pongs, effect, proven)
+	lines := strings.Split(table.String(), "\n")
+	fmt.Fprintf(w, "RAN, AND ITS READING\n    %s\n", lines[0])
+	for i, n := range all {
+		said := n.Mechanism
+		if n.Reading != "" {
+			said += ": " + n.Reading
+		}
+		fmt.Fprintf(w, "%s\n    %s\n", wrap.Behind("", said), lines[i+1])
+	}
+	_, err := fmt.Fprintf(w, "\n%s\n", wrap.Behind("", fmt.Sprintf("The mechanism that ran is first in %d of %d; had the server counted pongs, in %d; with a command whose effect is seen, in %d. Proven: %d.", first, len(all), pongs, effect, proven)))
 	return err
 }

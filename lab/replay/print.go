@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+
+	"gururmm/internal/wrap"
 )
 
 // Signs of cells, in tables.
@@ -34,6 +36,9 @@ func yes(b bool) string {
 	return "no"
 }
 
+// heading is the last word of a column's name: what there is room for.
+func heading(name string) string { return strings.ToUpper(name[strings.LastIndexByte(name, ' ')+1:]) }
+
 func (r Row) share() string {
 	if r.Out {
 		return "out"
@@ -44,43 +49,54 @@ func (r Row) share() string {
 	return fmt.Sprintf("%.0f%%", r.Share*100)
 }
 
-// Print writes the matrix for a terminal; reading by reading, the widest column last.
+// Print writes the matrix for a terminal: reading by reading, its cells below it.
 func (r Replay) Print(w io.Writer) error {
-	fmt.Fprintf(w, "%s: %s leads, %.0f%%, %s\n\n", r.Case, r.Answer.Ranking[0].ID, r.Answer.Ranking[0].Probability*100, r.Answer.Confidence.Word)
+	fmt.Fprintln(w, wrap.Behind("", fmt.Sprintf("%s: %s leads, %.0f%%, %s", r.Case, r.Answer.Ranking[0].ID, r.Answer.Ranking[0].Probability*100, r.Answer.Confidence.Word)))
+	fmt.Fprintln(w)
 	for _, t := range r.Tests {
-		fmt.Fprintf(w, "%-7s %s\n", t.Name, t.Case)
+		fmt.Fprintln(w, wrap.Behind(fmt.Sprintf("%-7s ", t.Name), t.Case))
 	}
-	fmt.Fprintf(w, "\n%s\n\n", legend)
-	out := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
+	fmt.Fprintf(w, "\n%s\n\n", wrap.Behind("", legend))
+	var table bytes.Buffer
+	out := tabwriter.NewWriter(&table, 0, 0, 1, ' ', 0)
 	row := func(cells ...string) { fmt.Fprintln(out, strings.Join(cells, "\t")) }
-	head := []string{"SHARE", "MECHANISM"}
+	var head []string
 	for _, t := range r.Tests {
 		head = append(head, t.Name)
 	}
 	for _, t := range told {
-		head = append(head, strings.ToUpper(t.name))
+		head = append(head, heading(t.name))
 	}
-	row(append(head, "READING")...)
+	row(head...)
 	for _, x := range r.Rows {
-		cells := []string{x.share(), x.Mechanism}
+		var cells []string
 		for _, c := range x.Cells {
 			cells = append(cells, signs[c])
 		}
 		for _, t := range told {
 			cells = append(cells, t.of(x))
 		}
-		row(append(cells, x.Reading)...)
+		row(cells...)
 	}
 	if err := out.Flush(); err != nil {
 		return err
 	}
+	lines := strings.Split(table.String(), "\n")
+	fmt.Fprintf(w, "SHARE MECHANISM, AND ITS READING\n    %s\n", lines[0])
+	for i, x := range r.Rows {
+		said := x.Mechanism
+		if x.Reading != "" {
+			said += ": " + x.Reading
+		}
+		fmt.Fprintf(w, "%s\n    %s\n", wrap.Behind(fmt.Sprintf("%-6s", x.share()), said), lines[i+1])
+	}
 	fmt.Fprintln(w)
 	for _, t := range told {
-		fmt.Fprintf(w, "%s: %s\n", strings.ToUpper(t.name), t.means)
+		fmt.Fprintln(w, wrap.Behind("", heading(t.name)+": "+t.means))
 	}
 	fmt.Fprintln(w, "\nWithout a row:")
 	for _, x := range r.Without {
-		if _, err := fmt.Fprintf(w, "  %-20s %s\n", x.Mechanism, x.Why); err != nil {
+		if _, err := fmt.Fprintln(w, wrap.Behind(fmt.Sprintf("  %-20s ", x.Mechanism), x.Why)); err != nil {
 			return err
 		}
 	}

@@ -2,13 +2,16 @@ package replay
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"gururmm/diagnosis"
+	"gururmm/internal/wrap"
 )
 
 func replayed(t *testing.T) Replay {
@@ -49,6 +52,21 @@ func (r Row) cell(test string) Cell {
 }
 
 // What the page's discussion says follows from the runs.
+func TestWhatIsPrintedFitsATerminal(t *testing.T) {
+	var all strings.Builder
+	if err := errors.Join(replayed(t).Print(&all), PrintPoor(&all, Poor())); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(all.String(), "\n"); n < 100 {
+		t.Errorf("only %d lines", n)
+	}
+	for line := range strings.Lines(all.String()) {
+		if utf8.RuneCountInString(strings.TrimRight(line, "\n")) > wrap.Width {
+			t.Error(line)
+		}
+	}
+}
+
 func TestWhatTheDiscussionSays(t *testing.T) {
 	r := replayed(t)
 	find := func(id, reading string) Row {
