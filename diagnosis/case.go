@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -88,7 +89,7 @@ func ReadCase(raw []byte) (Case, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(raw))
 	var doc, more yaml.Node
 	if err := dec.Decode(&doc); err != nil {
-		return Case{}, fmt.Errorf("%w: %s", ErrCase, strings.TrimPrefix(strings.ReplaceAll(err.Error(), "EOF", "it is empty"), "yaml: "))
+		return Case{}, fmt.Errorf("%w: %s", ErrCase, notYAML(raw, err))
 	}
 	if dec.Decode(&more) == nil {
 		return Case{}, at(&more, "a second document begins; a file holds one case")
@@ -96,6 +97,34 @@ func ReadCase(raw []byte) (Case, error) {
 	r := &caseReader{}
 	c := r.whole(doc.Content[0])
 	return c, r.err
+}
+
+// countedFrom0 are errors of the library whose lines count from 0, and it leaves out that one;
+// those of its others count from 1.
+var countedFrom0 = regexp.MustCompile(`^(?:line (\d+): )?(did not find expected (?:',' or '[\]}]'|'-' indicator|key|node content|<document start>))$`)
+
+// tabbed is a line that is indented by a tab.
+var tabbed = regexp.MustCompile(`^ *\t`)
+
+// notYAML says why raw can't be read as YAML, as err does, with the line that is meant.
+func notYAML(raw []byte, err error) string {
+	said := strings.TrimPrefix(strings.ReplaceAll(err.Error(), "EOF", "it is empty"), "yaml: ")
+	if m := countedFrom0.FindStringSubmatch(said); m != nil {
+		n, _ := strconv.Atoi("0" + m[1]) // none: 0
+		said = fmt.Sprintf("line %d: %s", min(n, bytes.Count(bytes.TrimSpace(raw), []byte("\n")))+1, m[2]) // the end is in the last
+	}
+	line := 0
+	fmt.Sscanf(said, "line %d:", &line)
+	if !strings.Contains(said, "found a tab character") && !strings.Contains(said, "cannot start any token") {
+		return said
+	}
+	// Whichever of the two the library means.
+	for i, text := range bytes.Split(raw, []byte("\n")) {
+		if i+1 >= line && i <= line && tabbed.Match(text) {
+			return fmt.Sprintf("line %d: a tab stands where spaces must be", i+1)
+		}
+	}
+	return said
 }
 
 func at(n *yaml.Node, format string, args ...any) error {

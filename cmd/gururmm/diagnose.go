@@ -139,8 +139,9 @@ func (f *operatorFlags) gather(ctx context.Context, ref string) (diagnosis.Case,
 }
 
 func readCase(file string, stdin io.Reader) (diagnosis.Case, error) {
-	in := stdin
+	in, name := stdin, "standard input"
 	if file != "-" {
+		name = file
 		f, err := os.Open(file)
 		if err != nil {
 			return diagnosis.Case{}, fmt.Errorf("--case: %w", fileerr.Why(err))
@@ -154,7 +155,7 @@ func readCase(file string, stdin io.Reader) (diagnosis.Case, error) {
 	}
 	c, err := diagnosis.ReadCase(raw)
 	if err != nil {
-		return c, fmt.Errorf("%s: %w", file, err)
+		return c, fmt.Errorf("%s: %w", name, err)
 	}
 	return c, nil
 }

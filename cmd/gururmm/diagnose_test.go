@@ -59,7 +59,7 @@ func TestACaseThatCannotBeReadExits2(t *testing.T) {
 		"diagnose --case " + bad:                      `bad.yaml: not a case that can be read: line 4: no observation is called "pings.down"; do you mean ping.down?`,
 		"diagnose --case " + startCase + " --agent b": "the case has agent-a, agent-b, agent-c",
 		"diagnose --case x --json --markdown":         "not both",
-		"diagnose --case -":                           "it is empty",
+		"diagnose --case -":                           "standard input: not a case that can be read: it is empty",
 		"diagnose agent-a --case " + startCase:        "not both",
 		"diagnose agent-a":                            "gururmm login",
 	} {
