@@ -110,7 +110,7 @@ var tabbed = regexp.MustCompile(`^ *\t`)
 func notYAML(raw []byte, err error) string {
 	said := strings.TrimPrefix(strings.ReplaceAll(err.Error(), "EOF", "it is empty"), "yaml: ")
 	if m := countedFrom0.FindStringSubmatch(said); m != nil {
-		n, _ := strconv.Atoi("0" + m[1]) // none: 0
+		n, _ := strconv.Atoi("0" + m[1])                                                                   // none: 0
 		said = fmt.Sprintf("line %d: %s", min(n, bytes.Count(bytes.TrimSpace(raw), []byte("\n")))+1, m[2]) // the end is in the last
 	}
 	line := 0
