@@ -65,11 +65,11 @@ func TestProxyCommand(t *testing.T) {
 
 	conn := dialSocket(t, socket)
 	defer conn.Close()
-	if _, err := io.WriteString(conn, "up freeze\nnonsense\nstatus\n"); err != nil {
+	if _, err := io.WriteString(conn, "up freeze\nnonsense\ndown bogus\nstatus\n"); err != nil {
 		t.Fatal(err)
 	}
 	answers := bufio.NewScanner(conn)
-	for _, want := range []string{"ok", "error: no such fault"} {
+	for _, want := range []string{"ok", `error: no such fault: "nonsense"; say DIRECTION FAULT`, `error: no such fault: "bogus"; of down and up there are alter-text, `} {
 		if !answers.Scan() || !strings.HasPrefix(answers.Text(), want) {
 			t.Errorf("answered %q, want %s", answers.Text(), want)
 		}
@@ -192,5 +192,18 @@ func TestExamplesAreTaken(t *testing.T) {
 	}
 	for _, line := range wrong {
 		t.Error(line)
+	}
+}
+
+func TestMechanismsAreCompleted(t *testing.T) {
+	for typed, want := range map[string]string{"path.mt": "path.mtu\n", "path.mtu,agent.hu": "path.mtu,agent.hung\n", "path.mtu,path.mt": ":"} {
+		var out strings.Builder
+		cmd := root()
+		cmd.SetOut(&out)
+		cmd.SetErr(io.Discard)
+		cmd.SetArgs([]string{"__complete", "scenarios", "--only", typed})
+		if err := cmd.ExecuteContext(t.Context()); err != nil || !strings.HasPrefix(out.String(), want) {
+			t.Errorf("%s: %v, %q", typed, err, &out)
+		}
 	}
 }

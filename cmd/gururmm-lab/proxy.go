@@ -34,7 +34,7 @@ connects to --control:
 Faults of down and up: drop-text, drop-text-above:BYTES, drop-text-below:BYTES,
 drop-text-after:N, drop-text-every:N, drop-text-first, delay-text:TIME,
 answer-pings, strip-pings, rewrite-pings, alter-text, duplicate-text,
-stuck-fragment, freeze, cut-mid-frame. Of link and oob: refuse, hang, reset.`,
+stuck-fragment, stall-above:BYTES, freeze, cut-mid-frame. Of link and oob: refuse, hang, reset.`,
 		Example: `  gururmm-lab proxy --upstream 127.0.0.1:8443 --oob-upstream 127.0.0.1:8444 \
     --cert cert.pem --key key.pem --fault down:drop-text`,
 		Args: help.Words(0, 0),

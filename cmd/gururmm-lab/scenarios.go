@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -99,5 +100,19 @@ scenarios builds and runs.`,
 	flags.BoolVar(&poor, "poor", false, "name them by the first case's protocol instead, which has no ledger")
 	flags.BoolVar(&o.Keep, "keep", false, "keep each run's case, and the logs, and say where")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	err := cmd.RegisterFlagCompletionFunc("only", func(_ *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		i := strings.LastIndexByte(typed, ',') + 1 // the last of a list
+		done := strings.Split(typed[:i], ",")
+		var words []cobra.Completion
+		for _, id := range blind.Mechanisms() {
+			if strings.HasPrefix(id, typed[i:]) && !slices.Contains(done, id) {
+				words = append(words, typed[:i]+id)
+			}
+		}
+		return words, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	})
+	if err != nil {
+		panic(err) // the flag is defined above
+	}
 	return cmd
 }

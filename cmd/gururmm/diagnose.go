@@ -112,6 +112,21 @@ func diagnoseCommand(f *operatorFlags) *cobra.Command {
 	cmd.Flags().BoolVar(&markdown, "markdown", false, "write a page in Markdown")
 	cmd.Flags().BoolVar(&list, "list", false, "list what can be observed, with its values")
 	cmd.Flags().BoolVarP(&all, "verbose", "v", false, "tell all that was weighed")
+	// Agents of the case that is named before it; never files.
+	err := cmd.RegisterFlagCompletionFunc("agent", func(*cobra.Command, []string, string) (names []cobra.Completion, _ cobra.ShellCompDirective) {
+		if file != "" && file != "-" {
+			c, _ := readCase(file, nil) // of one that can't be read there are none
+			for _, a := range c.Agents {
+				if plainWord.MatchString(a.Name) {
+					names = append(names, a.Name)
+				}
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	})
+	if err != nil {
+		panic(err) // the flag is defined above
+	}
 	help.Apart(cmd, "markdown", "as-case")
 	help.Apart(cmd, "list", "case")
 	help.Apart(cmd, "list", "markdown")

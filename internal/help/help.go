@@ -97,6 +97,18 @@ func refuseUnknown(cmd *cobra.Command) (bare bool) {
 	if !cmd.HasSubCommands() {
 		return false
 	}
+	if cmd.Name() == "completion" { // the library's own error names no shell
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			var shells []string
+			for _, below := range cmd.Commands() {
+				shells = append(shells, below.Name())
+			}
+			return fmt.Errorf("there is no script for %q; there are scripts for %s", args[0], strings.Join(shells, ", "))
+		}
+	}
 	if cmd.Args == nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {

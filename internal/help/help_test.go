@@ -76,6 +76,10 @@ func TestAGroupRefusesACommandItDoesNotHave(t *testing.T) {
 			t.Errorf("tool %s: %v", line, err)
 		}
 	}
+	root.SetArgs([]string{"completion", "tcsh"})
+	if err := root.Execute(); err == nil || err.Error() != `there is no script for "tcsh"; there are scripts for bash, fish, powershell, zsh` {
+		t.Error(err)
+	}
 }
 
 func TestExamplesAreTried(t *testing.T) {

@@ -61,7 +61,7 @@ func (p *Proxy) Order(line string) (string, error) {
 	}
 	for _, dir := range dirs {
 		if !slices.Contains(Directions, dir) {
-			return "", fmt.Errorf("%w: direction %q", ErrFault, dir)
+			return "", noDirection(dir)
 		}
 		if err := p.Set(dir, faults...); err != nil {
 			return "", err

@@ -118,7 +118,7 @@ func ParseFault(s string) (Fault, error) {
 	var err error
 	switch {
 	case !known:
-		return f, fmt.Errorf("%w: %q", ErrFault, name)
+		return f, fmt.Errorf("%w: %q; of down and up there are %s; of link and oob %s", ErrFault, name, listed(frameKinds), listed(doorKinds))
 	case has != (p != paramNone):
 		return f, fmt.Errorf("%w: %q takes %s", ErrFault, s, map[param]string{
 			paramNone: "no parameter", paramCount: "a number, as in " + name + ":3", paramDelay: "a time, as in " + name + ":3s"}[p])
@@ -133,6 +133,20 @@ func ParseFault(s string) (Fault, error) {
 	return f, nil
 }
 
+// listed are kinds of faults as they are written, in one line.
+func listed(kinds map[Kind]param) string {
+	var words []string
+	for k, p := range kinds {
+		words = append(words, string(k)+map[param]string{paramCount: ":N", paramDelay: ":TIME"}[p])
+	}
+	slices.Sort(words)
+	return strings.Join(words, ", ")
+}
+
+func noDirection(dir Direction) error {
+	return fmt.Errorf("%w: direction %q; there are down, up, both, link, oob", ErrFault, dir)
+}
+
 // check refuses f where it makes no sense.
 func (f Fault) check(dir Direction) error {
 	kinds := frameKinds
@@ -142,9 +156,9 @@ func (f Fault) check(dir Direction) error {
 	p, known := kinds[f.Kind]
 	switch {
 	case !slices.Contains(Directions, dir):
-		return fmt.Errorf("%w: direction %q", ErrFault, dir)
+		return noDirection(dir)
 	case !known:
-		return fmt.Errorf("%w: %q in direction %s", ErrFault, f.Kind, dir)
+		return fmt.Errorf("%w: %q in direction %s; there are %s", ErrFault, f.Kind, dir, listed(kinds))
 	case p == paramCount && f.N < 1:
 		return fmt.Errorf("%w: %s needs a number above 0", ErrFault, f)
 	case p == paramDelay && f.Delay <= 0:
