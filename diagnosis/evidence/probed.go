@@ -1,7 +1,6 @@
 package evidence
 
 import (
-	"slices"
 	"time"
 
 	"gururmm/diagnosis"
@@ -75,10 +74,9 @@ func (m *made) outdone(at *time.Time) bool {
 // small tells what the small probes that verify a link say. A ladder has larger ones, and of a
 // command that was larger than they are they say nothing but that what is small passes.
 func (m *made) small() {
-	larger := m.Trace != nil && len(m.Trace.Command.Script) > slices.Max(wire.ProbeSizes)
 	switch {
 	case m.ladder != "":
-	case !larger:
+	case m.Trace == nil || !larger(m.Trace.Command):
 		m.say("probes", "pass", diagnosis.BothEnds, byServer)
 	case m.said("ledger.down", "gap"):
 		m.say("sizes", "large", diagnosis.Inferred, "the command's size, and the small probes of its link that passed")

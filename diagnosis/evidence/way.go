@@ -62,8 +62,11 @@ func (m *made) way() {
 		}
 	}
 	has := func(s wire.Stage) bool { _, ok := at[s]; return ok }
-	if lost && has(wire.StageResultStored) && c.EndedAt != nil && m.wellAfter(lostAt) {
-		lost = false // offered again it went by the link, and all has been well since
+	if byLink := has(wire.StageResultStored); lost && c.EndedAt != nil && (byLink || !larger(c)) && m.wellAfter(lostAt) {
+		// It was made good, or links are verified by texts of its size, and all has been well since.
+		if lost = false; !byLink {
+			return
+		}
 	}
 	if acked := at[wire.StageAckRead]; len(m.troubles) > 0 && (has(wire.StageResultStored) || has(wire.StageAckRead) && m.Now.Sub(acked.At) < settled) {
 		return // one that runs says nothing of the others
@@ -201,6 +204,9 @@ func (m *made) wellAfter(t time.Time) bool {
 	since := wellSince(m.Held)
 	return since.After(t) && m.Now.Sub(since) >= recovered || a.VerdictAt.Sub(t) >= recovered
 }
+
+// larger reports whether a command is larger than the probes that verify a link.
+func larger(c operator.Command) bool { return len(c.Script) > slices.Max(wire.ProbeSizes) }
 
 // verifiedSince reports whether text has gone both ways since then: what the events do not
 // tell yet.

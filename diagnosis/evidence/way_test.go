@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +16,11 @@ import (
 func TestALossThatWasMadeGood(t *testing.T) {
 	word := func(age time.Duration, to selfcheck.Code) operator.AgentEvent {
 		return operator.AgentEvent{Kind: operator.EventVerdict, At: *ago(age), To: string(to)}
+	}
+	byDoor := func(t *operator.Trace) { // the second attempt
+		for i := range t.Entries[4:] {
+			t.Entries[4+i].Channel = wire.ChannelOOB
+		}
 	}
 	for _, c := range []struct {
 		name   string
@@ -38,12 +44,15 @@ func TestALossThatWasMadeGood(t *testing.T) {
 			h.Events = []operator.AgentEvent{{Kind: operator.EventLink, At: *ago(20 * time.Second), To: "ended", Verdict: string(selfcheck.CodeLinkSilent)}}
 		}, true, ""},
 		{"well before it, and no word since", func(h *Held) {}, true, ""},
-		{"made good by the second door", func(h *Held) {
+		{"run by the second door", func(h *Held) {
 			h.Events = []operator.AgentEvent{word(50*time.Second, "ok"), word(58*time.Second, selfcheck.CodeLinkTextLost)}
-			for i := range h.Trace.Entries[4:] {
-				h.Trace.Entries[4+i].Channel = wire.ChannelOOB
-			}
-		}, true, ""},
+			byDoor(h.Trace)
+		}, false, "well"},
+		{"run by the second door, and larger than what verifies a link", func(h *Held) {
+			h.Events = []operator.AgentEvent{word(50*time.Second, "ok"), word(58*time.Second, selfcheck.CodeLinkTextLost)}
+			h.Trace.Command.Script = strings.Repeat("x", 20_000)
+			byDoor(h.Trace)
+		}, true, "path.text.size"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := healthy()
