@@ -30,6 +30,7 @@ type episode struct {
 	troubles []selfcheck.Verdict
 	reports  []*report // of the time looked at, the newest first
 	late     bool      // texts that were missing came after all
+	over     time.Time // a time of well began then that lasted: what was before is over; zero: none
 }
 
 // rank orders proven verdicts by how near to a cause they are; 0: it names a state, which
@@ -77,6 +78,7 @@ func recent(h Held) (e episode) {
 		}
 		e.reports = append(e.reports, &r)
 	}
+	e.over = wellBefore(h, e.reports)
 	if len(e.reports) == 0 {
 		return e
 	}
@@ -85,8 +87,7 @@ func recent(h Held) (e episode) {
 		return e
 	}
 	// What was before a time of well is another trouble, and over.
-	over := wellBefore(h, e.reports)
-	e.reports = slices.DeleteFunc(e.reports, func(r *report) bool { return r.at.Before(over) })
+	e.reports = slices.DeleteFunc(e.reports, func(r *report) bool { return r.at.Before(e.over) })
 	e.report = nil
 	if len(e.reports) > 0 {
 		e.report = e.reports[0]

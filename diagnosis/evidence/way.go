@@ -62,8 +62,8 @@ func (m *made) way() {
 		}
 	}
 	has := func(s wire.Stage) bool { _, ok := at[s]; return ok }
-	if byLink := has(wire.StageResultStored); lost && c.EndedAt != nil && (byLink || !larger(c)) && m.wellAfter(lostAt) {
-		// It was made good, or links are verified by texts of its size, and all has been well since.
+	if byLink := has(wire.StageResultStored); lost && c.EndedAt != nil && (byLink || !larger(c)) && (m.wellAfter(lostAt) || lostAt.Before(m.over)) {
+		// It was made good, or links are verified by texts of its size, and all has been well since, or was before the next trouble.
 		if lost = false; !byLink {
 			return
 		}

@@ -48,6 +48,13 @@ func TestALossThatWasMadeGood(t *testing.T) {
 			h.Events = []operator.AgentEvent{word(50*time.Second, "ok"), word(58*time.Second, selfcheck.CodeLinkTextLost)}
 			byDoor(h.Trace)
 		}, false, "well"},
+		{"well for long, and another trouble since", func(h *Held) {
+			h.Agent.Presence, h.Agent.Verdict, h.Agent.VerdictAt = "out-of-band", string(selfcheck.CodeLinkSilent), ago(2*time.Second)
+			h.Agent.Links = nil
+			h.Events = []operator.AgentEvent{word(2*time.Second, selfcheck.CodeLinkSilent), word(50*time.Second, "ok"), word(58*time.Second, selfcheck.CodeLinkTextLost)}
+			h.Beacons = beacons(t, 2*time.Second, selfcheck.Verdict{Code: selfcheck.CodeLinkSilent}, nil)
+			byDoor(h.Trace)
+		}, false, ""},
 		{"run by the second door, and larger than what verifies a link", func(h *Held) {
 			h.Events = []operator.AgentEvent{word(50*time.Second, "ok"), word(58*time.Second, selfcheck.CodeLinkTextLost)}
 			h.Trace.Command.Script = strings.Repeat("x", 20_000)
