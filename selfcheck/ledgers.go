@@ -214,7 +214,7 @@ func (l *Ledgers) take(p wire.Ledger, byText bool, read uint64, readCRC uint32, 
 	switch {
 	case p.Read < l.confirmed:
 		l.up.seen(l.confirmed-p.Read, byText, now)
-	case l.up.missing > 0:
+	case l.up.missing > 0 && l.wrote(p.Read, p.ReadCRC): // else a later text has made up for the count
 		l.up = gap{}
 		l.closed++
 		l.closedAt = now

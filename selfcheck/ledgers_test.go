@@ -65,6 +65,26 @@ func TestLossIsSeenByThePingBehindIt(t *testing.T) {
 	}
 }
 
+// A text that is read later makes up for the count of one that was lost, not for the text.
+func TestALaterTextClosesNoGap(t *testing.T) {
+	p := newPair(t)
+	p.text(p.a, p.b, "one")()
+	p.text(p.a, p.b, "two") // dies on the way
+	p.ping(p.a, p.b, true)()
+	p.pass(1200 * time.Millisecond)
+	answer := p.b.Outgoing(p.now, 0, false, ViaPing)
+	p.text(p.a, p.b, "three")()
+	answer.Read, answer.ReadCRC = p.b.ReadCount(), p.b.ReadCRC() // it was composed after that
+	p.a.Ping(answer.AppendTo(nil), p.now)
+	if v := p.a.View(p.now); v.Up == nil || v.Closed != 0 {
+		t.Fatalf("the gap is %+v, %d closed: what was lost was not read", v.Up, v.Closed)
+	}
+	p.ping(p.a, p.b, true)()
+	if v := p.a.View(p.now); v.Up == nil || v.Up.Missing != 1 || v.Up.Age != 1200*time.Millisecond || v.Closed != 0 {
+		t.Fatalf("the gap is %+v, %d closed; want 1 missing for 1.2 s", v.Up, v.Closed)
+	}
+}
+
 // A coarse clock gives several pings one time: each pong is of its own ping all the same.
 func TestPingsOfOneInstantHaveTheirOwnPongs(t *testing.T) {
 	p := newPair(t)
