@@ -234,10 +234,10 @@ func TestALadderTellsOfEachSize(t *testing.T) {
 		"nothing leaves the server": {pass, true, errors.New("broken pipe"), operator.NewProbe{Sizes: sizes[:1]}, []string{
 			"link ping 56 passed read by ledger", "link text 1000 unwritten", "oob text 1000 unwritten"}, operator.ProbeUnclear, time.Second},
 		"quarantined meanwhile": {func(w *way, ch wire.Channel, size int, cmd wire.Command) {
-			pass(w, ch, size, cmd)
 			w.mu.Lock()
-			defer w.mu.Unlock()
 			w.barred, w.down = "it is quarantined", time.Now().Add(time.Hour)
+			w.mu.Unlock()
+			pass(w, ch, size, cmd)
 		}, true, nil, operator.NewProbe{Channels: link, Sizes: sizes}, []string{
 			"link ping 56 passed read by ledger", "link text 1000 passed read by agent", "link text 9000 untried"}, operator.ProbePassed, time.Second},
 		"what is as small as it gets is sent once": {pass, true, nil, operator.NewProbe{Channels: link, Sizes: []int{64, 128, 100}}, []string{
