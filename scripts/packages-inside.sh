@@ -1,32 +1,9 @@
 #!/bin/bash
 # The part of scripts/packages.sh that runs beside systemd in the container: the life of the
 # debs. /mnt holds the packages.
-set -u # and no pipefail: grep -q leaves before its left side has ended
-unit=gururmm-agent.service
-failed=0
-
-say() { printf '%3d s  %-34s %s\n' $SECONDS "$1" "$2"; }
-fail() {
-	failed=1
-	say "$1" "FAILED: $2"
-}
-die() {
-	fail "$@"
-	journalctl --no-pager -n 25 -u $unit -u gururmm.service
-	exit 1
-}
-until_() { # SECONDS COMMAND...: the moment a fact holds
-	local end=$((SECONDS + $1))
-	shift
-	until "$@"; do
-		[ $SECONDS -lt $end ] || return 1
-		sleep 0.2
-	done
-}
-booted() { systemctl is-system-running 2>/dev/null | grep -qE 'running|degraded'; }
-show() { systemctl show --property="$1" --value "${2:-$unit}"; }
-out=/root/out
-export HOME=/root DEBIAN_FRONTEND=noninteractive
+. /mnt/beside-systemd.sh
+out=$own/out
+export DEBIAN_FRONTEND=noninteractive
 agent_deb() { ls /mnt/"$1"/gururmm-agent_*_amd64.deb; }
 server_deb() { ls /mnt/"$1"/gururmm-server_*_amd64.deb; }
 installs() { # DEB WORDS: it does, and says so
@@ -51,13 +28,13 @@ caps=$(grep CapEff "/proc/$(show MainPID gururmm.service)/status" | cut -f2)
 [ "$caps" = 0000000000000400 ] || fail "server's rights" "capabilities $caps, want CAP_NET_BIND_SERVICE alone"
 [ "$(stat -c '%a %U' /var/lib/gururmm)" = '700 gururmm-server' ] || fail "server's state" "$(stat -c '%a %U' /var/lib/gururmm)"
 export GURURMM_URL=https://127.0.0.1:8443 GURURMM_CA=/var/lib/gururmm/main.crt
-gururmm update keygen --out /root/release.key --no-password >$out || fail "release key" "$(cat $out)"
-printf '%s\n' "release_key: [$(tail -1 /root/release.key.pub)]" 'listen: "127.0.0.1:8443"' 'oob_listen: "127.0.0.1:8444"' "public_url: $GURURMM_URL" 'oob_url: https://127.0.0.1:8444' >>/etc/gururmm/server.yaml
+gururmm update keygen --out $own/release.key --no-password >$out || fail "release key" "$(cat $out)"
+printf '%s\n' "release_key: [$(tail -1 $own/release.key.pub)]" 'listen: "127.0.0.1:8443"' 'oob_listen: "127.0.0.1:8444"' "public_url: $GURURMM_URL" 'oob_url: https://127.0.0.1:8444' >>/etc/gururmm/server.yaml
 systemctl restart gururmm || die "server" "its settings"
 until_ 30 test -e /run/gururmm/ready.json || die "server" "not ready"
 GURURMM_TOKEN=$(sudo -u gururmm-server gururmm operator-token tester --config /etc/gururmm/server.yaml 2>$out | grep -o 'gro_[A-Z0-9]*')
 export GURURMM_TOKEN
-enroll_token() { gururmm enroll-token create --json 2>/dev/null | grep -o 'gre_[A-Z0-9]*' >/root/token; }
+enroll_token() { gururmm enroll-token create --json 2>/dev/null | grep -o 'gre_[A-Z0-9]*' >$own/token; }
 until_ 30 enroll_token || die "server" "no enrollment token: $(gururmm enroll-token create 2>&1)"
 if journalctl --no-pager | grep -qE 'gr[eo]_[A-Z0-9]{8}'; then fail "server's first start" "a token is in the journal"; fi
 say "server" "runs as gururmm-server, no token in the journal"
@@ -66,7 +43,7 @@ order() { # KEY=VALUE...: an order to enroll, with the newest token
 	install -d /etc/gururmm
 	printf '%s\n' "CA_FILE=$GURURMM_CA" "$@" | install -D -m 600 /dev/stdin /etc/gururmm/enroll.conf
 }
-good() { enroll_token && order "SERVER_URL=$GURURMM_URL" "ENROLL_TOKEN=$(cat /root/token)"; }
+good() { enroll_token && order "SERVER_URL=$GURURMM_URL" "ENROLL_TOKEN=$(cat $own/token)"; }
 field() { gururmm-agent settle --within 1s --json | sed -n "s/.*\"$1\": \"\(.*\)\",*/\1/p"; }
 execs() { timeout 60 gururmm exec "$(field agent)" -- "$1"; } # SCRIPT: its output, its exit code
 
@@ -74,10 +51,10 @@ execs() { timeout 60 gururmm exec "$(field agent)" -- "$1"; } # SCRIPT: its outp
 printf '[Service]\nExecStart=/opt/other/agent\n' >/etc/systemd/system/$unit
 refuses "$(agent_deb 1.0.0)" "/etc/systemd/system/$unit is in the way: a service of the same name"
 rm /etc/systemd/system/$unit
-dpkg-deb --extract "$(agent_deb 1.0.0)" /root
-/root/usr/bin/gururmm-agent install >/dev/null || fail "by hand" "exit code $?"
+dpkg-deb --extract "$(agent_deb 1.0.0)" $own
+$own/usr/bin/gururmm-agent install >/dev/null || fail "by hand" "exit code $?"
 refuses "$(agent_deb 1.0.0)" "it is installed by hand already"
-/root/usr/bin/gururmm-agent uninstall || fail "by hand" "exit code $?"
+$own/usr/bin/gururmm-agent uninstall || fail "by hand" "exit code $?"
 systemctl daemon-reload
 say "foreign service, manual service" "refused, nothing changed"
 
@@ -124,10 +101,10 @@ systemctl daemon-reload
 say "hang" "ended by the watchdog, verified again"
 
 # An update of the agent's own above the package: the package is the fallback, a newer one wins.
-mkdir /root/new
-dpkg-deb --extract "$(agent_deb 1.1.0)" /root/new && mv /root/new/usr/bin/gururmm-agent /root/new/agent-1.1.0
-gururmm update sign --key /root/release.key --version v1.1.0 /root/new/agent-1.1.0 >$out 2>&1 &&
-	gururmm update publish /root/new/agent-1.1.0 >>$out 2>&1 &&
+mkdir $own/new
+dpkg-deb --extract "$(agent_deb 1.1.0)" $own/new && mv $own/new/usr/bin/gururmm-agent $own/new/agent-1.1.0
+gururmm update sign --key $own/release.key --version v1.1.0 $own/new/agent-1.1.0 >$out 2>&1 &&
+	gururmm update publish $own/new/agent-1.1.0 >>$out 2>&1 &&
 	gururmm update roll v1.1.0 --agents "$id" --ring 100% --soak 0 --grace 1s >>$out 2>&1 || fail "update" "$(cat $out)"
 guards() { [ "$(field outcome)/$(field guards)" = "verified/$1" ]; } # VERSION
 until_ 60 guards v1.1.0 || die "update" "$(cat $out; gururmm-agent status)"
@@ -172,9 +149,9 @@ say "downgrade" "refused, nothing changed; allowed once"
 
 # No room for it: dpkg says so and puts back what was there, which never stopped.
 guardian=$(show MainPID)
-fallocate -l "$(($(df --output=avail -k / | tail -1) - 5000))K" /root/fill || fail "disk full" "the disk can't be filled"
+fallocate -l "$(($(df --output=avail -k / | tail -1) - 5000))K" $own/fill || fail "disk full" "the disk can't be filled"
 if dpkg -i "$(agent_deb 1.2.0-rc.1)" >$out 2>&1; then fail "disk full" "it was installed: $(cat $out)"; fi
-rm /root/fill
+rm $own/fill
 grep -q 'No space left on device' $out || fail "disk full" "$(cat $out)"
 [ "$(dpkg-query -W -f '${db:Status-Abbrev}${Version}' gururmm-agent)/$(show MainPID)" = "ii 1.1.0-1/$guardian" ] && guards v1.1.0 ||
 	fail "disk full" "$(dpkg-query -W gururmm-agent), process $guardian, then $(show MainPID): $(gururmm-agent settle --within 1s)"
@@ -192,7 +169,7 @@ say "remove, reinstall" "the same endpoint, enabled and verified"
 
 # Purged, nothing is left.
 dpkg -P gururmm-agent >$out 2>&1 || die "purge" "$(cat $out)"
-left=$(find / -xdev -iname '*gururmm-agent*' -not -path '/proc/*' -not -path '/mnt/*' -not -path '/root/*' -not -path '/var/log/*' 2>/dev/null)
+left=$(find / -xdev -iname '*gururmm-agent*' -not -path '/proc/*' -not -path '/mnt/*' -not -path "$own/*" -not -path '/var/log/*' 2>/dev/null)
 [ -z "$left" ] || fail "purge" "left: $left"
 getent group gururmm >/dev/null && fail "purge" "the group is left"
 say "purge" "nothing is left"
@@ -212,7 +189,7 @@ chmod 644 /etc/gururmm/enroll.conf
 until_ 20 says 'others may read /etc/gururmm/enroll.conf' || fail "order that others may read" "$(gururmm-agent settle --within 1s)"
 rm /etc/gururmm/enroll.conf
 enroll_token
-install -m 600 /root/token /etc/gururmm/token
+install -m 600 $own/token /etc/gururmm/token
 order "SERVER_URL=$GURURMM_URL" TOKEN_FILE=/etc/gururmm/token
 until_ 30 settled || fail "order that came later" "$(gururmm-agent settle --within 1s)"
 [ ! -e /etc/gururmm/enroll.conf ] && [ ! -e /etc/gururmm/token ] || fail "order that came later" "$(ls /etc/gururmm)"
@@ -264,7 +241,7 @@ installs "$(server_deb 1.1.0)" 'the server listens'
 GURURMM_CA=/var/lib/gururmm/main.crt gururmm agents >$out 2>&1 || fail "server's reinstall" "$(cat $out)"
 grep -q "$(hostname)" $out || fail "server's reinstall" "it forgot its agents: $(cat $out)"
 dpkg -P gururmm-server >$out 2>&1 || die "server's purge" "$(cat $out)"
-left=$(find / -xdev -iname '*gururmm*' -not -path '/proc/*' -not -path '/mnt/*' -not -path '/root/*' -not -path '/var/log/*' -not -path '/run/systemd/*' 2>/dev/null)
+left=$(find / -xdev -iname '*gururmm*' -not -path '/proc/*' -not -path '/mnt/*' -not -path "$own/*" -not -path '/var/log/*' -not -path '/run/systemd/*' 2>/dev/null)
 [ -z "$left" ] || fail "server's purge" "left: $left"
 getent passwd gururmm-server >/dev/null && fail "server's purge" "the account is left"
 say "server" "removed, installed again with its fleet, purged"
