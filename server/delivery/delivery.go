@@ -16,7 +16,6 @@ package delivery
 import (
 	"context"
 	"errors"
-	"gururmm/operator"
 	"log/slog"
 	"maps"
 	"slices"
@@ -25,6 +24,7 @@ import (
 	"time"
 
 	"gururmm/internal/crew"
+	"gururmm/operator"
 	"gururmm/server/store"
 	"gururmm/wire"
 )
