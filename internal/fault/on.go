@@ -15,27 +15,27 @@ import (
 func Of(label, who string) string { return label + "@" + who }
 
 // Active reports whether the fault named label is switched on.
-func Active(label string) bool {
+func Active(label string) bool { return file(label) != "" }
+
+// file gives the file that switches the fault named label on; empty: it is off.
+func file(label string) string {
 	dir := os.Getenv("GURURMM_FAULTS")
 	if dir == "" {
-		return false
+		return ""
 	}
-	if _, err := os.Stat(filepath.Join(dir, label)); err == nil {
-		return true
+	all, _, _ := strings.Cut(label, "@")
+	for _, name := range []string{label, all} {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
 	}
-	all, _, one := strings.Cut(label, "@")
-	if !one {
-		return false
-	}
-	_, err := os.Stat(filepath.Join(dir, all))
-	return err == nil
+	return ""
 }
 
 // Stall blocks while the fault named label is switched on.
 func Stall(label string) {
-	for Active(label) {
-		all, _, _ := strings.Cut(label, "@")
-		path := filepath.Join(os.Getenv("GURURMM_FAULTS"), all)
+	for path := file(label); path != ""; path = file(label) {
 		if raw, err := os.ReadFile(path); err == nil && string(raw) == Once && os.Remove(path) == nil {
 			select {}
 		}
@@ -47,11 +47,8 @@ func Stall(label string) {
 // switched on. It is switched off first, its file renamed to end in ".died":
 // the next start comes further.
 func Die(label string) {
-	if !Active(label) {
-		return
-	}
-	file := filepath.Join(os.Getenv("GURURMM_FAULTS"), label)
-	if err := os.Rename(file, file+".died"); err != nil {
+	path := file(label)
+	if path == "" || os.Rename(path, path+".died") != nil {
 		return
 	}
 	if self, err := os.FindProcess(os.Getpid()); err == nil && self.Kill() == nil {
