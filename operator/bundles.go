@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"time"
 )
 
 // Bundles lists an agent's support bundles, the newest first, those under way too.
@@ -19,12 +18,8 @@ func (c *Client) Bundles(ctx context.Context, agent string) ([]Bundle, error) {
 // Bundle writes a complete bundle, as listed, to w and checks its hash: on an error
 // what was written is not the bundle. It takes as long as bytes come.
 func (c *Client) Bundle(ctx context.Context, b Bundle, w io.Writer) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	gone := time.AfterFunc(eventSilence, func() {
-		cancel(fmt.Errorf("the server sent nothing for %v", eventSilence))
-	})
-	defer gone.Stop()
+	ctx, heard, end := whileHeard(ctx)
+	defer end()
 	res, err := c.request(ctx, http.MethodGet, bundlePath(b.Agent, b.ID), nil, nil)
 	if err != nil {
 		return err
@@ -33,7 +28,7 @@ func (c *Client) Bundle(ctx context.Context, b Bundle, w io.Writer) error {
 	h := sha256.New()
 	body := readerFunc(func(p []byte) (int, error) {
 		n, err := res.Body.Read(p)
-		gone.Reset(eventSilence)
+		heard()
 		return n, err
 	})
 	n, err := io.Copy(io.MultiWriter(w, h), io.LimitReader(body, b.Size+1))

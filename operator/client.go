@@ -417,16 +417,25 @@ func (c *Client) RevokeEnrollToken(ctx context.Context, id string) error {
 	return err
 }
 
+// whileHeard gives a context that ends, with that as its cause, once the server was not heard
+// for [eventSilence].
+func whileHeard(ctx context.Context) (watched context.Context, heard, end func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	gone := time.AfterFunc(eventSilence, func() {
+		cancel(fmt.Errorf("the server sent nothing for %v", eventSilence))
+	})
+	return ctx, func() { gone.Reset(eventSilence) }, func() {
+		gone.Stop()
+		cancel(nil)
+	}
+}
+
 // Follow calls each with what happens to a command, from its beginning, until
 // it has ended (nil), ctx is over, or the stream breaks (an error; the command
 // goes on).
 func (c *Client) Follow(ctx context.Context, id string, each func(Event) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	gone := time.AfterFunc(eventSilence, func() {
-		cancel(fmt.Errorf("the server sent nothing for %v", eventSilence))
-	})
-	defer gone.Stop()
+	ctx, heard, end := whileHeard(ctx)
+	defer end()
 	res, err := c.request(ctx, http.MethodGet, commandPath(id, "/events"), nil, nil)
 	if err != nil {
 		return err
@@ -435,7 +444,7 @@ func (c *Client) Follow(ctx context.Context, id string, each func(Event) error) 
 	lines := bufio.NewScanner(res.Body)
 	lines.Buffer(make([]byte, 0, 64<<10), maxEventLine)
 	for lines.Scan() {
-		gone.Reset(eventSilence)
+		heard()
 		var ev Event
 		if err := json.Unmarshal(lines.Bytes(), &ev); err != nil {
 			return fmt.Errorf("event of command %s: %w", id, err)

@@ -213,12 +213,8 @@ type ProbeEvent struct {
 // Probe has the server probe the way of commands to an agent, and calls each with what
 // happens. If ctx ends, or the stream breaks, the server stops probing.
 func (c *Client) Probe(ctx context.Context, agent string, n NewProbe, each func(ProbeEvent)) (Probe, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	gone := time.AfterFunc(eventSilence, func() {
-		cancel(fmt.Errorf("the server sent nothing for %v", eventSilence))
-	})
-	defer gone.Stop()
+	ctx, heard, end := whileHeard(ctx)
+	defer end()
 	res, err := c.request(ctx, http.MethodPost, agentPath(agent, "/probe"), nil, n)
 	if err != nil {
 		return Probe{}, err
@@ -227,7 +223,7 @@ func (c *Client) Probe(ctx context.Context, agent string, n NewProbe, each func(
 	lines := bufio.NewScanner(io.LimitReader(res.Body, maxAnswer))
 	lines.Buffer(make([]byte, 0, 64<<10), maxEventLine)
 	for lines.Scan() {
-		gone.Reset(eventSilence)
+		heard()
 		var ev ProbeEvent
 		if err := json.Unmarshal(lines.Bytes(), &ev); err != nil {
 			return Probe{}, fmt.Errorf("probe of %s: %w", agent, err)
