@@ -301,6 +301,8 @@ type machine struct {
 	conn *session.Conn
 	// deaf: texts are read but not answered.
 	deaf atomic.Bool
+	// ignored counts the probes that came meanwhile.
+	ignored atomic.Int32
 	// mute: nothing goes out any more, as from a machine that has lost its power.
 	mute *atomic.Bool
 
@@ -395,6 +397,9 @@ func (m *machine) read() {
 			continue
 		}
 		if m.deaf.Load() {
+			if env.Type == wire.TypeProbe {
+				m.ignored.Add(1)
+			}
 			continue
 		}
 		switch env.Type {

@@ -230,13 +230,6 @@ func (s *Service) end(l *ladder) {
 // count keeps what tells the ways of acks whether any may be of a probe. Call with mu held.
 func (s *Service) count() { s.out.Store(int64(len(s.running) + len(s.late))) }
 
-// Running counts the ladders under way.
-func (s *Service) Running() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.running)
-}
-
 // put has a probe be out; what it returns takes it back.
 func (l *ladder) put(f *flight) (back func()) {
 	s := l.s

@@ -274,7 +274,7 @@ func TestALadderTellsOfEachSize(t *testing.T) {
 				if len(w.events) != len(p.Outcomes) || w.events[0].Kind != operator.EventProbe || w.events[0].To != c.outcome || w.events[0].Reason == "" {
 					t.Errorf("kept: %+v", w.events)
 				}
-				if w.svc.Running() != 0 {
+				if len(w.svc.running) != 0 {
 					t.Error("it is still under way")
 				}
 			})
