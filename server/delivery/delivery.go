@@ -321,7 +321,7 @@ func (s *Service) PeerRead(agent string, generation uint64, n uint64, proof Proo
 // the reason. lost: it proves that texts to the agent were lost. One that says nothing takes it back.
 func (s *Service) Explain(agent string, link wire.LinkID, why Proof, lost bool) {
 	if r := s.known(agent); r != nil {
-		r.post(func() { r.explain(explanation{link: link, why: why.Says, counts: why.Counts, lost: lost}) })
+		r.post(func() { r.explain(explanation{Proof: why, link: link, lost: lost}) })
 	}
 }
 

@@ -68,10 +68,9 @@ type live struct {
 
 // explanation is what is known to be wrong with a link. The zero value: nothing.
 type explanation struct {
-	link   wire.LinkID
-	why    string
-	counts *operator.Proof
-	lost   bool // texts to the agent, provably
+	Proof
+	link wire.LinkID
+	lost bool // texts to the agent, provably
 }
 
 // fallen is a link that has ended, with the claims its end gave back.
@@ -530,7 +529,7 @@ func (r *route) linkDown(gen uint64, verdict string) {
 		if j.claim == nil || j.claim.channel != wire.ChannelLink || j.claim.gen != gen {
 			continue
 		}
-		if why.why == "" { // it may come yet
+		if why.Says == "" { // it may come yet
 			if r.fallen.link != j.claim.link {
 				r.fallen = fallen{link: j.claim.link, claims: map[string]claim{}}
 			}
@@ -540,7 +539,7 @@ func (r *route) linkDown(gen uint64, verdict string) {
 		case j.claim.read:
 			r.release(j, "its link ended: "+verdict+said(why, verdict)+"; the agent's ledger had passed it, so it was read")
 		case why.lost && !j.claim.written.IsZero():
-			r.lose(j, Proof{Says: why.why, Counts: why.counts})
+			r.lose(j, why.Proof)
 		default:
 			r.release(j, "its link ended: "+verdict+said(why, verdict))
 		}
@@ -550,10 +549,10 @@ func (r *route) linkDown(gen uint64, verdict string) {
 
 // said adds an explanation to why a link ended, unless that says it already.
 func said(e explanation, verdict string) string {
-	if e.why == "" || strings.Contains(verdict, e.why) {
+	if e.Says == "" || strings.Contains(verdict, e.Says) {
 		return ""
 	}
-	return "; " + e.why
+	return "; " + e.Says
 }
 
 // lostNote says which text was lost, and what proves it.
@@ -577,7 +576,7 @@ func (c claim) counted(p *operator.Proof) *operator.Proof {
 // explain takes in why a link fails. If it has ended already, the claims that
 // its end gave back are told of in hindsight.
 func (r *route) explain(e explanation) {
-	if r.explained = nil; e.why == "" {
+	if r.explained = nil; e.Says == "" {
 		return
 	}
 	if r.explained = &e; e.link == 0 || r.fallen.link != e.link {
@@ -585,10 +584,10 @@ func (r *route) explain(e explanation) {
 	}
 	for id, c := range r.fallen.claims {
 		entry := operator.TraceEntry{
-			Stage: StageReleased, At: r.now(), End: "server", Attempt: c.attempt, Channel: c.channel, Link: linkName(c.link), Note: e.why,
+			Stage: StageReleased, At: r.now(), End: "server", Attempt: c.attempt, Channel: c.channel, Link: linkName(c.link), Note: e.Says,
 		}
 		if e.lost && !c.read && !c.written.IsZero() {
-			entry.Stage, entry.Note, entry.Proof = StageLost, lostNote(c, e.why), c.counted(e.counts)
+			entry.Stage, entry.Note, entry.Proof = StageLost, lostNote(c, e.Says), c.counted(e.Counts)
 		}
 		r.note(id, store.Stage{TraceEntry: entry})
 		r.s.notice(id, fmt.Sprintf("attempt %d by %s: %s", c.attempt, doorName(c.channel), entry.Note))
