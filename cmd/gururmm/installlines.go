@@ -23,10 +23,10 @@ func installLines(t operator.EnrollToken) []installLine {
 	pin, psPin := "", ""
 	if t.Pin != "" {
 		words = append(words, "PIN="+t.Pin)
-		pin, psPin = " --pin "+shellWord(t.Pin), " --pin "+powerShellWord(t.Pin)
+		pin, psPin = " --pin "+quote(t.Pin), " --pin "+powerShellWord(t.Pin)
 	}
 	for i, w := range words {
-		words[i] = shellWord(w)
+		words[i] = quote(w)
 	}
 	order := `printf '%s\n' ` + strings.Join(words, " ") + " | sudo "
 	linux := order + "install -D -m 600 /dev/stdin /etc/gururmm/enroll.conf && sudo "
@@ -36,23 +36,11 @@ func installLines(t operator.EnrollToken) []installLine {
 		{"deb", "Debian, Ubuntu: where the package lies", linux + `apt install ./gururmm-agent_*_"$(dpkg --print-architecture)".deb`},
 		{"rpm", "Fedora, RHEL: where the package lies (SUSE: zypper in place of dnf)", linux + `dnf install ./gururmm-agent-*."$(uname -m)".rpm`},
 		{"macos", "macOS: where the package lies", mac + "installer -pkg ./gururmm-agent-*.pkg -target /"},
-		{"linux", "Other Linux: where the program lies and is to stay", `printf '%s\n' ` + shellWord(t.Token) + " | sudo ./gururmm-agent enroll --server " + shellWord(t.URL) +
+		{"linux", "Other Linux: where the program lies and is to stay", `printf '%s\n' ` + quote(t.Token) + " | sudo ./gururmm-agent enroll --server " + quote(t.URL) +
 			" --token-file -" + pin + " && sudo ./gururmm-agent install && sudo ./gururmm-agent start"},
 		{"windows", "Windows, PowerShell as administrator: where the program lies and is to stay", powerShellWord(t.Token) + ` | .\gururmm-agent.exe enroll --server ` + powerShellWord(t.URL) +
 			" --token-file -" + psPin + `; if ($?) { .\gururmm-agent.exe install; .\gururmm-agent.exe start }`},
 	}
-}
-
-// shellWord quotes for a POSIX shell what is more than letters, digits and a URL's signs.
-func shellWord(s string) string {
-	if s != "" && strings.IndexFunc(s, unsafeInShell) < 0 {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
-func unsafeInShell(r rune) bool {
-	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_-./:=+@%,", r)
 }
 
 // powerShellWord quotes for PowerShell (about_Quoting_Rules).

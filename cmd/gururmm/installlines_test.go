@@ -52,7 +52,7 @@ func TestInstallLinesLeaveAnOrderAndNoTokenInArguments(t *testing.T) {
 	if w := lines["windows"].Line; !strings.HasPrefix(w, "'gre_SECRET' | ") || strings.Count(w, "gre_SECRET") != 1 {
 		t.Errorf("windows: %s", w)
 	}
-	if got := shellWord("a'b c"); got != `'a'\''b c'` {
+	if got := quote("a'b c"); got != `'a'\''b c'` {
 		t.Error(got)
 	}
 	token.Pin = ""
