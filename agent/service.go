@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 )
@@ -220,10 +219,15 @@ func remove(files ...string) error {
 	return failed
 }
 
-// firstExisting gives the first of files that is there, "" if none is.
-func firstExisting(files []string) string {
-	if i := slices.IndexFunc(files, exists); i >= 0 {
-		return files[i]
+// StartPackaged is what to type to start the service that a package brought; "": none did.
+func StartPackaged() string { return startPackaged("/") }
+
+func startPackaged(root string) string {
+	switch {
+	case systemd{root: root}.packaged() != "":
+		return startUnit
+	case launchd{root: root}.packaged() != "":
+		return startJob
 	}
 	return ""
 }

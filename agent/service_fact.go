@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 
 	"gururmm/agent/probe"
@@ -34,10 +33,6 @@ func (m systemd) fact(said map[string]string) probe.Fact {
 	if n := said["NRestarts"]; n != "" && n != "0" {
 		f.Notes = append(f.Notes, "systemd has started it again "+n+" times since it was last started by hand")
 	}
-	var packaged []string
-	for _, file := range packagedUnits {
-		packaged = append(packaged, filepath.Join(m.root, file))
-	}
 	warn := func(do string) { f.Status, f.Do = checkup.Warn, do }
 	switch {
 	case said["LoadState"] == "not-found":
@@ -50,8 +45,8 @@ func (m systemd) fact(said map[string]string) probe.Fact {
 		warn("It is installed and does not run: systemctl start " + ServiceName + ".")
 	case said["UnitFileState"] != "enabled" && said["UnitFileState"] != "enabled-runtime":
 		warn("It runs, but will not after a reboot: systemctl enable " + ServiceName + ".")
-	case own && firstExisting(packaged) != "":
-		warn(m.unit() + " hides the package's unit " + firstExisting(packaged) + " from systemd, and outlives its upgrades: remove it and run systemctl daemon-reload.")
+	case own && m.packaged() != "":
+		warn(m.unit() + " hides the package's unit " + m.packaged() + " from systemd, and outlives its upgrades: remove it and run systemctl daemon-reload.")
 	}
 	return f
 }

@@ -14,7 +14,18 @@ type launchd struct {
 // packagedMac is where the package for macOS puts the program: it brings the job, too.
 const packagedMac = "Library/GuruRMM/bin/gururmm-agent"
 
+// startJob is typed to start that job.
+const startJob = ServiceName + " start"
+
 const launchdTarget = "system/" + ServiceName
+
+// packaged gives the program that a package runs as the service; "": none does.
+func (m launchd) packaged() string {
+	if file := filepath.Join(m.root, packagedMac); exists(file) {
+		return file
+	}
+	return ""
+}
 
 func (m launchd) plist() string {
 	return filepath.Join(m.root, "Library/LaunchDaemons", ServiceName+".plist")
@@ -32,8 +43,8 @@ func (m launchd) install(s Service) error {
 	if s.Hardened {
 		return errNotHere
 	}
-	if file := filepath.Join(m.root, packagedMac); exists(file) {
-		return fmt.Errorf("%w: %s; %s start", ErrPackaged, file, ServiceName)
+	if file := m.packaged(); file != "" {
+		return fmt.Errorf("%w: %s; %s", ErrPackaged, file, startJob)
 	}
 	if m.loaded() {
 		return fmt.Errorf("it runs: %s stop first", ServiceName)

@@ -15,16 +15,18 @@ type systemd struct {
 const (
 	unitName = ServiceName + ".service"
 	ownUnits = "etc/systemd/system"
+	// startUnit is typed to start a package's unit, now and after a reboot.
+	startUnit = "systemctl enable --now " + ServiceName
 )
 
 // packagedUnits are where a package puts its unit. One of our own in
 // /etc/systemd/system would shadow it, and outlive its upgrades.
 var packagedUnits = []string{"usr/lib/systemd/system/" + unitName, "lib/systemd/system/" + unitName}
 
-// Packaged gives the unit by which a package runs the service; "": none does.
-func Packaged() string {
+// packaged gives the unit by which a package runs the service; "": none does.
+func (m systemd) packaged() string {
 	for _, file := range packagedUnits {
-		if file = "/" + file; exists(file) {
+		if file = filepath.Join(m.root, file); exists(file) {
 			return file
 		}
 	}
@@ -48,12 +50,8 @@ func (m systemd) installed() (bool, error) {
 }
 
 func (m systemd) install(s Service) error {
-	var packaged []string
-	for _, file := range packagedUnits {
-		packaged = append(packaged, filepath.Join(m.root, file))
-	}
-	if file := firstExisting(packaged); file != "" {
-		hint := "systemctl enable --now " + ServiceName
+	if file := m.packaged(); file != "" {
+		hint := startUnit
 		if s.Hardened {
 			hint = ServiceName + " service-definition systemd-hardened gives the text for " + m.dropIn()
 		}

@@ -136,6 +136,9 @@ func TestPackagedUnitIsNotShadowed(t *testing.T) {
 		if err := m.uninstall(); !errors.Is(err, ErrPackaged) {
 			t.Errorf("uninstall beside %s: %v, want ErrPackaged", file, err)
 		}
+		if start := startPackaged(m.root); start != startUnit {
+			t.Errorf("beside %s it is started by %q", file, start)
+		}
 		if exists(m.unit()) || len(c.said) > 0 {
 			t.Errorf("beside %s: something was changed: %q", file, c.said)
 		}
@@ -159,6 +162,9 @@ func TestLaunchdLoadsAndUnloads(t *testing.T) {
 	if exists(m.plist()) {
 		t.Error("the plist was left")
 	}
+	if start := startPackaged(m.root); start != "" {
+		t.Errorf("without a package %q starts it", start)
+	}
 	// A package's job is the package's.
 	program := filepath.Join(m.root, packagedMac)
 	if err := os.MkdirAll(filepath.Dir(program), 0o755); err != nil {
@@ -169,6 +175,9 @@ func TestLaunchdLoadsAndUnloads(t *testing.T) {
 	}
 	if err := m.install(given); !errors.Is(err, ErrPackaged) || exists(m.plist()) {
 		t.Errorf("beside a package: %v", err)
+	}
+	if start := startPackaged(m.root); start != startJob {
+		t.Errorf("beside a package it is started by %q", start)
 	}
 }
 

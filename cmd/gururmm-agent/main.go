@@ -215,7 +215,11 @@ func enrollCommand(o *agent.Options) *cobra.Command {
 			if o.StateDir != "" {
 				where = " --state-dir " + s.Path
 			}
-			tellEnrolled(cmd.OutOrStdout(), got, s.Path, where, where == "" && agent.Packaged() != "")
+			packaged := ""
+			if where == "" {
+				packaged = agent.StartPackaged()
+			}
+			tellEnrolled(cmd.OutOrStdout(), got, s.Path, where, packaged)
 			return nil
 		},
 	}
@@ -230,9 +234,9 @@ func enrollCommand(o *agent.Options) *cobra.Command {
 }
 
 // tellEnrolled says what was got, and what to type next: commands stand alone in their
-// lines, to be copied; where is the flag that leads to dir, if one is needed; packaged: a
-// package runs the service.
-func tellEnrolled(out io.Writer, got agent.Enrolled, dir, where string, packaged bool) {
+// lines, to be copied; where is the flag that leads to dir, if one is needed; packaged starts
+// the service of a package, if one runs it.
+func tellEnrolled(out io.Writer, got agent.Enrolled, dir, where, packaged string) {
 	fmt.Fprintf(out, "%s\nState: %s\n", wrap.Behind("", "Enrolled as agent "+got.Agent+" of server "+got.Server+"."), dir)
 	if got.Doors == 0 {
 		fmt.Fprintln(out, "Note: the server offers no second door; nothing can be rescued out of band.")
@@ -243,8 +247,8 @@ func tellEnrolled(out io.Writer, got agent.Enrolled, dir, where string, packaged
 	if got.Offset.Abs() > agent.ClockNote {
 		fmt.Fprintf(out, "Note: this machine's clock is %v off the server's; it is corrected for.\n", got.Offset.Round(agent.ClockNote))
 	}
-	if packaged {
-		fmt.Fprintln(out, "The package's service goes on with it within seconds:\n  gururmm-agent settle\nIf it was stopped:\n  systemctl enable --now gururmm-agent")
+	if packaged != "" {
+		fmt.Fprintf(out, "The package's service goes on with it within seconds:\n  gururmm-agent settle\nIf it was stopped:\n  %s\n", packaged)
 		return
 	}
 	fmt.Fprintf(out, "Next, by hand:\n  gururmm-agent run%s\nOr as a service:\n  gururmm-agent install%s\n  gururmm-agent start\n", where, where)

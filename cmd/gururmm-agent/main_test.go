@@ -264,12 +264,12 @@ func TestWordsAfterEnrolling(t *testing.T) {
 	dir := "/srv/" + strings.Repeat("x", 36)
 	for name, c := range map[string]struct {
 		where    string
-		packaged bool
+		packaged string
 		commands []string
 	}{
-		"by hand":          {"", false, []string{"run", "install", "start"}},
-		"elsewhere":        {" --state-dir " + dir, false, []string{"run --state-dir " + dir, "install --state-dir " + dir, "start"}},
-		"with a package's": {"", true, []string{"settle"}},
+		"by hand":          {"", "", []string{"run", "install", "start"}},
+		"elsewhere":        {" --state-dir " + dir, "", []string{"run --state-dir " + dir, "install --state-dir " + dir, "start"}},
+		"with a package's": {"", "gururmm-agent start", []string{"settle", "start"}},
 	} {
 		var b bytes.Buffer
 		tellEnrolled(&b, got, dir, c.where, c.packaged)
