@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -74,15 +75,15 @@ func readEnrollFile(path string) (o EnrollOptions, stamp string, err error) {
 	if o, err = parseEnrollFile(raw); err != nil {
 		return o, stamp, fmt.Errorf("%s: %w", path, err)
 	}
-	for _, f := range []*string{&o.TokenFile, &o.CAFile} { // no folder of the person's is known here
-		if *f != "" && !filepath.IsAbs(*f) {
-			return o, stamp, fmt.Errorf("%s: %q is not the whole path of a file", path, *f)
+	for _, f := range []string{o.TokenFile, o.CAFile} { // no folder of the person's is known here
+		if f != "" && !filepath.IsAbs(f) {
+			return o, stamp, fmt.Errorf("%s: %q is not the whole path of a file", path, f)
 		}
 	}
 	if o.TokenFile != "" {
 		info, err := os.Stat(o.TokenFile)
 		if err != nil {
-			return o, stamp, fmt.Errorf("%s: TOKEN_FILE: %w", path, fileerr.Why(err))
+			return o, stamp, fmt.Errorf("%s: TOKEN_FILE: %v", path, fileerr.Why(err)) // not as if there were no order
 		}
 		stamp += fmt.Sprint(" ", info.ModTime().UnixNano(), info.Size(), info.Mode())
 		if err := onlyOurs(o.TokenFile, info); err != nil {
@@ -104,12 +105,7 @@ func parseEnrollFile(raw []byte) (o EnrollOptions, err error) {
 		key, value, found := strings.Cut(line, "=")
 		to := enrollKeys[strings.TrimSpace(key)]
 		if !found || to == nil {
-			known := make([]string, 0, len(enrollKeys))
-			for k := range enrollKeys {
-				known = append(known, k)
-			}
-			slices.Sort(known)
-			return o, fmt.Errorf("line %d is not KEY=VALUE, with a KEY of %s", n, strings.Join(known, ", "))
+			return o, fmt.Errorf("line %d is not KEY=VALUE, with a KEY of %s", n, strings.Join(slices.Sorted(maps.Keys(enrollKeys)), ", "))
 		}
 		value = strings.TrimSpace(value)
 		if len(value) > 1 && (value[0] == '"' || value[0] == '\'') && value[len(value)-1] == value[0] {
@@ -135,10 +131,11 @@ func parseEnrollFile(raw []byte) (o EnrollOptions, err error) {
 // (/etc may be read-only to this process) is emptied.
 func eraseEnrollFile(path string, o EnrollOptions) error {
 	var failed error
-	for _, file := range []string{o.TokenFile, path} {
-		if file == "" {
-			continue
-		}
+	files := []string{path}
+	if filepath.IsAbs(o.TokenFile) { // of another, in an order that is no good, nobody knows which file is meant
+		files = []string{o.TokenFile, path}
+	}
+	for _, file := range files {
 		err := os.Remove(file)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			err = os.Truncate(file, 0)

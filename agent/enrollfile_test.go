@@ -136,6 +136,14 @@ func TestEnrollingTriesWhatMayComeToSomethingElse(t *testing.T) {
 	}
 	answer = nil
 	turn(local.EnrollTrying, 4)
+	// An order whose token is missing is an order, and says what it lacks.
+	if err := os.Remove(token); err != nil {
+		t.Fatal(err)
+	}
+	turn(local.EnrollRefused, 4)
+	if _, why := e.turn(t.Context(), now); why == nil || !strings.Contains(why.Error(), "TOKEN_FILE") || !strings.Contains(why.Error(), token) {
+		t.Errorf("why: %v", why)
+	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
@@ -150,6 +158,33 @@ func TestNoTokenIsLeftBehind(t *testing.T) {
 		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s is left: %v", file, err)
 		}
+	}
+	// The token's file is gone already: the order goes all the same.
+	path, token = ordered(t)
+	if err := os.Remove(token); err != nil {
+		t.Fatal(err)
+	}
+	s.EnrollFile = path
+	s.dropEnrollFile(slog.New(slog.DiscardHandler))
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("an order without its token's file is left: %v", err)
+	}
+	// Nobody knows which file a relative path means: what has that name here is not the token's.
+	dir := t.TempDir()
+	t.Chdir(dir)
+	if err := os.WriteFile("token", []byte("another's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.EnrollFile = filepath.Join(dir, "enroll.conf")
+	if err := os.WriteFile(s.EnrollFile, []byte("SERVER_URL=https://a:1\nTOKEN_FILE=token\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.dropEnrollFile(slog.New(slog.DiscardHandler))
+	if _, err := os.Stat(s.EnrollFile); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is left: %v", s.EnrollFile, err)
+	}
+	if _, err := os.Stat("token"); err != nil {
+		t.Errorf("another file was erased: %v", err)
 	}
 	// What can't be removed is emptied, and an empty file orders nothing.
 	path, _ = ordered(t)
