@@ -28,8 +28,8 @@ var programs = map[string]struct {
 	serverName: {"./cmd/gururmm", nil},
 }
 
-// build makes all that o orders, and gives the names of the files in o.out. The folder
-// holds this release alone: what is in the way there is an error before anything is built.
+// build makes all that o orders, and gives the names of the files in o.out. What stands there
+// by one of these names is replaced, and only once all is built.
 func build(ctx context.Context, o order) (made []string, err error) {
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return nil, err
@@ -76,13 +76,9 @@ func linuxPackages(ctx context.Context, o order, stage, product, arch string) (m
 			continue
 		}
 		if program == "" {
-			program = filepath.Join(stage, product+"-"+arch)
-			if err := compile(ctx, o, product, "linux", arch, program); err != nil {
+			var bill string
+			if program, bill, err = compile(ctx, o, stage, product, "linux", arch); err != nil {
 				return nil, err
-			}
-			bill := billName(o, product, "linux", arch)
-			if err := writeBill(program, o, product, "linux", arch, filepath.Join(stage, bill)); err != nil {
-				return nil, fmt.Errorf("SBOM: %w", err)
 			}
 			made = append(made, bill)
 		}
@@ -99,22 +95,24 @@ func linuxPackages(ctx context.Context, o order, stage, product, arch string) (m
 	return made, nil
 }
 
-func billName(o order, product, system, arch string) string {
-	return product + "-" + strings.TrimPrefix(o.version, "v") + "-" + system + "-" + arch + ".cdx.json"
-}
-
-// compile builds a product's program for arch. No path of this machine, no time and no state
-// of a checkout gets into it.
-func compile(ctx context.Context, o order, product, system, arch, to string) error {
+// compile builds a product's program for system and arch, into stage, and its SBOM: program is
+// its path, bill the name of its SBOM there. No path of this machine, no time and no state of a
+// checkout gets into it.
+func compile(ctx context.Context, o order, stage, product, system, arch string) (program, bill string, err error) {
 	p := programs[product]
+	program = filepath.Join(stage, product+"-"+system+"-"+arch)
 	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X gururmm/internal/version.Version=" + o.version}, p.flags...)
-	cmd := exec.CommandContext(ctx, "go", append(args, "-o", to, p.pkg)...)
+	cmd := exec.CommandContext(ctx, "go", append(args, "-o", program, p.pkg)...)
 	cmd.Dir = o.source
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+arch, "GOFLAGS=-mod=readonly", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s for %s/%s: %w\n%s", product, system, arch, err, out)
+		return "", "", fmt.Errorf("build %s for %s/%s: %w\n%s", product, system, arch, err, out)
 	}
-	return nil
+	bill = product + "-" + o.bare() + "-" + system + "-" + arch + ".cdx.json"
+	if err := writeBill(program, o, product, system, arch, filepath.Join(stage, bill)); err != nil {
+		return "", "", fmt.Errorf("SBOM: %w", err)
+	}
+	return program, bill, nil
 }
 
 // moduleRoot is the folder of this module, above the working directory.

@@ -27,9 +27,9 @@ import (
 	"gururmm/release"
 )
 
-const usage = `Builds the packages of a release: deb and rpm, for amd64 and arm64, of agent and server, and
-a pkg of the agent for macOS; beside them SHA256SUMS, an SBOM of each program (CycloneDX) and, with --sign-key, minisign
-signatures.
+const usage = `Builds the packages of a release: deb and rpm, for amd64 and arm64, of agent and
+server, and a pkg of the agent for macOS; beside them SHA256SUMS, an SBOM of each
+program (CycloneDX) and, with --sign-key, minisign signatures.
 
   go run ./installer --version 1.2.3
   SOURCE_DATE_EPOCH=1700000000 go run ./installer --version 1.2.3 --sign-key release.key
@@ -63,6 +63,9 @@ type order struct {
 	maintainer string
 	source     string // root of this module
 }
+
+// bare is the version as files are named by it, without the v.
+func (o order) bare() string { return strings.TrimPrefix(o.version, "v") }
 
 func run(ctx context.Context, args []string, out, errs io.Writer) error {
 	o, err := parse(args, errs, os.LookupEnv)
@@ -130,7 +133,7 @@ func parse(args []string, errs io.Writer, env func(string) (string, bool)) (orde
 		return o, err
 	}
 	if o.out == "" {
-		o.out = filepath.Join(o.source, "dist", strings.TrimPrefix(o.version, "v"))
+		o.out = filepath.Join(o.source, "dist", o.bare())
 	}
 	if keyFile != "" {
 		key, err := readKey(keyFile, passwordFile)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"debug/macho"
 	"embed"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"gururmm/agent"
@@ -31,23 +33,19 @@ const (
 
 // macPackage builds the agent for both processors, into stage, and the package of it.
 func macPackage(ctx context.Context, o order, stage string) (made []string, err error) {
-	programs := map[uint32][]byte{}
-	for arch, cpu := range map[string]uint32{"amd64": cpuX86_64, "arm64": cpuARM64} {
-		to := filepath.Join(stage, "darwin-"+arch)
-		if err := compile(ctx, o, agentName, "darwin", arch, to); err != nil {
-			return nil, err
-		}
-		bill := billName(o, agentName, "darwin", arch)
-		if err := writeBill(to, o, agentName, "darwin", arch, filepath.Join(stage, bill)); err != nil {
+	programs := map[macho.Cpu][]byte{}
+	for arch, cpu := range map[string]macho.Cpu{"amd64": macho.CpuAmd64, "arm64": macho.CpuArm64} {
+		program, bill, err := compile(ctx, o, stage, agentName, "darwin", arch)
+		if err != nil {
 			return nil, err
 		}
 		made = append(made, bill)
-		if programs[cpu], err = os.ReadFile(to); err != nil {
+		if programs[cpu], err = os.ReadFile(program); err != nil {
 			return nil, err
 		}
 	}
 	joined := filepath.Join(stage, agentName)
-	if err := os.WriteFile(joined, universal(programs, []uint32{cpuX86_64, cpuARM64}), 0o755); err != nil {
+	if err := os.WriteFile(joined, universal(programs, []macho.Cpu{macho.CpuAmd64, macho.CpuArm64}), 0o755); err != nil {
 		return nil, err
 	}
 	if err := signBy(ctx, o.macProgramSigner, joined); err != nil {
@@ -61,7 +59,7 @@ func macPackage(ctx context.Context, o order, stage string) (made []string, err 
 	if err != nil {
 		return nil, err
 	}
-	name := agentName + "-" + strings.TrimPrefix(o.version, "v") + ".pkg"
+	name := agentName + "-" + o.bare() + ".pkg"
 	if err := os.WriteFile(filepath.Join(stage, name), raw, 0o644); err != nil {
 		return nil, err
 	}
@@ -89,21 +87,20 @@ func macProduct(o order, program []byte) ([]byte, error) {
 	for _, m := range []member{{macProgram, 0o755, program}, {macPlist, 0o644, []byte(plist)}} {
 		payload = appendWithFolders(payload, m)
 	}
+	version := o.bare()
 	scripts := []member{{".", fs.ModeDir | 0o755, nil}}
 	for _, name := range []string{"preinstall", "postinstall"} {
 		text, err := macos.ReadFile("macos/" + name)
 		if err != nil {
 			return nil, err
 		}
-		bare := strings.TrimPrefix(o.version, "v")
-		scripts = append(scripts, member{"./" + name, 0o755, bytes.ReplaceAll(text, []byte("@VERSION@"), []byte(bare))})
+		scripts = append(scripts, member{"./" + name, 0o755, bytes.ReplaceAll(text, []byte("@VERSION@"), []byte(version))})
 	}
 	list, err := bom(payload, o.when)
 	if err != nil {
 		return nil, err
 	}
 	kbytes := (len(program) + len(plist) + 1023) / 1024
-	version := strings.TrimPrefix(o.version, "v")
 	info := fmt.Sprintf(`<?xml version="1.0" encoding="utf-8"?>
 <pkg-info format-version="2" identifier="%s" version="%s" install-location="/" auth="root" overwrite-permissions="true" relocatable="false" postinstall-action="none">
     <payload numberOfFiles="%d" installKBytes="%d"/>
@@ -139,11 +136,7 @@ func appendWithFolders(members []member, m member) []member {
 	var above []member
 	for dir := path.Dir(m.name); dir != "."; dir = path.Dir(dir) {
 		dir := "./" + strings.TrimPrefix(dir, "./")
-		known := false
-		for _, have := range members {
-			known = known || have.name == dir
-		}
-		if !known {
+		if !slices.ContainsFunc(members, func(have member) bool { return have.name == dir }) {
 			above = append([]member{{dir, fs.ModeDir | 0o755, nil}}, above...)
 		}
 	}

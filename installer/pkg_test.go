@@ -204,20 +204,23 @@ func TestMacPackageRefusesANewerOne(t *testing.T) {
 
 // Two small Go programs joined are what Go's own reader takes for a universal one.
 func TestUniversalProgramIsRead(t *testing.T) {
-	programs := map[uint32][]byte{}
-	for cpu := range map[uint32]bool{cpuX86_64: true, cpuARM64: true} {
-		thin := []uint32{0xfeedfacf, cpu, 0, 2, 0, 0, 0, 0} // mach_header_64, no commands
-		if cpu == cpuX86_64 {
+	programs := map[macho.Cpu][]byte{}
+	for _, cpu := range []macho.Cpu{macho.CpuAmd64, macho.CpuArm64} {
+		thin := []uint32{0xfeedfacf, uint32(cpu), 0, 2, 0, 0, 0, 0} // mach_header_64, no commands
+		if cpu == macho.CpuAmd64 {
 			thin[2] = 3
 		}
 		for _, f := range thin {
 			programs[cpu] = binary.LittleEndian.AppendUint32(programs[cpu], f)
 		}
 	}
-	raw := universal(programs, []uint32{cpuX86_64, cpuARM64})
+	raw := universal(programs, []macho.Cpu{macho.CpuAmd64, macho.CpuArm64})
 	fat, err := macho.NewFatFile(bytes.NewReader(raw))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if first := binary.BigEndian.Uint32(raw[8:]); first != 0x01000007 { // CPU_TYPE_X86_64 of mach/machine.h
+		t.Errorf("the first program is for %#x", first)
 	}
 	if len(fat.Arches) != 2 || fat.Arches[0].Cpu != macho.CpuAmd64 || fat.Arches[1].Cpu != macho.CpuArm64 || fat.Arches[1].Offset%(1<<14) != 0 {
 		t.Errorf("%+v", fat.Arches)

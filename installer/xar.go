@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/zlib"
 	"crypto/sha1"
+	"debug/macho"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/xml"
@@ -118,19 +119,19 @@ func unixMode(mode fs.FileMode) uint32 {
 }
 
 // universal joins programs of several processors in one file (fat_header of mach-o/fat.h).
-func universal(programs map[uint32][]byte, order []uint32) []byte {
+func universal(programs map[macho.Cpu][]byte, order []macho.Cpu) []byte {
 	const align = 14 // 16 KiB, the page of arm64
-	out := binary.BigEndian.AppendUint32(nil, 0xcafebabe)
+	out := binary.BigEndian.AppendUint32(nil, macho.MagicFat)
 	out = binary.BigEndian.AppendUint32(out, uint32(len(order)))
 	at := uint32(1) << align
 	var body []byte
 	for _, cpu := range order {
 		program := programs[cpu]
 		subtype := uint32(0) // CPU_SUBTYPE_ARM64_ALL
-		if cpu == cpuX86_64 {
+		if cpu == macho.CpuAmd64 {
 			subtype = 3 // CPU_SUBTYPE_X86_64_ALL
 		}
-		for _, field := range []uint32{cpu, subtype, at, uint32(len(program)), align} {
+		for _, field := range []uint32{uint32(cpu), subtype, at, uint32(len(program)), align} {
 			out = binary.BigEndian.AppendUint32(out, field)
 		}
 		padded := (uint32(len(program)) + 1<<align - 1) &^ (1<<align - 1)
@@ -141,6 +142,3 @@ func universal(programs map[uint32][]byte, order []uint32) []byte {
 	out = append(out, make([]byte, 1<<align-len(out))...)
 	return append(out, body...)
 }
-
-// CPU_TYPE_X86_64 and CPU_TYPE_ARM64 of mach/machine.h.
-const cpuX86_64, cpuARM64 = 0x01000007, 0x0100000c
