@@ -235,7 +235,7 @@ func TestSealedFilesVerify(t *testing.T) {
 }
 
 func TestCommandLine(t *testing.T) {
-	none := func(string) (string, bool) { return "", false }
+	none := func(string) string { return "" }
 	for line, wrong := range map[string]string{
 		"":                                  "--version 1.2.3",
 		"--version 1.2":                     "v1.2.3",
@@ -244,13 +244,14 @@ func TestCommandLine(t *testing.T) {
 		"--version 1.2.3 x":                 "only flags",
 		"--version 1.2.3 --maintainer me":   "NAME <ADDRESS>",
 		"--version 1.2.3 --sign-key /none":  "--sign-key",
+		"--version 1.2.3 --sign-password-file /none": "give --sign-key",
 	} {
 		if _, err := parse(strings.Fields(line), io.Discard, none); err == nil || !strings.Contains(err.Error(), wrong) {
 			t.Errorf("%q: %v, want %q in it", line, err, wrong)
 		}
 	}
 	for _, epoch := range []string{"x", "-1", "99999999999"} {
-		if _, err := parse([]string{"--version", "1.2.3"}, io.Discard, func(string) (string, bool) { return epoch, true }); err == nil {
+		if _, err := parse([]string{"--version", "1.2.3"}, io.Discard, func(string) string { return epoch }); err == nil {
 			t.Errorf("SOURCE_DATE_EPOCH=%s is taken", epoch)
 		}
 	}

@@ -68,7 +68,7 @@ type order struct {
 func (o order) bare() string { return strings.TrimPrefix(o.version, "v") }
 
 func run(ctx context.Context, args []string, out, errs io.Writer) error {
-	o, err := parse(args, errs, os.LookupEnv)
+	o, err := parse(args, errs, os.Getenv)
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 }
 
 // parse understands a command line; nothing is built or written.
-func parse(args []string, errs io.Writer, env func(string) (string, bool)) (order, error) {
+func parse(args []string, errs io.Writer, env func(string) string) (order, error) {
 	flags := flag.NewFlagSet("installer", flag.ContinueOnError)
 	flags.SetOutput(errs)
 	flags.Usage = func() { fmt.Fprint(errs, usage); flags.PrintDefaults() }
@@ -135,6 +135,9 @@ func parse(args []string, errs io.Writer, env func(string) (string, bool)) (orde
 	if o.out == "" {
 		o.out = filepath.Join(o.source, "dist", o.bare())
 	}
+	if passwordFile != "" && keyFile == "" {
+		return o, errors.New("--sign-password-file: the password of which key? give --sign-key")
+	}
 	if keyFile != "" {
 		key, err := readKey(keyFile, passwordFile)
 		if err != nil {
@@ -169,9 +172,9 @@ func some(list string, all []string) ([]string, error) {
 const defaultEpoch = 1767225600
 
 // epoch is SOURCE_DATE_EPOCH (reproducible-builds.org), in seconds since 1970.
-func epoch(env func(string) (string, bool)) (time.Time, error) {
-	text, set := env("SOURCE_DATE_EPOCH")
-	if !set || text == "" {
+func epoch(env func(string) string) (time.Time, error) {
+	text := env("SOURCE_DATE_EPOCH")
+	if text == "" {
 		return time.Unix(defaultEpoch, 0).UTC(), nil
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
