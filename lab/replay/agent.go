@@ -25,7 +25,6 @@ type session struct {
 	pings []time.Duration // read
 	last  time.Duration   // a text was read
 	looks int             // how often the loop looked at its deadline
-	ended string          // why
 }
 
 // live dials, serves a link to its end, and dials again.
@@ -42,14 +41,7 @@ func (a *agent) live(t *task) {
 		}
 		w.spawn(func(t *task) { w.serve(t, l) })
 		w.put(t, l, &l.up, w.m.up, frame{kind: text, size: 300, what: "auth"})
-		end := func(why string) {
-			if !s.over {
-				s.over, s.ended = true, why
-			}
-		}
-		start := func(run func(t *task, end func(string))) {
-			s.tasks = append(s.tasks, w.spawn(func(t *task) { run(t, end) }))
-		}
+		start := func(run func(t *task)) { s.tasks = append(s.tasks, w.spawn(run)) }
 		if a.ill && w.m.hangs && l.n > 1 {
 			t.until(forever, nil)
 		}
@@ -57,8 +49,8 @@ func (a *agent) live(t *task) {
 		if !w.m.writesInReadLoop || !a.ill {
 			start(s.write)
 		}
-		start(func(t *task, end func(string)) { s.beat(t, end, heartbeatEvery, "heartbeat", 300) })
-		start(func(t *task, end func(string)) { s.beat(t, end, metricsEvery, "metrics", 900) })
+		start(func(t *task) { s.beat(t, heartbeatEvery, "heartbeat", 300) })
+		start(func(t *task) { s.beat(t, metricsEvery, "metrics", 900) })
 		lives := forever
 		if a.ill && w.m.livesFor > 0 {
 			lives = w.now + w.m.livesFor
@@ -87,7 +79,7 @@ func (a *agent) live(t *task) {
 
 // read is the described loop: a frame or the deadline, whichever comes first, and the
 // handler awaited in it.
-func (s *session) read(t *task, end func(string)) {
+func (s *session) read(t *task) {
 	w, ln := s.a.w, &s.l.down
 	last := w.now
 	for {
@@ -95,13 +87,13 @@ func (s *session) read(t *task, end func(string)) {
 		drain := func() bool { return w.m.writesInReadLoop && s.a.ill && len(s.out) > 0 }
 		if !w.await(t, ln, last+silentFor, drain) {
 			if !drain() {
-				end("deadline")
+				s.over = true
 				return
 			}
 			f := s.out[0]
 			s.out = s.out[1:]
 			if !w.put(t, s.l, &s.l.up, w.m.up, f) {
-				end("write")
+				s.over = true
 				return
 			}
 			continue
@@ -113,7 +105,7 @@ func (s *session) read(t *task, end func(string)) {
 			s.pings = append(s.pings, w.now)
 			w.put(t, s.l, &s.l.up, w.m.up, frame{kind: pong, size: 2})
 		case closing:
-			end("closed")
+			s.over = true
 			return
 		case text:
 			s.last = w.now
@@ -167,7 +159,7 @@ func (s *session) tell(t *task, f frame) {
 }
 
 // write empties the session's queue.
-func (s *session) write(t *task, end func(string)) {
+func (s *session) write(t *task) {
 	w := s.a.w
 	for {
 		t.until(forever, func() bool { return len(s.out) > 0 })
@@ -180,14 +172,14 @@ func (s *session) write(t *task, end func(string)) {
 			if w.m.readerAloneEnds {
 				continue // it is logged
 			}
-			end("write")
+			s.over = true
 			return
 		}
 	}
 }
 
 // beat says what an agent says by itself.
-func (s *session) beat(t *task, end func(string), every time.Duration, what string, size int) {
+func (s *session) beat(t *task, every time.Duration, what string, size int) {
 	for {
 		t.sleep(every)
 		s.tell(t, frame{kind: text, size: size, what: what})

@@ -21,7 +21,6 @@ type mechanism struct {
 	olderRules     func(c *command) bool
 	holdsSender    func(w *world, l *link, f frame) bool
 	strikesAll     bool
-	copies         bool
 
 	// The agent.
 	writesInReadLoop bool // what goes up is written by the loop that reads
@@ -185,7 +184,7 @@ func mechanisms() []mechanism {
 		return false
 	}})
 	add("server.state", "the agent is held for an older one, without acknowledgements", mechanism{olderRules: func(c *command) bool { return c.given > onset && c.agent <= "c" }})
-	add("identity.clone", "another takes the link's place each five minutes", mechanism{copies: true, livesFor: 5 * time.Minute})
+	add("identity.clone", "another takes the link's place each five minutes", mechanism{livesFor: 5 * time.Minute})
 
 	// The agent.
 	const own = "heartbeats have a writer of their own"

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -283,17 +284,7 @@ func Of(c diagnosis.Case) (Replay, error) {
 		out.Rows = append(out.Rows, row)
 	}
 	slices.SortStableFunc(out.Rows, func(a, b Row) int {
-		switch {
-		case a.Contradicts != b.Contradicts:
-			return a.Contradicts - b.Contradicts
-		case a.Reproduces != b.Reproduces:
-			return b.Reproduces - a.Reproduces
-		case a.Share > b.Share:
-			return -1
-		case a.Share < b.Share:
-			return 1
-		}
-		return 0
+		return cmp.Or(a.Contradicts-b.Contradicts, b.Reproduces-a.Reproduces, cmp.Compare(b.Share, a.Share))
 	})
 	for _, x := range inexpressible {
 		out.Without = append(out.Without, Without{x.id, x.why})

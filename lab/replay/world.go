@@ -156,7 +156,6 @@ type command struct {
 	offered  time.Duration
 	acked    time.Duration // 0: never
 	ended    time.Duration
-	why      string
 	ran      bool // at the agent, whether anybody knows or not
 }
 
@@ -236,13 +235,13 @@ func (w *world) reap(t *task) {
 			case c.state != running:
 			case c.acked > 0:
 				if w.now-c.acked > ackTimeout {
-					w.fail(c, "timed out")
+					w.fail(c)
 				}
 			case w.now-c.offered < unackedFor:
 			case w.m.olderRules != nil && w.m.olderRules(c): // such an agent has no acknowledgements to wait for
-				w.fail(c, "timed out")
+				w.fail(c)
 			case c.offers >= mostOffers:
-				w.fail(c, "undeliverable")
+				w.fail(c)
 			default:
 				c.state = pending
 				if l := w.register[c.agent]; w.evicting && c.offers >= evictAfter && l != nil {
@@ -254,7 +253,7 @@ func (w *world) reap(t *task) {
 	}
 }
 
-func (w *world) fail(c *command, why string) { c.state, c.ended, c.why = failed, w.now, why }
+func (w *world) fail(c *command) { c.state, c.ended = failed, w.now }
 
 // hangUp ends a link at the server: a close frame goes down behind what is on the way, and
 // what the agent writes from now on fails.
