@@ -24,7 +24,7 @@ type names struct {
 	given   map[string]string  // in small letters
 	out     map[string]bool    // the words given out
 	count   map[string]int     // by kind
-	scripts []string
+	scripts []string           // lines, flat, each once, the longest first
 }
 
 // known is a name in small letters, and the word that stands for it.
@@ -125,12 +125,19 @@ func beginsInWord(s string) bool {
 // script takes the text of a command out of all texts.
 func (n *names) script(s string) {
 	for line := range strings.Lines(s) {
-		if line = strings.TrimSpace(line); len(line) > 3 {
-			n.scripts = append(n.scripts, line)
+		if len(strings.TrimSpace(line)) <= 3 {
+			continue
+		}
+		line = secrets.ReplaceAllString(flat(line), "[secret]") // as text does before it looks
+		i, known := slices.BinarySearchFunc(n.scripts, line, func(a, b string) int { return cmp.Or(len(b)-len(a), cmp.Compare(a, b)) })
+		if !known && line != "" && line != "[secret]" {
+			n.scripts = slices.Insert(n.scripts, i, line)
 		}
 	}
-	slices.SortFunc(n.scripts, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
 }
+
+// flat is s in one line, with single spaces and nothing that a terminal would obey.
+func flat(s string) string { return strings.Join(strings.Fields(wrap.Plain(sane(s))), " ") }
 
 var (
 	secrets  = regexp.MustCompile(`\b(gr[a-z]_[A-Za-z0-9]{8,}|eyJ[A-Za-z0-9_-]{8,}(\.[A-Za-z0-9_-]+)*|(?i:bearer|password|passwd|token|secret)[=: ]+[^\s,;]{6,})`)
@@ -169,10 +176,9 @@ var ours = func() map[string]bool {
 
 // text gives what somebody wrote, with neutral words.
 func (n *names) text(s string) string {
-	s = strings.Join(strings.Fields(wrap.Plain(sane(s))), " ")
-	s = secrets.ReplaceAllString(s, "[secret]")
+	s = secrets.ReplaceAllString(flat(s), "[secret]")
 	for _, script := range n.scripts {
-		s = strings.ReplaceAll(s, strings.Join(strings.Fields(script), " "), "[command text]")
+		s = strings.ReplaceAll(s, script, "[command text]")
 	}
 	if n.keep {
 		return s
