@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"gururmm/lab/harness"
 	"gururmm/server/store/pgtest"
 )
 
@@ -63,7 +64,7 @@ func (r *run) weigh(ctx context.Context, name string) (w weight, err error) {
 
 // settled weighs a server once what came of connecting is over.
 func (r *run) settled(ctx context.Context, c *crew) (weight, error) {
-	if err := pause(ctx, r.pick(5*time.Second, 200*time.Millisecond)); err != nil {
+	if err := harness.Pause(ctx, r.pick(5*time.Second, 200*time.Millisecond)); err != nil {
 		return weight{}, err
 	}
 	return c.server.memory(ctx)
@@ -76,7 +77,7 @@ func (r *run) rested(ctx context.Context, c *crew) (weight, error) {
 	if _, err := r.settled(ctx, c); err != nil {
 		return weight{}, err
 	}
-	if err := pause(ctx, r.pick(pingEvery+2*time.Second, 200*time.Millisecond)); err != nil {
+	if err := harness.Pause(ctx, r.pick(pingEvery+2*time.Second, 200*time.Millisecond)); err != nil {
 		return weight{}, err
 	}
 	return c.server.memory(ctx)
@@ -237,13 +238,4 @@ func (r *run) order(ctx context.Context, t *orders, c *crew, by *part, agents []
 	l, cpu, err := c.spent(ctx, by, order{Do: "commands", InFlight: r.inFlight(), For: r.pick(6*time.Second, 300*time.Millisecond), Agents: agents})
 	t.loads, t.cpu = append(t.loads, l), append(t.cpu, cpu)
 	return err
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

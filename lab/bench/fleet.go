@@ -112,7 +112,7 @@ func used(ctx context.Context, p *part, d time.Duration) (float64, error) {
 		return 0, err
 	}
 	began := time.Now()
-	if err := pause(ctx, d); err != nil {
+	if err := harness.Pause(ctx, d); err != nil {
 		return 0, err
 	}
 	after, err := harness.CPU(p.pid())
@@ -153,7 +153,7 @@ func (r *run) pinging(ctx context.Context, name string, n int) (cost float64, er
 		}
 	}
 	// Until what connecting left behind is over, and each link has had its first ping.
-	if err := pause(ctx, r.pick(pingEvery+2*time.Second, 200*time.Millisecond)); err != nil {
+	if err := harness.Pause(ctx, r.pick(pingEvery+2*time.Second, 200*time.Millisecond)); err != nil {
 		return 0, err
 	}
 	return used(ctx, c.server, r.pick(pingEvery, 300*time.Millisecond))

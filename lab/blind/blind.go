@@ -200,8 +200,8 @@ func one(ctx context.Context, o Options, stack *harness.Stack, f fault, rng *ran
 	}()
 	large, load := f.large, rand.New(rand.NewPCG(o.Seed, rng.Uint64()))
 	s.work.Go(func() { s.load(working, load, large) })
-	if !pause(ctx, time.Duration(rng.Int64N(int64(strikeWithin)))) {
-		return ctx.Err()
+	if err := harness.Pause(ctx, time.Duration(rng.Int64N(int64(strikeWithin)))); err != nil {
+		return err
 	}
 	if err := f.strike(working, s, rng); err != nil {
 		return fmt.Errorf("put the fault in: %w", err)
@@ -212,8 +212,8 @@ func one(ctx context.Context, o Options, stack *harness.Stack, f fault, rng *ran
 		least, most = o.Ask, o.Ask+time.Second
 	}
 	wait := f.quiet + least + time.Duration(rng.Int64N(int64(most-least)))
-	if !pause(ctx, wait) {
-		return ctx.Err()
+	if err := harness.Pause(ctx, wait); err != nil {
+		return err
 	}
 	r.After = time.Since(struck).Seconds()
 	asked := time.Now()

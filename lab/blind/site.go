@@ -109,7 +109,7 @@ func (s *site) order(ctx context.Context, script string) (string, error) {
 
 // load orders commands until ctx ends. An endpoint that is removed or full takes none.
 func (s *site) load(ctx context.Context, rng *rand.Rand, large bool) {
-	for n := 0; pause(ctx, loadEvery/2+time.Duration(rng.Int64N(int64(loadEvery)))); n++ {
+	for n := 0; harness.Pause(ctx, loadEvery/2+time.Duration(rng.Int64N(int64(loadEvery)))) == nil; n++ {
 		script := "true"
 		switch {
 		case large && n%2 == 0:
@@ -181,7 +181,7 @@ func poll(ctx context.Context, limit time.Duration, ask func() (bool, error)) er
 		if ok {
 			return nil
 		}
-		if !pause(ctx, 300*time.Millisecond) {
+		if harness.Pause(ctx, 300*time.Millisecond) != nil {
 			return fmt.Errorf("given up after %v: %w", limit, err)
 		}
 	}

@@ -144,7 +144,7 @@ func verified(ctx context.Context, s *harness.Stack, a *harness.Agent, more func
 func (r *run) idle(ctx context.Context, dir string) error {
 	return r.endpoint(ctx, dir, r.o.Bin, nil, func(_ *harness.Stack, a *harness.Agent) error {
 		return floor(ctx, func(bare []int) error {
-			if err := pause(ctx, settle); err != nil {
+			if err := harness.Pause(ctx, settle); err != nil {
 				return err
 			}
 			worker, err := a.WorkerPID(ctx)
@@ -335,13 +335,4 @@ func (r *run) doctor(ctx context.Context, dir string) error {
 		r.took("a doctor's visit, all probes", time.Since(began), examinedWithin)
 		return nil
 	})
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -88,7 +88,7 @@ func spent(ctx context.Context, watch time.Duration, groups ...[]int) ([]time.Du
 		return nil, err
 	}
 	began := time.Now()
-	if err := pause(ctx, watch); err != nil {
+	if err := harness.Pause(ctx, watch); err != nil {
 		return nil, err
 	}
 	minutes, err := used()

@@ -48,6 +48,16 @@ func Poll(ctx context.Context, within time.Duration, ask func() (bool, error)) e
 	}
 }
 
+// Pause waits for d, or until ctx ends; then the error is ctx's.
+func Pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // maxTail bounds what Tail reads of a file's end, in bytes.
 const maxTail = 256 << 10
 
