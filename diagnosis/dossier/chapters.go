@@ -1,6 +1,7 @@
 package dossier
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -114,18 +115,11 @@ func (p *page) symptom() {
 		p.item("Of the newest command that was acknowledged, that was at: %s. The newest that was completed: %s.", exact(acked), exact(done))
 	}
 	p.item("The server shows the agent as: %s. Commands that it owes the agent now: %d.", a.Presence, a.Owed)
-	p.item("Last heard of: %s, by %s. Text last went both ways: %s.", exact(a.LastSeen), orNone(a.LastVia), exact(a.VerifiedAt))
-	p.item("The agent's own last verdict: %s, at %s. %s", orNone(p.names.text(a.Verdict)), exact(a.VerdictAt), p.names.text(a.Sentence))
+	p.item("Last heard of: %s, by %s. Text last went both ways: %s.", exact(a.LastSeen), cmp.Or(a.LastVia, "none"), exact(a.VerifiedAt))
+	p.item("The agent's own last verdict: %s, at %s. %s", cmp.Or(p.names.text(a.Verdict), "none"), exact(a.VerdictAt), p.names.text(a.Sentence))
 	if p.Trace != nil {
 		p.item("The command that says most of now is %s: %s", p.names.of("command", p.Trace.Command.ID), p.names.text(p.Trace.Stopped))
 	}
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
 }
 
 func (p *page) observations(c diagnosis.Case) {
@@ -200,7 +194,7 @@ func (p *page) commands() {
 	for _, t := range shown {
 		c := t.Command
 		p.para("#### %s", p.names.of("command", c.ID))
-		p.para("Given %s by %s, %s; attempts %d. %s", exact(&c.CreatedAt), orNone(p.names.of("operator", c.CreatedBy)), c.State, c.Attempts, p.names.text(t.Stopped))
+		p.para("Given %s by %s, %s; attempts %d. %s", exact(&c.CreatedAt), cmp.Or(p.names.of("operator", c.CreatedBy), "none"), c.State, c.Attempts, p.names.text(t.Stopped))
 		rows := [][]string{{"attempt", "by", "stage", "seen by", "time", "after", "note"}}
 		for _, e := range t.Entries {
 			note := p.names.text(e.Note)
