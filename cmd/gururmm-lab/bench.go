@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"strings"
@@ -54,9 +53,7 @@ A figure says something only beside the others of its run.`,
 			}
 			report, err := bench.Run(cmd.Context(), o)
 			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				err = errors.Join(err, enc.Encode(report))
+				err = errors.Join(err, printJSON(cmd, report))
 			}
 			if err == nil && !report.OK {
 				err = errNotHeld

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -83,11 +82,7 @@ func place(dir string) (string, error) {
 
 func show(cmd *cobra.Command, r demo.Report, asJSON bool, err error) error {
 	if asJSON {
-		raw, jerr := json.MarshalIndent(r, "", "  ")
-		if jerr != nil {
-			return errors.Join(err, jerr)
-		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s\n", raw)
+		err = errors.Join(err, printJSON(cmd, r))
 	} else {
 		demo.Print(cmd.OutOrStdout(), r)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -57,9 +56,7 @@ figures" builds what it needs.`,
 			defer func() { err = errors.Join(err, os.RemoveAll(o.Dir)) }()
 			report, err := figures.Run(cmd.Context(), o)
 			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				err = errors.Join(err, enc.Encode(report))
+				err = errors.Join(err, printJSON(cmd, report))
 			} else {
 				demo.PrintFindings(cmd.OutOrStdout(), demo.Report{Figures: report.Figures})
 			}

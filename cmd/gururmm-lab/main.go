@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
@@ -34,4 +35,11 @@ func root() *cobra.Command {
 	cmd.AddCommand(demoCommand(), proxyCommand(), figuresCommand(), floorCommand(), fleetCommand(), benchCommand(), benchPartCommand(), dossierCommand(), scenariosCommand())
 	help.Fit(cmd)
 	return cmd
+}
+
+// printJSON prints what a command came to, for programs.
+func printJSON(cmd *cobra.Command, v any) error {
+	enc := json.NewEncoder(cmd.OutOrStdout())
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -45,9 +44,7 @@ scenarios builds and runs.`,
 			if poor {
 				all := replay.Poor()
 				if asJSON {
-					enc := json.NewEncoder(cmd.OutOrStdout())
-					enc.SetIndent("", "  ")
-					return enc.Encode(all)
+					return printJSON(cmd, all)
 				}
 				return replay.PrintPoor(cmd.OutOrStdout(), all)
 			}
@@ -78,9 +75,7 @@ scenarios builds and runs.`,
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				err = enc.Encode(report)
+				err = printJSON(cmd, report)
 			} else {
 				err = report.Print(cmd.OutOrStdout())
 			}
