@@ -120,11 +120,20 @@ func (l *Ledgers) Wrote(payload []byte) {
 // ReadCRC is the running digest of texts read, to be chained on by the reader.
 func (l *Ledgers) ReadCRC() uint32 { return l.local.ReadCRC }
 
-// ReadCount is how many texts were read.
-func (l *Ledgers) ReadCount() uint64 { return l.local.Read }
+// Mark is where on a link a text was read, for who takes in the ledger that rode in it: later,
+// when other frames may have come.
+type Mark struct {
+	// Number of the text on this link, from 1.
+	Number uint64
+	// CRCBefore is the digest of all texts read before it.
+	CRCBefore uint32
+	// confirmed is how many of our texts the peer had provably read by then.
+	confirmed uint64
+}
 
 // DidRead counts one text read; crc is the digest chained over it.
-func (l *Ledgers) DidRead(crc uint32, now time.Time) {
+func (l *Ledgers) DidRead(crc uint32, now time.Time) Mark {
+	mark := Mark{Number: l.local.Read + 1, CRCBefore: l.local.ReadCRC, confirmed: l.confirmed}
 	l.local.Read++
 	l.local.ReadCRC = crc
 	l.readAt = At(now)
@@ -133,6 +142,7 @@ func (l *Ledgers) DidRead(crc uint32, now time.Time) {
 	if l.down.missing > 0 && l.local.Read >= l.target {
 		l.covered = true
 	}
+	return mark
 }
 
 // Outgoing composes the ledger of a ping or of a text about to be written, and
@@ -166,26 +176,27 @@ func (l *Ledgers) Ping(data []byte, now time.Time) (answer bool) {
 		return false
 	}
 	l.unanswered = 0
-	l.take(p, false, l.local.Read, l.local.ReadCRC, At(now))
+	l.take(p, false, l.local.Read, l.local.ReadCRC, l.confirmed, At(now))
 	return p.Answer
 }
 
-// PeerText takes in the peer's ledger that rode in text number n of this link
-// (from 1); crcBefore is the digest of the texts read before it: the ledger was
+// PeerText takes in the peer's ledger that rode in the text read at mark. It was
 // composed before its own text was counted. acked is the number of the text of
 // ours that it answers, 0 if none: the peer had read that far.
-func (l *Ledgers) PeerText(p wire.Ledger, n uint64, crcBefore uint32, acked uint64, now time.Time) {
-	if p.Link != l.link || n == 0 {
+func (l *Ledgers) PeerText(p wire.Ledger, mark Mark, acked uint64, now time.Time) {
+	if p.Link != l.link || mark.Number == 0 {
 		return
 	}
-	if n := min(acked, l.local.Written); n > l.confirmed {
-		l.confirmed, l.digested = n, false
+	acked = min(acked, l.local.Written)
+	if acked > l.confirmed {
+		l.confirmed, l.digested = acked, false
 	}
-	l.take(p, true, n-1, crcBefore, At(now))
+	l.take(p, true, mark.Number-1, mark.CRCBefore, max(mark.confirmed, acked), At(now))
 }
 
-// take compares the peer's ledger with what had been read here when it came.
-func (l *Ledgers) take(p wire.Ledger, byText bool, read uint64, readCRC uint32, now Instant) {
+// take compares the peer's ledger with what had been read here, and confirmed by the peer, when
+// it came: a pong that was read since may have confirmed more than the peer had read then.
+func (l *Ledgers) take(p wire.Ledger, byText bool, read uint64, readCRC uint32, confirmed uint64, now Instant) {
 	if !l.peerAt.IsZero() && (p.Written < l.peer.Written || p.Read < l.peer.Read) {
 		return // older than what is known: the freshest evidence wins
 	}
@@ -212,9 +223,9 @@ func (l *Ledgers) take(p wire.Ledger, byText bool, read uint64, readCRC uint32, 
 	}
 
 	switch {
-	case p.Read < l.confirmed:
-		l.up.seen(l.confirmed-p.Read, byText, now)
-	case l.up.missing > 0 && l.wrote(p.Read, p.ReadCRC): // else a later text has made up for the count
+	case p.Read < confirmed:
+		l.up.seen(confirmed-p.Read, byText, now)
+	case l.up.missing > 0 && p.Read >= l.confirmed && l.wrote(p.Read, p.ReadCRC): // else a later text has made up for the count
 		l.up = gap{}
 		l.closed++
 		l.closedAt = now

@@ -174,12 +174,9 @@ func (c *Conn) Err() error {
 type Message struct {
 	// Text is the payload; nil if it was too large to be kept.
 	Text []byte
-	// Number on this link, from 1.
-	Number uint64
-	// CRCBefore is the digest of all texts read before this one.
-	CRCBefore uint32
-	At        time.Time
-	TooLarge  bool
+	selfcheck.Mark
+	At       time.Time
+	TooLarge bool
 	// Binary: it was not a text at all.
 	Binary bool
 }
@@ -240,7 +237,7 @@ func (c *Conn) idle() {
 // message reads one to its end.
 func (c *Conn) message(kind int, r io.Reader) (m Message, err error) {
 	crc := c.ledgers.ReadCRC() // only the reader changes it
-	m = Message{Binary: kind != websocket.TextMessage, CRCBefore: crc}
+	m = Message{Binary: kind != websocket.TextMessage}
 	m.Text, err = readText(r)
 	crc = wire.Chain(crc, m.Text)
 	if err == nil && len(m.Text) > wire.MaxMessage {
@@ -253,8 +250,7 @@ func (c *Conn) message(kind int, r io.Reader) (m Message, err error) {
 	}
 	m.At = time.Now()
 	c.mu.Lock()
-	c.ledgers.DidRead(crc, m.At)
-	m.Number = c.ledgers.ReadCount()
+	m.Mark = c.ledgers.DidRead(crc, m.At)
 	c.inbound, c.reading = selfcheck.At(m.At), selfcheck.At(m.At)
 	c.changed()
 	return m, nil
@@ -635,7 +631,7 @@ func (c *Conn) atNetwork(on bool) {
 // text of ours that m answers (0: none): the peer has read that far.
 func (c *Conn) PeerLedger(p wire.Ledger, m Message, acked uint64) {
 	c.mu.Lock()
-	c.ledgers.PeerText(p, m.Number, m.CRCBefore, acked, time.Now())
+	c.ledgers.PeerText(p, m.Mark, acked, time.Now())
 	c.changed()
 }
 
