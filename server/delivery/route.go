@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"gururmm/internal/serial"
 	"gururmm/internal/wrap"
-	"gururmm/operator"
 	"gururmm/server/store"
 	"gururmm/wire"
 )
@@ -55,28 +53,6 @@ type route struct {
 		lastResult *time.Time
 	}
 	closed bool
-}
-
-// live is a link that has been verified and has not ended.
-type live struct {
-	Link
-	// suspect: a claim on it was not acknowledged, and none since. A waiting poll is preferred to it.
-	suspect  bool
-	peerRead uint64 // as the agent last said
-	proof    Proof  // that later messages are lost
-}
-
-// explanation is what is known to be wrong with a link. The zero value: nothing.
-type explanation struct {
-	Proof
-	link wire.LinkID
-	lost bool // texts to the agent, provably
-}
-
-// fallen is a link that has ended, with the claims its end gave back.
-type fallen struct {
-	link   wire.LinkID
-	claims map[string]claim // by command
 }
 
 // job is a command that has not ended.
@@ -193,18 +169,6 @@ func drop[K comparable, V any](m *map[K]V, key K) {
 	if delete(*m, key); len(*m) == 0 {
 		*m = nil
 	}
-}
-
-// link is the live link of a generation; nil: there is none.
-func (r *route) link(gen uint64) *live {
-	if i := r.linkAt(gen); i >= 0 {
-		return r.links[i]
-	}
-	return nil
-}
-
-func (r *route) linkAt(gen uint64) int {
-	return slices.IndexFunc(r.links, func(l *live) bool { return l.Generation() == gen })
 }
 
 // turn runs one task, between taking up the database's truth and acting on what follows.
@@ -356,265 +320,8 @@ func (r *route) byAge() []*job {
 	return all
 }
 
-// move applies ev to j by the table, with what comes with it, and stores that
-// together with stages. moved is false if ev has no effect in j's phase.
-func (r *route) move(j *job, ev Event, t told, stages ...store.Stage) (moved bool, err error) {
-	rule, ok := Next(j.phase, ev)
-	if !ok || rule == (Rule{To: j.phase}) {
-		return false, nil
-	}
-	c := r.after(j.c, rule, t)
-	if rule.Do.Has(Soon) && r.offeredAgain(j) {
-		r.keepStages(j, stages...)
-		j.unsaved = true
-	} else if err := r.save(j, &c, stages...); err != nil {
-		return false, err
-	}
-	j.c, j.phase = c, rule.To
-	if !j.phase.out() {
-		j.unclaim()
-	}
-	if rule.Do.Has(Count) {
-		j.hold(t.claim)
-	}
-	if rule.Do.Has(Again) {
-		j.epoch, j.poke = r.epoch+1, true
-	}
-	if rule.Do.Has(CallOff) {
-		r.wake() // by the link it goes at the end of the turn
-	}
-	if rule.Do.Has(Slot) {
-		r.unwait(1)
-	}
-	if j.phase.taken() {
-		j.script = "" // it goes out no more
-	}
-	if rule.Do.Has(End) {
-		drop(&r.jobs, c.ID)
-		r.s.log.Info("command ended", "agent", r.agent, "command", c.ID, "state", string(c.State), "reason", c.Reason, "attempts", c.Attempts)
-		if r.s.o.Ended != nil {
-			r.s.o.Ended(c.ID)
-		}
-	}
-	return true, nil
-}
-
-// offeredAgain reports whether a claim of j that is lost sight of would surely be offered again:
-// there are attempts and time left. Another node of a cluster sees only what is stored.
-func (r *route) offeredAgain(j *job) bool {
-	return r.s.o.Cluster == nil && j.c.Attempts < r.s.o.MaxAttempts && r.now().Add(offerLeft).Before(j.c.ExpiresAt)
-}
-
-// after is c after a move, as it is stored.
-func (r *route) after(c store.Command, rule Rule, t told) store.Command {
-	owner := ""
-	if rule.To.out() && r.s.o.Cluster != nil {
-		if owner = c.Owner; rule.Do.Has(Count) {
-			owner = r.s.o.Cluster.Node()
-		}
-	}
-	c = rule.apply(c, t, r.now())
-	c.Owner = owner
-	return c
-}
-
-// hold has the job claimed.
-func (j *job) hold(c *claim) {
-	j.claim, j.told, j.poke = c, "", false
-	j.past = append(j.past, *c)
-}
-
-// keepStages has stages stored with what is stored next of j, or soon.
-func (r *route) keepStages(j *job, stages ...store.Stage) {
-	j.stages = append(j.stages, stagesOf(j.c.ID, stages)...)
-	if j.saveAt.IsZero() {
-		j.saveAt = r.now().Add(saveWithin)
-	}
-}
-
-// stagesOf gives stages as those of a command.
-func stagesOf(id string, stages []store.Stage) []store.Stage {
-	for i := range stages {
-		stages[i].Command, stages[i].Note = id, cut(stages[i].Note)
-	}
-	return stages
-}
-
-// save stores c, which j is or becomes, with stages and all that was kept of j.
-func (r *route) save(j *job, c *store.Command, stages ...store.Stage) (err error) {
-	ctx, cancel := background()
-	defer cancel()
-	all := append(j.stages, stagesOf(j.c.ID, stages)...)
-	if c.Rev, err = r.s.st.SaveCommand(ctx, *c, all...); err != nil {
-		r.broken("stored", err)
-		if r.keep {
-			err = errOvertaken
-		}
-		return err
-	}
-	j.saved()
-	r.s.touch(c.ID)
-	return nil
-}
-
-// note adds stages to a command without changing it.
-func (r *route) note(id string, stages ...store.Stage) error {
-	j := r.jobs[id]
-	if j != nil && j.unsaved {
-		return r.save(j, &j.c, stages...)
-	}
-	stages = stagesOf(id, stages)
-	if j != nil {
-		stages = append(j.stages, stages...)
-	}
-	ctx, cancel := background()
-	defer cancel()
-	if err := r.s.st.AddStages(ctx, stages...); err != nil {
-		r.broken("stored", err)
-		return err
-	}
-	if j != nil {
-		j.saved()
-	}
-	r.s.touch(id)
-	return nil
-}
-
-// saved says that j is stored, with all of its stages that were not.
-func (j *job) saved() {
-	j.unsaved, j.stages, j.saveAt = false, nil, time.Time{}
-}
-
-// saveKept stores what was kept of the jobs for long enough, or of all.
-func (r *route) saveKept(all bool) {
-	now := r.now()
-	for _, j := range r.jobs {
-		if r.loaded && !j.saveAt.IsZero() && (all || !now.Before(j.saveAt)) {
-			r.note(j.c.ID) // its error: all is read again
-		}
-	}
-}
-
 // now is the time as it is stored.
 func (r *route) now() time.Time { return r.s.o.Now().UTC().Truncate(time.Microsecond) }
-
-func (r *route) linkUp(l Link) {
-	switch i := r.linkAt(l.Generation()); {
-	case i < 0:
-		r.links = append(r.links, &live{Link: l})
-	case r.links[i].Link != l:
-		r.links[i] = &live{Link: l}
-	default:
-		r.links[i].proof = Proof{}
-	}
-	r.epoch++
-	r.unwait(len(r.jobs))
-	r.look()
-}
-
-func (r *route) linkDown(gen uint64, verdict string) {
-	if verdict == "" {
-		verdict = "no reason given"
-	}
-	var link wire.LinkID
-	if l := r.link(gen); l != nil {
-		link = l.ID()
-	}
-	var why explanation
-	if r.explained != nil && link != 0 && r.explained.link == link {
-		why = *r.explained
-	}
-	r.links = slices.DeleteFunc(r.links, func(l *live) bool { return l.Generation() == gen })
-	for _, j := range r.byAge() {
-		if j.claim == nil || j.claim.channel != wire.ChannelLink || j.claim.gen != gen {
-			continue
-		}
-		if why.Says == "" { // it may come yet
-			if r.fallen.link != j.claim.link {
-				r.fallen = fallen{link: j.claim.link, claims: map[string]claim{}}
-			}
-			r.fallen.claims[j.c.ID] = *j.claim
-		}
-		switch {
-		case j.claim.read:
-			r.release(j, "its link ended: "+verdict+said(why, verdict)+"; the agent's ledger had passed it, so it was read")
-		case why.lost && !j.claim.written.IsZero():
-			r.lose(j, why.Proof)
-		default:
-			r.release(j, "its link ended: "+verdict+said(why, verdict))
-		}
-		j.epoch = 0 // another link may have it at once
-	}
-}
-
-// said adds an explanation to why a link ended, unless that says it already.
-func said(e explanation, verdict string) string {
-	if e.Says == "" || strings.Contains(verdict, e.Says) {
-		return ""
-	}
-	return "; " + e.Says
-}
-
-// lostNote says which text was lost, and what proves it.
-func lostNote(c claim, proof string) string {
-	if c.number == 0 {
-		return "lost between written and read: " + proof
-	}
-	return fmt.Sprintf("lost between written and read, as text %d of its link: %s", c.number, proof)
-}
-
-// counted gives the proof as of this claim.
-func (c claim) counted(p *operator.Proof) *operator.Proof {
-	if p == nil {
-		return nil
-	}
-	own := *p
-	own.Text = c.number
-	return &own
-}
-
-// explain takes in why a link fails. If it has ended already, the claims that
-// its end gave back are told of in hindsight.
-func (r *route) explain(e explanation) {
-	if r.explained = nil; e.Says == "" {
-		return
-	}
-	if r.explained = &e; e.link == 0 || r.fallen.link != e.link {
-		return
-	}
-	for id, c := range r.fallen.claims {
-		entry := operator.TraceEntry{
-			Stage: StageReleased, At: r.now(), End: "server", Attempt: c.attempt, Channel: c.channel, Link: linkName(c.link), Note: e.Says,
-		}
-		if e.lost && !c.read && !c.written.IsZero() {
-			entry.Stage, entry.Note, entry.Proof = StageLost, lostNote(c, e.Says), c.counted(e.Counts)
-		}
-		r.note(id, store.Stage{TraceEntry: entry})
-		r.s.notice(id, fmt.Sprintf("attempt %d by %s: %s", c.attempt, doorName(c.channel), entry.Note))
-	}
-	r.fallen = fallen{}
-}
-
-func (r *route) peerRead(gen, n uint64, proof Proof) {
-	l := r.link(gen)
-	if l == nil {
-		return
-	}
-	l.peerRead, l.proof = max(l.peerRead, n), proof
-	for _, j := range r.byAge() {
-		c := j.claim
-		if c == nil || c.channel != wire.ChannelLink || c.gen != gen || c.number == 0 {
-			continue
-		}
-		switch {
-		case c.number <= l.peerRead:
-			c.passed(r.now())
-		case proof.Says != "":
-			l.suspect = true
-			r.lose(j, proof)
-		}
-	}
-}
 
 // settle acts on what follows by itself: time that has run out, doors that are
 // open. Then it publishes, and sets the alarm for what time will bring.
