@@ -166,7 +166,10 @@ func (m *made) seen() {
 		if l.Verdict != "" && !(m.late && strings.HasPrefix(l.Verdict, string(selfcheck.CodeLinkTextLost))) {
 			m.verdict(l.Verdict, false, "the server, of the link")
 		}
-		m.pongs(l)
+		// Pongs on a fresh link answer nothing about one that had the trouble before it.
+		if len(m.troubles) == 0 || m.report == nil || m.report.Snapshot.Link.ID == l.Link {
+			m.pongs(l)
+		}
 		if age := time.Duration(l.AgeMS) * time.Millisecond; l.State == "connecting" && age > settled {
 			m.say("verified", "no", diagnosis.OneEnd, byServer)
 		}

@@ -279,6 +279,10 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 		{name: "and then no more", change: func(t *testing.T, h *Held) {
 			h.Agent.Links[0].PongAgeMS, h.Agent.Links[0].PingPendingMS = new(int64(20_000)), new(int64(15_000))
 		}, want: map[string]string{"pong.up": "no one_end"}},
+		{name: "pongs come on a link that is fresher than the trouble", change: func(t *testing.T, h *Held) {
+			h.Agent.Links[0].Link, h.Agent.Links[0].PongAgeMS, h.Agent.VerdictAt = 8, new(int64(2_000)), ago(time.Second)
+			h.Beacons = beacons(t, 3*time.Second, selfcheck.Verdict{Code: selfcheck.CodeLinkSilent}, func(s *selfcheck.Snapshot) { s.Link.ID = 7 })
+		}, want: map[string]string{"pong.up": ""}},
 		{name: "none has ever come", change: func(t *testing.T, h *Held) { h.Agent.Links[0].AgeMS = 100_000 }, want: map[string]string{"pong.up": "no one_end"}},
 		{name: "none yet", change: func(t *testing.T, h *Held) { h.Agent.Links[0].AgeMS = 10_000 }, want: map[string]string{"pong.up": ""}},
 		{name: "another node would know", change: func(t *testing.T, h *Held) { h.Agent.Links[0].AgeMS, h.Agent.Links[0].Node = 100_000, "b" }, want: map[string]string{"pong.up": ""}},
