@@ -148,7 +148,8 @@ func (s *Session) overdue(now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if silence := now.Sub(later(heard, s.awake)); silence > ms(p.DeadMS) {
-		return fmt.Errorf("%w: none for %v", ErrSilent, silence.Round(time.Millisecond))
+		// With the verdict that it comes to: there may be no time left for a report of it.
+		return fmt.Errorf("%s: %w: none for %v", selfcheck.CodeLinkSilent, ErrSilent, silence.Round(time.Millisecond))
 	}
 	if took := now.Sub(later(s.opened, s.awake)); s.verified.IsZero() && took > ms(p.VerifyMS) {
 		return fmt.Errorf("%w: %s after %v", ErrUnverified, s.phase, took.Round(time.Millisecond))

@@ -167,7 +167,7 @@ func (m *made) seen() {
 			m.verdict(l.Verdict, false, "the server, of the link")
 		}
 		// Pongs on a fresh link answer nothing about one that had the trouble before it.
-		if len(m.troubles) == 0 || m.report == nil || m.report.Snapshot.Link.ID == l.Link {
+		if m.fell == nil && (len(m.troubles) == 0 || m.report == nil || m.report.Snapshot.Link.ID == l.Link) {
 			m.pongs(l)
 		}
 		if age := time.Duration(l.AgeMS) * time.Millisecond; l.State == "connecting" && age > settled {
@@ -269,8 +269,11 @@ func clock(t time.Time) string { return t.UTC().Format(time.TimeOnly) }
 // proof is where the trouble that the agent is in was told, and, where it says meanwhile that it
 // is over, since when.
 func (m *made) proof() string {
-	source := ofBeacon(m.report.at)
-	if since := wellSince(m.Held); isWell(m.Agent.Verdict) && since.After(m.report.at) {
+	source, at := ofBeacon(m.report.at), m.report.at
+	if m.fell != nil {
+		source, at = byEvents+", at "+clock(m.fell.At), m.fell.At
+	}
+	if since := wellSince(m.Held); isWell(m.Agent.Verdict) && since.After(at) {
 		source += fmt.Sprintf(" (it says that it is well since %s; a trouble is over %d s after)", clock(since), recovered/time.Second)
 	}
 	return source

@@ -283,6 +283,19 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 			h.Agent.Links[0].Link, h.Agent.Links[0].PongAgeMS, h.Agent.VerdictAt = 8, new(int64(2_000)), ago(time.Second)
 			h.Beacons = beacons(t, 3*time.Second, selfcheck.Verdict{Code: selfcheck.CodeLinkSilent}, func(s *selfcheck.Snapshot) { s.Link.ID = 7 })
 		}, want: map[string]string{"pong.up": ""}},
+		{name: "links that fell silent, before there was time for a report", change: func(t *testing.T, h *Held) {
+			h.Agent.Links[0].Link, h.Agent.Links[0].PongAgeMS, h.Agent.VerdictAt = 8, new(int64(2_000)), ago(time.Second)
+			h.Beacons = beacons(t, 2*time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, func(s *selfcheck.Snapshot) { s.Link.ID = 8 })
+			h.Events = []operator.AgentEvent{
+				{Kind: operator.EventLink, From: "connecting", To: "verified", At: *ago(2 * time.Second)},
+				{Kind: operator.EventLink, From: "verified", To: "ended", Verdict: "link.silent", At: *ago(3 * time.Second)},
+			}
+		}, leader: "path.halfopen", want: map[string]string{"verdict": "link.silent one_end", "pong.up": "", "silence": "reconnected one_end"}},
+		{name: "a link that the server found silent", change: func(t *testing.T, h *Held) {
+			h.Agent.VerdictAt = ago(time.Second)
+			h.Beacons = beacons(t, 2*time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, nil)
+			h.Events = []operator.AgentEvent{{Kind: operator.EventLink, From: "degraded", To: "ended", Verdict: "link.silent", At: *ago(3 * time.Second)}}
+		}, want: map[string]string{"verdict": "ok one_end", "silence": ""}},
 		{name: "none has ever come", change: func(t *testing.T, h *Held) { h.Agent.Links[0].AgeMS = 100_000 }, want: map[string]string{"pong.up": "no one_end"}},
 		{name: "none yet", change: func(t *testing.T, h *Held) { h.Agent.Links[0].AgeMS = 10_000 }, want: map[string]string{"pong.up": ""}},
 		{name: "another node would know", change: func(t *testing.T, h *Held) { h.Agent.Links[0].AgeMS, h.Agent.Links[0].Node = 100_000, "b" }, want: map[string]string{"pong.up": ""}},

@@ -28,9 +28,10 @@ type episode struct {
 	// troubles are the verdicts that were proven, the newest first, those that are only what
 	// another brings with it left out.
 	troubles []selfcheck.Verdict
-	reports  []*report // of the time looked at, the newest first
-	late     bool      // texts that were missing came after all
-	over     time.Time // a time of well began then that lasted: what was before is over; zero: none
+	reports  []*report            // of the time looked at, the newest first
+	late     bool                 // texts that were missing came after all
+	over     time.Time            // a time of well began then that lasted: what was before is over; zero: none
+	fell     *operator.AgentEvent // that tells of the trouble, in place of a report; nil: a report does
 }
 
 // rank orders proven verdicts by how near to a cause they are; 0: it names a state, which
@@ -106,6 +107,11 @@ func recent(h Held) (e episode) {
 			e.troubles = append(e.troubles, r.Verdict)
 		}
 	}
+	if e.report != nil && top < rank(selfcheck.Verdict{Code: selfcheck.CodeLinkSilent}, selfcheck.Snapshot{}) {
+		if e.fell = fellSilent(h, e.over); e.fell != nil {
+			e.troubles = []selfcheck.Verdict{{Code: selfcheck.CodeLinkSilent}}
+		}
+	}
 	if e.proven(selfcheck.CodeLinkTextAltered) { // counts that are made up close gaps, too
 		return e
 	}
@@ -117,6 +123,21 @@ func recent(h Held) (e episode) {
 		e.troubles = append(e.troubles, selfcheck.Verdict{Code: selfcheck.CodeLinkTextDelayed})
 	}
 	return e
+}
+
+// fellSilent gives the newest link since then that the agent ended for silence: it may have made
+// another before it reported. Where the server saw silence first, that is of the other way.
+func fellSilent(h Held, since time.Time) *operator.AgentEvent {
+	for i := range h.Events { // the newest first
+		e := &h.Events[i]
+		if h.Now.Sub(e.At) >= fresh || e.At.Before(since) {
+			break
+		}
+		if e.Kind == operator.EventLink && e.To == "ended" && e.From != "degraded" && e.Verdict == string(selfcheck.CodeLinkSilent) {
+			return e
+		}
+	}
+	return nil
 }
 
 func isWell(verdict string) bool {
@@ -308,8 +329,15 @@ func (m *made) stopped() {
 	if !m.proven(selfcheck.CodeLinkSilent) {
 		return
 	}
-	m.say("silence", "reconnected", diagnosis.OneEnd, byBeacon)
-	m.say("ping.down", "no", diagnosis.OneEnd, byBeacon)
+	source := byBeacon
+	if m.fell != nil {
+		source = byEvents
+	}
+	m.say("silence", "reconnected", diagnosis.OneEnd, source)
+	m.say("ping.down", "no", diagnosis.OneEnd, source)
+	if m.fell != nil {
+		return
+	}
 	probing, texts := false, false
 	verified := map[wire.LinkID]bool{} // links that passed the large probe, and went silent later
 	for _, r := range m.reports {

@@ -20,6 +20,7 @@ func TestEndingIsPutInWords(t *testing.T) {
 		{&websocket.CloseError{Code: 1001}, "the agent closed it (code 1001)", "", ""},
 		{&websocket.CloseError{Code: 1012, Text: "reconnect ordered: agent.hung: it hangs"}, "the agent closed it: reconnect ordered: agent.hung: it hangs", "", ""},
 		{&websocket.CloseError{Code: 1012, Text: "reconnect ordered: link.uplink.lost: 9 read"}, "the agent closed it: reconnect ordered: link.uplink.lost: 9 read", "", selfcheck.CodeLinkUplinkLost},
+		{&websocket.CloseError{Code: 1011, Text: "link.silent: no frame came: none for 4s"}, "the agent closed it: link.silent: no frame came: none for 4s", "", selfcheck.CodeLinkSilent},
 		{
 			&websocket.CloseError{Code: 1012, Text: "reconnect ordered: link.text.lost: 9 written, 8 read: 1 missing"},
 			"the agent closed it: reconnect ordered: link.text.lost: 9 written, 8 read: 1 missing",

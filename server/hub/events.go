@@ -264,7 +264,9 @@ func (l *link) noteEnded(why string, said selfcheck.Code) {
 	from := Connecting
 	switch {
 	case l.verdict != "":
-		from, said = Degraded, cmp.Or(said, l.verdict)
+		if from = Degraded; said == "" || said == selfcheck.CodeLinkSilent { // what was proven before is nearer to the cause
+			said = l.verdict
+		}
 	case !l.verifiedAt.IsZero():
 		from = Verified
 	}

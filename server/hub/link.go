@@ -216,7 +216,8 @@ func (l *link) settle() {
 }
 
 // ending puts in words why a link ended. said is the agent's verdict on it, if it closed the
-// link with one that proves texts to be lost; proof tells of it, if it is those to the agent.
+// link with one that proves texts to be lost, or nothing to have come; proof tells of it, if it
+// is the texts to the agent.
 func ending(cause error) (why string, said selfcheck.Code, proof string) {
 	closed, ok := errors.AsType[*websocket.CloseError](cause)
 	switch {
@@ -235,7 +236,7 @@ func ending(cause error) (why string, said selfcheck.Code, proof string) {
 		switch code := selfcheck.Code(part); {
 		case loses(code):
 			said, proof = code, "the agent says "+before
-		case code == selfcheck.CodeLinkUplinkLost:
+		case code == selfcheck.CodeLinkUplinkLost, code == selfcheck.CodeLinkSilent:
 			said = code
 		}
 	}
