@@ -92,7 +92,7 @@ var foreign = map[string]struct {
 	"github.com/shirou/gopsutil/v4": {[]string{"agent/worker", "agent/bundle", "agent/task/tree", "lab/harness"},
 		"metrics live in the worker, the machine's facts in the bundle"},
 	"github.com/rs/zerolog":               {[]string{"cmd/gururmm", "cmd/gururmm-agent"}, "packages log to slog; the commands choose the writer"},
-	"go.yaml.in/yaml/v3":                  {[]string{"agent/state", "cmd/gururmm", "diagnosis"}, "configuration is read in one place each, and so are case files"},
+	"go.yaml.in/yaml/v3":                  {[]string{"agent/state", "cmd/gururmm", "diagnosis", "internal"}, "configuration is read in one place each, and so are case files; internal/deploytest reads a compose file"},
 	"aead.dev/minisign":                   {[]string{"release"}, "one house says which program may run"},
 	"github.com/goreleaser/nfpm/v2":       {[]string{"installer"}, "no program that is installed carries what installs it"},
 	"golang.org/x/mod":                    {[]string{"release"}, "versions are compared in one place"},
