@@ -8,3 +8,4 @@ install)
 upgrade) action=upgrade old=${2:-} ;;
 *) exit 0 ;; # an upgrade that failed: the version before is being put back
 esac
+judge

@@ -24,3 +24,8 @@ notShadowed() {
 	refuse "$own is in the way: a service of the same name that is not this package's." \
 		"If it is not needed: systemctl disable --now @UNIT@, remove that file, systemctl daemon-reload; then install again"
 }
+# judge is for the end, when $action and $old (none: "") are known.
+judge() {
+	[ -z "$old" ] || mayFollow "$old"
+	[ "$action" = upgrade ] || notShadowed
+}

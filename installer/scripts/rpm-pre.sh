@@ -6,3 +6,4 @@ if [ "${1:-1}" -gt 1 ]; then
 	# The program says it, for rpm's own database is in use. v1.2.3-rc.1 is 1.2.3~rc.1 here.
 	old=$(/usr/bin/@COMMAND@ --version 2>/dev/null | sed -n '1s|.* v\([0-9][^ ]*\)$|\1|p' | sed 's|-|~|; s|-|_|g') || old=
 fi
+judge

@@ -1,2 +1,0 @@
-[ -z "$old" ] || mayFollow "$old"
-[ "$action" = upgrade ] || notShadowed
