@@ -48,6 +48,18 @@ want='755 d .
 [ "$modes" = "$want" ] || fail "pkg" "$modes"
 [ "$(head -c 8 $own/x/payload/Library/GuruRMM/bin/gururmm-agent | od -An -tx1 | tr -d ' ')" = cafebabe00000002 ] || fail "pkg" "no universal program"
 sh -n $own/x/scripts/preinstall && sh -n $own/x/scripts/postinstall && shellcheck --shell=sh $own/x/scripts/* >$own/out || fail "pkg" "$(cat $own/out)"
+# Its bill says of each file what the payload has: path, mode, owner; size and cksum(1).
+bill=$(node -e '
+	for (const f of require("/mnt/lsbom")(require("fs").readFileSync(process.argv[1])))
+		console.log([f.filename, f.mode.toString(8), f.user + "/" + f.group].concat(f.size === undefined ? [] : [f.size, f.checksum]).join("\t"))
+	' $own/x/gururmm-agent.pkg/Bom | sort)
+want=$(cd $own/x/payload && find . | sort | while read -r f; do
+	sum=''
+	[ -d "$f" ] || sum=$(cksum "$f" | awk '{ printf "\t%s\t%s", $2, $1 }')
+	printf '%s\t%o\t0/0%s\n' "$f" "0x$(stat -c %f "$f")" "$sum"
+done)
+[ "$bill" = "$want" ] || fail "pkg's bill" "$(diff <(echo "$want") <(echo "$bill"))"
+say "pkg's bill" "lsbom lists what the payload has, $(echo "$bill" | wc -l) entries"
 say "pkg" "libarchive and cpio read it: a program for two processors, the job, two scripts"
 
 # rpm into a folder: files, modes, and what becomes of a changed setting.

@@ -8,8 +8,8 @@ what=packages building=300 living=400 looking=120
 running=$((living + looking))
 . scripts/container.sh
 # The linters live in the container too: rpmlint unpacks what it looks at, and not only where it should.
-have packages systemd systemd-sysv dbus procps sudo ca-certificates lintian rpmlint rpm cpio shellcheck libarchive-tools
-sh scripts/need.sh go
+have packages systemd systemd-sysv dbus procps sudo ca-certificates lintian rpmlint rpm cpio shellcheck libarchive-tools nodejs
+sh scripts/need.sh go npm
 
 began=$SECONDS
 export SOURCE_DATE_EPOCH=1767225600
@@ -18,11 +18,35 @@ go build -o "$work/installer" ./installer
 timeout $building "$work/installer" --version 1.1.0 --out "$work/1.1.0" >/dev/null
 timeout $building "$work/installer" --version 1.0.0 --arch amd64 --out "$work/1.0.0" >/dev/null
 timeout $building "$work/installer" --version 1.2.0-rc.1 --arch amd64 --products gururmm-agent --out "$work/1.2.0-rc.1" >/dev/null
-# Two builds of the same are the same: the program from a fresh cache would take minutes, so the packing is what is repeated.
-timeout $building "$work/installer" --version 1.1.0 --out "$work/again" >/dev/null
-diff -r "$work/1.1.0" "$work/again" || { echo "packages: FAILED: the same order gave other bytes" >&2; exit 1; }
-(cd "$work/1.1.0" && sha256sum --quiet --check SHA256SUMS)
-echo "$((SECONDS - began)) s  built; $(find "$work/1.1.0" -type f | wc -l) files of one release, the same bytes twice"
+# The same order gives the same bytes, whoever builds it and where: a copy of the source in another folder, with another
+# account's home and umask, in another time zone and language; one product from an empty cache too.
+mkdir -p "$work/elsewhere/a copy"
+git ls-files -z | xargs -0 cp --parents -t "$work/elsewhere/a copy"
+elsewhere() { # GOCACHE ARGUMENT...
+	(cd "$work/elsewhere/a copy" && umask 077 && modules=$(go env GOMODCACHE) && cache=$1 && shift &&
+		env -i PATH="$PATH" HOME="$work/elsewhere" GOMODCACHE="$modules" GOCACHE="$cache" GOPROXY=off GOTOOLCHAIN=local \
+			TZ=Pacific/Kiritimati LC_ALL=C SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH \
+			timeout $building "$work/installer" --version 1.1.0 "$@" >/dev/null)
+}
+elsewhere "$(go env GOCACHE)" --out "$work/again"
+elsewhere "$work/elsewhere/cache" --products gururmm-agent --arch amd64 --formats deb,rpm --out "$work/fresh"
+diff -r "$work/1.1.0" "$work/again" || { echo "packages: FAILED: the same order gave other bytes in another folder" >&2; exit 1; }
+(cd "$work/1.1.0" && sha256sum --quiet --check SHA256SUMS && sha256sum --quiet --check "$work/fresh/SHA256SUMS") ||
+	{ echo "packages: FAILED: an empty cache gave other bytes" >&2; exit 1; }
+chmod -R u+w "$work/elsewhere" && rm -r "$work/elsewhere" "$work/again"
+echo "$((SECONDS - began)) s  built; $(find "$work/1.1.0" -type f | wc -l) files of one release, the same bytes in another folder; $(wc -l <"$work/fresh/SHA256SUMS") of them from an empty cache too"
+
+# The image's program is the packages' own. There is no Docker here: the build line alone is run.
+line=$(sed -n '/^RUN .*go build/,/[^\\]$/p' docs/deploy/Dockerfile | sed "s|^RUN ||; s|/out/|$work/image/|")
+VERSION=v1.1.0 TARGETOS=linux TARGETARCH=amd64 sh -ec "$line"
+dpkg-deb --fsys-tarfile "$work"/1.1.0/gururmm-server_1.1.0-1_amd64.deb | tar -xO ./usr/bin/gururmm | cmp - "$work/image/gururmm" ||
+	{ echo "packages: FAILED: docs/deploy/Dockerfile builds another program than the packages have" >&2; exit 1; }
+echo "$((SECONDS - began)) s  the Dockerfile's build line gives the packages' program"
+
+# A reader of bills that has nothing in common with our writer: the npm package lsbom, by its hash.
+(cd "$work" && timeout --kill-after=15 $installing npm pack --silent lsbom@1.0.1 >/dev/null &&
+	echo "7c7dc4d8032c998f35cd119387393d01d345f211dd722321307672b7d0449e83  lsbom-1.0.1.tgz" | sha256sum --quiet --check &&
+	mkdir lsbom && tar -xzf lsbom-1.0.1.tgz -C lsbom --strip-components=1) || untested "the npm package lsbom can't be had here"
 
 cp scripts/packages-lint.sh scripts/rpmlint.toml "$work/"
 boot scripts/packages-inside.sh
