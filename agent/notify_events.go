@@ -18,6 +18,7 @@ const (
 	eventFailed
 	eventBroken // a verdict of severity error
 	eventMended
+	eventInstalled // what a package did
 )
 
 // maxEvents is how many events may wait for the event log: it may be slow to start at boot.

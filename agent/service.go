@@ -219,9 +219,7 @@ func remove(files ...string) error {
 	return failed
 }
 
-// StartPackaged is what to type to start the service that a package brought; "": none did.
-func StartPackaged() string { return startPackaged("/") }
-
+// startPackaged is StartPackaged where files tell it.
 func startPackaged(root string) string {
 	switch {
 	case systemd{root: root}.packaged() != "":

@@ -9,3 +9,6 @@ import "context"
 func (s *Setup) RunService(ctx context.Context, run func(context.Context) error) error {
 	return run(ctx)
 }
+
+// StartPackaged is what to type to start the service that a package brought; "": none did.
+func StartPackaged() string { return startPackaged("/") }

@@ -16,30 +16,21 @@ import (
 	"gururmm/agent/guardian"
 )
 
-// What the services console shows.
-const (
-	serviceTitle       = "GuruRMM Agent"
-	serviceDescription = "GuruRMM endpoint agent: runs what the operator orders, and repairs its own link"
-)
-
 // controlWait bounds the wait for a service to start or stop, as its own stop is bounded.
-const controlWait = 2 * guardian.StopWithin
-
-// recovery is what the service manager does when the service fails: soon at
-// first, then with growing patience, and never not at all (the last is repeated).
-var recovery = []mgr.RecoveryAction{
-	{Type: mgr.ServiceRestart, Delay: 2 * time.Second},
-	{Type: mgr.ServiceRestart, Delay: 10 * time.Second},
-	{Type: mgr.ServiceRestart, Delay: time.Minute},
-}
-
-// recoveryReset is how long without a failure it takes to begin with the first action again, in seconds.
-const recoveryReset = 3600
+const controlWait = ShutdownWait
 
 // scm is the service control manager.
 type scm struct{}
 
 func newManager() (manager, error) { return scm{}, nil }
+
+// StartPackaged is what to type to start the service that a package brought; "": none did.
+func StartPackaged() string {
+	if packaged() == "" {
+		return ""
+	}
+	return ServiceName + " start"
+}
 
 // with opens the service and does do; access is what do needs.
 func (scm) with(do func(*mgr.Mgr, *mgr.Service) error) error {
@@ -68,6 +59,9 @@ func (w scm) install(s Service) error {
 	if s.Hardened {
 		return errNotHere
 	}
+	if version := packaged(); version != "" {
+		return fmt.Errorf("%w: version %s; %s", ErrPackaged, version, StartPackaged())
+	}
 	m, err := mgr.Connect()
 	if err != nil {
 		return fmt.Errorf("service manager: %w", err)
@@ -77,7 +71,7 @@ func (w scm) install(s Service) error {
 		StartType: mgr.StartAutomatic, ErrorControl: mgr.ErrorNormal,
 		// What a boot needs goes first; an RMM can wait a minute.
 		DelayedAutoStart: true,
-		DisplayName:      serviceTitle, Description: serviceDescription,
+		DisplayName:      ServiceTitle, Description: ServiceDescription,
 	}, s.Args()...)
 	switch {
 	case errors.Is(err, windows.ERROR_SERVICE_EXISTS):
@@ -98,7 +92,11 @@ func (w scm) install(s Service) error {
 
 // configure sets what CreateService does not take.
 func configure(s *mgr.Service) error {
-	if err := s.SetRecoveryActions(recovery, recoveryReset); err != nil {
+	var recovery []mgr.RecoveryAction
+	for _, delay := range RestartDelays {
+		recovery = append(recovery, mgr.RecoveryAction{Type: mgr.ServiceRestart, Delay: delay})
+	}
+	if err := s.SetRecoveryActions(recovery, uint32(FailureReset.Seconds())); err != nil {
 		return fmt.Errorf("recovery actions: %w", err)
 	}
 	// An orderly stop with an error is a failure too.
@@ -106,7 +104,7 @@ func configure(s *mgr.Service) error {
 		return fmt.Errorf("recovery actions on failures: %w", err)
 	}
 	// SERVICE_PRESHUTDOWN_INFO of <winsvc.h>: milliseconds a shutdown of the machine waits for us.
-	info := struct{ timeout uint32 }{uint32(controlWait.Milliseconds())}
+	info := struct{ timeout uint32 }{uint32(ShutdownWait.Milliseconds())}
 	err := windows.ChangeServiceConfig2(s.Handle, windows.SERVICE_CONFIG_PRESHUTDOWN_INFO, (*byte)(unsafe.Pointer(&info)))
 	if err != nil && !unknownLevel(err) {
 		return fmt.Errorf("wait at a shutdown: %w", err)
@@ -129,6 +127,9 @@ func eventSourceExists() bool {
 }
 
 func (w scm) uninstall() error {
+	if packaged() != "" {
+		return fmt.Errorf("%w: remove the package", ErrPackaged)
+	}
 	if err := w.stop(); err != nil {
 		return err
 	}

@@ -17,6 +17,10 @@ const (
 	identityFile = "identity.json"
 	policyFile   = "policy.json"
 	configFile   = "agent.yaml"
+	// What an installation leaves there before there is an identity (Windows).
+	OrderFile = "enroll.conf"  // an order to enroll
+	NoteFile  = "package.note" // how the service was before an upgrade
+	LogDir    = "log"
 )
 
 // maxIdentity and maxConfig bound those files in bytes before they are parsed.
@@ -122,12 +126,14 @@ func noDirectory(dir string, m fs.FileMode) error {
 }
 
 // taken reports whether a directory that others can get at, with these names in
-// it, is in use for something else. own reports whether a file is this account's.
+// it, is in use for something else. own reports whether a file is this account's, or
+// a more powerful one's.
 func taken(names []string, shared bool, own func(name string) bool) bool {
 	if slices.Contains(names, identityFile) && own(identityFile) {
 		return false
 	}
-	return shared || slices.ContainsFunc(names, func(n string) bool { return n != configFile })
+	ours := []string{OrderFile, NoteFile, LogDir}
+	return shared || slices.ContainsFunc(names, func(n string) bool { return n != configFile && (!slices.Contains(ours, n) || !own(n)) })
 }
 
 func refuseTaken(dir string) error {

@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"gururmm/agent"
+	"gururmm/agent/state"
 	"gururmm/internal/footprint"
 	"gururmm/internal/logsink"
 	"gururmm/internal/tty"
@@ -75,7 +76,7 @@ func openLogs(s *agent.Setup) (*logs, error) {
 		l.sinks = append(l.sinks, logsink.New(w))
 	}
 	if s.Service {
-		f, err := agent.OpenLogFile(filepath.Join(s.Path, "log"))
+		f, err := agent.OpenLogFile(filepath.Join(s.Path, state.LogDir))
 		if err != nil {
 			l.close()
 			return nil, err

@@ -118,6 +118,9 @@ func tellJSON(err error) bool {
 	return true
 }
 
+// ofThisPlatform are the commands that one platform alone has.
+var ofThisPlatform []func(*agent.Options) *cobra.Command
+
 func root(o *agent.Options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:           "gururmm-agent",
@@ -144,6 +147,9 @@ func root(o *agent.Options) *cobra.Command {
 	}
 	for _, action := range agent.ServiceActions {
 		cmd.AddCommand(serviceCommand(o, action))
+	}
+	for _, c := range ofThisPlatform {
+		cmd.AddCommand(c(o))
 	}
 	help.Fit(cmd)
 	return cmd

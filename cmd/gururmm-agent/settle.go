@@ -32,20 +32,9 @@ func settleCommand(o *agent.Options) *cobra.Command {
 			if within <= 0 {
 				return fmt.Errorf("--within %v: give a time, as 60s", within)
 			}
-			socket, err := agent.FindSocket(*o)
+			got, err := settle(cmd.Context(), *o, within)
 			if err != nil {
 				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), within)
-			defer cancel()
-			client := local.NewClient(socket)
-			got := agent.Settle(ctx, func(ctx context.Context) (local.Status, error) {
-				asked := time.Now()
-				st, err := client.Status(ctx)
-				return st, agent.Silent(*o, asked, err)
-			}, version.Version)
-			if err := cmd.Context().Err(); err != nil {
-				return errors.New("interrupted; the service goes on")
 			}
 			if asJSON {
 				err = indented(cmd.OutOrStdout(), got)
@@ -66,6 +55,26 @@ func settleCommand(o *agent.Options) *cobra.Command {
 	cmd.Flags().DurationVar(&within, "within", time.Minute, "wait so long at most")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// settle asks the service, for so long at most.
+func settle(ctx context.Context, o agent.Options, within time.Duration) (agent.Settled, error) {
+	socket, err := agent.FindSocket(o)
+	if err != nil {
+		return agent.Settled{}, err
+	}
+	limited, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	client := local.NewClient(socket)
+	got := agent.Settle(limited, func(ctx context.Context) (local.Status, error) {
+		asked := time.Now()
+		st, err := client.Status(ctx)
+		return st, agent.Silent(o, asked, err)
+	}, version.Version)
+	if ctx.Err() != nil {
+		return got, errors.New("interrupted; the service goes on")
+	}
+	return got, nil
 }
 
 // tellSettled says it for people, and for an installer's log.
