@@ -43,8 +43,8 @@ agents: ## the agent for each platform, to be signed: make agents VERSION=v1.2.3
 
 # Reproducible: the same source and SOURCE_DATE_EPOCH give the same bytes. SIGN_KEY names a
 # private release key; what there is besides: go run ./installer --help.
-packages: ## deb, rpm and pkg with checksums, SBOM, signatures: make packages VERSION=1.2.3
-	@sh scripts/need.sh go
+packages: ## deb, rpm, pkg and msi with checksums, SBOM, signatures: make packages VERSION=1.2.3
+	@sh scripts/need.sh go msibuild gcab
 	$(GO) run ./installer --version "$(VERSION)" $(if $(SIGN_KEY),--sign-key "$(SIGN_KEY)") $(if $(MAINTAINER),--maintainer "$(MAINTAINER)")
 
 demo: build ## the main job, live, in about half a minute
@@ -73,7 +73,7 @@ check: ## formatting, vet on every platform, staticcheck, the systemd unit
 
 # They wait more than they compute: more of them at once than there are cores.
 quick: ## all tests but those with whole systems
-	@sh scripts/need.sh go git gcc bash python3 ps initdb
+	@sh scripts/need.sh go git gcc bash python3 ps initdb msibuild msiinfo gcab openssl osslsigncode
 	sh scripts/inmemory.sh env $(GOTEST) -p 4 -timeout 8m $$($(GO) list ./... | grep -v -e /lab$$ -e /lab/virtual$$ -e /lab/bench$$)
 
 # The days in virtual time are about timing and run three bubbles of a million

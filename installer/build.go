@@ -14,7 +14,7 @@ import (
 var (
 	allProducts  = []string{agentName, serverName}
 	allArchs     = []string{"amd64", "arm64"}
-	allFormats   = []string{"deb", "rpm", "pkg"}
+	allFormats   = []string{"deb", "rpm", "pkg", "msi"}
 	linuxFormats = []string{"deb", "rpm"}
 )
 
@@ -31,6 +31,12 @@ var programs = map[string]struct {
 // build makes all that o orders, and gives the names of the files in o.out. What stands there
 // by one of these names is replaced, and only once all is built.
 func build(ctx context.Context, o order) (made []string, err error) {
+	windows := slices.Contains(o.formats, "msi") && slices.Contains(o.products, agentName)
+	if windows {
+		if err := haveMSITools(); err != nil {
+			return nil, err
+		}
+	}
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return nil, err
 	}
@@ -52,6 +58,16 @@ func build(ctx context.Context, o order) (made []string, err error) {
 		more, err := macPackage(ctx, o, stage)
 		if err != nil {
 			return nil, fmt.Errorf("pkg: %w", err)
+		}
+		made = append(made, more...)
+	}
+	for _, arch := range o.archs {
+		if !windows {
+			break
+		}
+		more, err := windowsPackage(ctx, o, stage, arch)
+		if err != nil {
+			return nil, fmt.Errorf("msi for %s: %w", arch, err)
 		}
 		made = append(made, more...)
 	}

@@ -240,7 +240,7 @@ func TestCommandLine(t *testing.T) {
 		"":                                  "--version 1.2.3",
 		"--version 1.2":                     "v1.2.3",
 		"--version 1.2.3+x":                 "v1.2.3",
-		"--version 1.2.3 --formats deb,msi": `"msi" is none of deb, rpm, pkg`,
+		"--version 1.2.3 --formats deb,exe": `"exe" is none of deb, rpm, pkg, msi`,
 		"--version 1.2.3 x":                 "only flags",
 		"--version 1.2.3 --maintainer me":   "NAME <ADDRESS>",
 		"--version 1.2.3 --sign-key /none":  "--sign-key",

@@ -28,7 +28,7 @@ import (
 )
 
 const usage = `Builds the packages of a release: deb and rpm, for amd64 and arm64, of agent and
-server, and a pkg of the agent for macOS; beside them SHA256SUMS, an SBOM of each
+server, a pkg of the agent for macOS and an msi for Windows; beside them SHA256SUMS, an SBOM of each
 program (CycloneDX) and, with --sign-key, minisign signatures.
 
   go run ./installer --version 1.2.3
@@ -57,8 +57,9 @@ type order struct {
 	formats  []string
 	when     time.Time // SOURCE_DATE_EPOCH
 	key      *release.PrivateKey
-	// Commands that sign a program or a package for macOS, in place; "": unsigned.
-	macProgramSigner, macPackageSigner string
+	// Commands that sign a program or a package for macOS or Windows, in place; "": unsigned.
+	macProgramSigner, macPackageSigner         string
+	windowsProgramSigner, windowsPackageSigner string
 	// maintainer is NAME <ADDRESS>, who answers for the packages.
 	maintainer string
 	source     string // root of this module
@@ -97,6 +98,8 @@ func parse(args []string, errs io.Writer, env func(string) string) (order, error
 	flags.StringVar(&o.maintainer, "maintainer", nobody, "who answers for the packages: NAME <ADDRESS>")
 	flags.StringVar(&o.macProgramSigner, "mac-program-signer", "", "command that is called with the path of macOS's program and signs it, before it is packed")
 	flags.StringVar(&o.macPackageSigner, "mac-package-signer", "", "command that is called with the path of macOS's package and signs it")
+	flags.StringVar(&o.windowsProgramSigner, "windows-program-signer", "", "command that is called with the path of Windows' program and signs it, before it is packed")
+	flags.StringVar(&o.windowsPackageSigner, "windows-package-signer", "", "command that is called with the path of Windows' package and signs it")
 	flags.StringVar(&keyFile, "sign-key", "", "file of the private release key, of minisign or `gururmm update keygen`")
 	flags.StringVar(&passwordFile, "sign-password-file", "", "file with its password, if it has one")
 	if err := flags.Parse(args); err != nil {

@@ -115,10 +115,12 @@ func library(path, version, goSum string) component {
 	return c
 }
 
-// serial is an UUID made of the program's own hash (version 8, RFC 9562): the same program
-// has the same bill.
-func serial(sum string) string {
-	h := sha256.Sum256([]byte("gururmm sbom " + sum))
+// serial is made of the program's own hash: the same program has the same bill.
+func serial(sum string) string { return "urn:uuid:" + uuid("gururmm sbom "+sum) }
+
+// uuid is an UUID made of a text (version 8, RFC 9562).
+func uuid(text string) string {
+	h := sha256.Sum256([]byte(text))
 	h[6], h[8] = h[6]&0x0f|0x80, h[8]&0x3f|0x80
-	return fmt.Sprintf("urn:uuid:%x-%x-%x-%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])
+	return fmt.Sprintf("%x-%x-%x-%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])
 }

@@ -15,6 +15,7 @@ package_of() { # command -> Debian package
 	systemd-nspawn) echo systemd-container ;;
 	nsenter | unshare) echo util-linux ;;
 	initdb) echo postgresql ;;
+	msibuild | msiinfo) echo msitools ;;
 	nginx-stream) echo libnginx-mod-stream ;;
 	*) echo "$1" ;;
 	esac
