@@ -17,13 +17,14 @@ type installLine struct {
 }
 
 // installLines are the lines to paste for t, a token with its secret. None puts the token in a
-// process's arguments: printf and the string of PowerShell are the shell's own.
+// process's arguments: printf and Set-Content are the shell's own.
 func installLines(t operator.EnrollToken) []installLine {
 	words := []string{"SERVER_URL=" + t.URL, "ENROLL_TOKEN=" + t.Token}
-	pin, psPin := "", ""
+	pin, properties := "", "SERVER_URL="+t.URL
 	if t.Pin != "" {
 		words = append(words, "PIN="+t.Pin)
-		pin, psPin = " --pin "+quote(t.Pin), " --pin "+powerShellWord(t.Pin)
+		pin = " --pin " + quote(t.Pin)
+		properties += " PIN=" + t.Pin
 	}
 	for i, w := range words {
 		words[i] = quote(w)
@@ -38,8 +39,12 @@ func installLines(t operator.EnrollToken) []installLine {
 		{"macos", "macOS: where the package lies", mac + "installer -pkg ./gururmm-agent-*.pkg -target /"},
 		{"linux", "Other Linux: where the program lies and is to stay", `printf '%s\n' ` + quote(t.Token) + " | sudo ./gururmm-agent enroll --server " + quote(t.URL) +
 			" --token-file -" + pin + " && sudo ./gururmm-agent install && sudo ./gururmm-agent start"},
-		{"windows", "Windows, PowerShell as administrator: where the program lies and is to stay", powerShellWord(t.Token) + ` | .\gururmm-agent.exe enroll --server ` + powerShellWord(t.URL) +
-			" --token-file -" + psPin + `; if ($?) { .\gururmm-agent.exe install; .\gururmm-agent.exe start }`},
+		// A temporary file lies in the administrator's own folder, which others can't read. Start-Process waits.
+		{"windows", "Windows, PowerShell as administrator: where the package lies (1603: it refused, and event 10005 of MsiInstaller says why)",
+			`$f = [IO.Path]::GetTempFileName(); Set-Content $f ` + powerShellWord(t.Token) +
+				`; $m = (Get-Item ".\gururmm-agent-*-$(@{AMD64='x64'; ARM64='arm64'}[$env:PROCESSOR_ARCHITECTURE]).msi").FullName` +
+				`; (Start-Process msiexec -Wait -PassThru ('/i "' + $m + '" /qn TOKEN_FILE="' + $f + ` + powerShellWord(`" `+properties) + `)).ExitCode` +
+				`; Get-Content -Tail 4 "$env:ProgramData\GuruRMM\Agent\log\install.log"`},
 	}
 }
 

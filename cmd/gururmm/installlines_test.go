@@ -49,7 +49,8 @@ func TestInstallLinesLeaveAnOrderAndNoTokenInArguments(t *testing.T) {
 			t.Errorf("%s gave\n%s\nwant\n%s", platform, got, want)
 		}
 	}
-	if w := lines["windows"].Line; !strings.HasPrefix(w, "'gre_SECRET' | ") || strings.Count(w, "gre_SECRET") != 1 {
+	if w := lines["windows"].Line; !strings.Contains(w, "Set-Content $f 'gre_SECRET'; ") || strings.Count(w, "gre_SECRET") != 1 ||
+		!strings.Contains(w, `'" SERVER_URL=https://rmm.example:8443 PIN=sha256/a+b/c=')`) {
 		t.Errorf("windows: %s", w)
 	}
 	if got := quote("a'b c"); got != `'a'\''b c'` {
