@@ -49,8 +49,7 @@ packages=$*
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work/bin" "$work/src" "$work/out"
-: >"$work/out/untested"
+mkdir -p "$work/bin"
 ld="-s -w"
 GOOS=windows CGO_ENABLED=0 go build -trimpath -ldflags "$ld" -o "$work/bin/" ./cmd/gururmm-agent
 CGO_ENABLED=0 go build -trimpath -ldflags "$ld" -o "$work/bin/" ./cmd/gururmm
@@ -63,21 +62,10 @@ fi
 for p in $packages; do
 	GOOS=windows CGO_ENABLED=0 go test -c -ldflags "-s -w" -o "$work/bin/${p//\//+}.test.exe" "./$p"
 done
-cp scripts/windows-inside.sh scripts/windows-agent.sh scripts/wine-verdict.sh "$work/"
+cp scripts/windows-inside.sh scripts/windows-agent.sh scripts/wine*.sh "$work/"
 
-# Namespaces of its own: nothing in it outlives this, and its loopback is nobody else's.
 code=0
-timeout --foreground --kill-after=10 $((limit - SECONDS)) unshare --mount --pid --net --fork --kill-child bash -c '
-	set -e
-	root=$1 work=$2
-	ip link set lo up
-	mount -t proc proc "$root/proc"
-	mount --rbind /dev "$root/dev"
-	mount -t tmpfs tmpfs "$root/tmp"
-	mount --bind "$work" "$root/mnt"
-	mount --bind . "$root/mnt/src"
-	mount -o remount,bind,ro "$root/mnt/src"
-	exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin bash /mnt/windows-inside.sh $3
-' sh "$root" "$work" "$((running - SECONDS)) $([ $# = 0 ] || echo tests)" || code=$?
+timeout --foreground --kill-after=10 $((limit - SECONDS)) bash scripts/wine-chroot.sh "$root" "$work" windows-inside.sh \
+	$((running - SECONDS)) $([ $# = 0 ] || echo tests) || code=$?
 while IFS= read -r line; do untested "$line"; done <"$work/out/untested"
 exit $code
