@@ -1,15 +1,15 @@
 #!/bin/bash
 # Builds the packages and lets them live: the debs under a real systemd, the first process of
-# a container; the rpms by rpm's own tools. And asks lintian and rpmlint. What was not tested is
-# left in bin/packages.untested: see scripts/container.sh.
+# a container; the rpms by rpm's own tools; the msi under Wine. And asks lintian and rpmlint. What
+# was not tested is left in bin/packages.untested: see scripts/container.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-what=packages building=300 living=400 looking=120
+what=packages building=420 living=400 looking=120 wining=600
 running=$((living + looking))
 . scripts/container.sh
 # The linters live in the container too: rpmlint unpacks what it looks at, and not only where it should.
 have packages systemd systemd-sysv dbus procps sudo ca-certificates lintian rpmlint rpm cpio shellcheck libarchive-tools nodejs
-sh scripts/need.sh go npm
+sh scripts/need.sh go npm msibuild gcab
 
 began=$SECONDS
 export SOURCE_DATE_EPOCH=1767225600
@@ -53,4 +53,21 @@ boot scripts/packages-inside.sh
 code=0
 inside $living inside.sh || code=1
 inside $looking packages-lint.sh || code=1
+
+# The msi, in the chroot that scripts/windows.sh has too.
+if ! wine=$(timeout --kill-after=15 $making bash scripts/rootfs.sh wine wine64); then
+	[ $code = 0 ] || exit 1
+	untested "Wine can't be had here (see above)"
+fi
+mkdir -p "$work/wine/bin"
+cp scripts/wine*.sh scripts/packages-wine.sh scripts/packages-msi.sh "$work/wine/"
+for version in 1.0.0 1.1.0 1.2.0-rc.1; do
+	mkdir "$work/wine/$version"
+	cp "$work/$version"/*-x64.msi "$work/wine/$version/"
+done
+CGO_ENABLED=0 go build -trimpath -o "$work/wine/bin/" ./cmd/gururmm
+GOOS=windows CGO_ENABLED=0 go build -o "$work/wine/bin/suspend.exe" scripts/testdata/suspend.go
+"$work/wine/bin/gururmm" update keygen --no-password --out "$work/wine/release.key" >/dev/null
+timeout --foreground --kill-after=10 $((wining + 10)) bash scripts/wine-chroot.sh "$wine" "$work/wine" packages-wine.sh $wining || code=1
+if [ $code = 0 ] && [ -s "$work/wine/out/untested" ]; then untested "$(cat "$work/wine/out/untested")"; fi
 exit $code
