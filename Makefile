@@ -45,7 +45,7 @@ agents: ## the agent for each platform, to be signed: make agents VERSION=v1.2.3
 # private release key; what there is besides: go run ./installer --help.
 packages: ## deb, rpm, pkg and msi with checksums, SBOM, signatures: make packages VERSION=1.2.3
 	@sh scripts/need.sh go msibuild gcab
-	$(GO) run ./installer --version "$(VERSION)" $(if $(SIGN_KEY),--sign-key "$(SIGN_KEY)") $(if $(MAINTAINER),--maintainer "$(MAINTAINER)")
+	CGO_ENABLED=0 $(GO) run -trimpath ./installer --version "$(VERSION)" $(if $(SIGN_KEY),--sign-key "$(SIGN_KEY)") $(if $(MAINTAINER),--maintainer "$(MAINTAINER)")
 
 demo: build ## the main job, live, in about half a minute
 	./bin/gururmm-lab demo --bin bin
