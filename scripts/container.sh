@@ -9,7 +9,7 @@ mkdir -p bin
 rm -f "$mark"
 
 # Limits in seconds: a mirror that hangs must not hang a test run.
-making=300 installing=120
+making=500 installing=120
 
 # untested WHY: the container can't be had, which says nothing of what is tested.
 untested() {

@@ -38,11 +38,11 @@ alone() {
 
 make() {
 	rm -rf --one-file-system "$root" "$root.ready"
-	alone 150 debootstrap --variant=minbase "$suite" "$root" >"$root.log" 2>&1 || return 1
+	alone 240 debootstrap --variant=minbase "$suite" "$root" >"$root.log" 2>&1 || return 1
 	# Nothing is started inside while it is made.
 	printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 	chmod 755 "$root/usr/sbin/policy-rc.d"
-	alone 150 sh -c '
+	alone 240 sh -c '
 		mount -t proc proc "$1/proc"
 		root=$1; shift
 		export DEBIAN_FRONTEND=noninteractive

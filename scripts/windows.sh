@@ -18,7 +18,7 @@ mark=$PWD/bin/windows.untested
 
 # The whole has a limit, in seconds: a mirror that hangs must not hang a test run. So
 # has what may be installed, and what is begun under Wine.
-limit=600 making=300 running=520
+limit=1000 making=500 running=520
 if [ -z "${GURURMM_WINDOWS_BOUNDED:-}" ]; then
 	mkdir -p bin
 	rm -f "$mark"
