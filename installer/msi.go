@@ -275,8 +275,10 @@ func (p product) tables() ([]table, error) {
 			{"WriteEnvironmentStrings", "", 5200},
 			{"InstallServices", "", 5800},
 			{"MsiConfigureServices", "", 5850},
-			{"DropOrder", "SERVER_URL AND " + stays, 5880},
-			{"OrderToEnroll", "SERVER_URL AND " + stays, 5890},
+			// Not at a repair, which Windows lets everybody order: what SYSTEM enrolls with, and which
+			// file it removes, are for administrators.
+			{"DropOrder", "SERVER_URL AND NOT Installed", 5880},
+			{"OrderToEnroll", "SERVER_URL AND NOT Installed", 5890},
 			{"RegisterProduct", "", 6100},
 			{"PublishFeatures", "", 6300},
 			{"PublishProduct", "", 6400},

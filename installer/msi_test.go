@@ -119,7 +119,7 @@ func TestMSITables(t *testing.T) {
 			"StopBefore":             `StopBefore|REINSTALL OR OLDER_FOUND OR NEWER_FOUND|1530`,
 			"InstallExecute":         "InstallExecute|REINSTALL OR OLDER_FOUND OR NEWER_FOUND|1540",
 			"RemoveExistingProducts": "RemoveExistingProducts||1550",
-			"OrderToEnroll":          `OrderToEnroll|SERVER_URL AND NOT REMOVE~="ALL"|5890`,
+			"OrderToEnroll":          `OrderToEnroll|SERVER_URL AND NOT Installed|5890`, // a repair is everybody's
 			"Finish":                 `Finish|NOT REMOVE~="ALL"|6500`,
 			"Purge":                  `Purge|REMOVE~="ALL" AND PURGE AND NOT UPGRADINGPRODUCTCODE|3400`,
 			"LaunchConditions":       "LaunchConditions||100", "MsiConfigureServices": "MsiConfigureServices||5850",
