@@ -17,7 +17,18 @@ import (
 )
 
 // controlWait bounds the wait for a service to start or stop, as its own stop is bounded.
-const controlWait = ShutdownWait
+const controlWait = 2 * guardian.StopWithin
+
+// recovery is what the service manager does when the service fails: soon at
+// first, then with growing patience, and never not at all (the last is repeated).
+var recovery = []mgr.RecoveryAction{
+	{Type: mgr.ServiceRestart, Delay: 2 * time.Second},
+	{Type: mgr.ServiceRestart, Delay: 10 * time.Second},
+	{Type: mgr.ServiceRestart, Delay: time.Minute},
+}
+
+// recoveryReset is how long without a failure it takes to begin with the first action again, in seconds.
+const recoveryReset = 3600
 
 // scm is the service control manager.
 type scm struct{}
@@ -69,9 +80,7 @@ func (w scm) install(s Service) error {
 	defer m.Disconnect()
 	made, err := m.CreateService(ServiceName, s.Program, mgr.Config{
 		StartType: mgr.StartAutomatic, ErrorControl: mgr.ErrorNormal,
-		// What a boot needs goes first; an RMM can wait a minute.
-		DelayedAutoStart: true,
-		DisplayName:      ServiceTitle, Description: ServiceDescription,
+		DisplayName: ServiceTitle, Description: ServiceDescription,
 	}, s.Args()...)
 	switch {
 	case errors.Is(err, windows.ERROR_SERVICE_EXISTS):
@@ -90,13 +99,20 @@ func (w scm) install(s Service) error {
 	return nil
 }
 
+// ConfigureService sets what a package's table of services does not take.
+func ConfigureService() error {
+	return scm{}.with(func(_ *mgr.Mgr, s *mgr.Service) error { return configure(s) })
+}
+
 // configure sets what CreateService does not take.
 func configure(s *mgr.Service) error {
-	var recovery []mgr.RecoveryAction
-	for _, delay := range RestartDelays {
-		recovery = append(recovery, mgr.RecoveryAction{Type: mgr.ServiceRestart, Delay: delay})
+	// What a boot needs goes first; an RMM can wait a minute.
+	delayed := windows.SERVICE_DELAYED_AUTO_START_INFO{IsDelayedAutoStartUp: 1}
+	err := windows.ChangeServiceConfig2(s.Handle, windows.SERVICE_CONFIG_DELAYED_AUTO_START_INFO, (*byte)(unsafe.Pointer(&delayed)))
+	if err != nil && !unknownLevel(err) {
+		return fmt.Errorf("delayed start: %w", err)
 	}
-	if err := s.SetRecoveryActions(recovery, uint32(FailureReset.Seconds())); err != nil {
+	if err := s.SetRecoveryActions(recovery, recoveryReset); err != nil {
 		return fmt.Errorf("recovery actions: %w", err)
 	}
 	// An orderly stop with an error is a failure too.
@@ -104,8 +120,8 @@ func configure(s *mgr.Service) error {
 		return fmt.Errorf("recovery actions on failures: %w", err)
 	}
 	// SERVICE_PRESHUTDOWN_INFO of <winsvc.h>: milliseconds a shutdown of the machine waits for us.
-	info := struct{ timeout uint32 }{uint32(ShutdownWait.Milliseconds())}
-	err := windows.ChangeServiceConfig2(s.Handle, windows.SERVICE_CONFIG_PRESHUTDOWN_INFO, (*byte)(unsafe.Pointer(&info)))
+	info := struct{ timeout uint32 }{uint32(controlWait.Milliseconds())}
+	err = windows.ChangeServiceConfig2(s.Handle, windows.SERVICE_CONFIG_PRESHUTDOWN_INFO, (*byte)(unsafe.Pointer(&info)))
 	if err != nil && !unknownLevel(err) {
 		return fmt.Errorf("wait at a shutdown: %w", err)
 	}
@@ -113,7 +129,7 @@ func configure(s *mgr.Service) error {
 }
 
 // unknownLevel: a service manager that is not Windows' own (Wine's) may not know
-// a setting. Neither is needed for the promise: a guardian that fails does not
+// a setting. None is needed for the promise: a guardian that fails does not
 // report a stop, and one that is not told of a shutdown in time is ended by it.
 func unknownLevel(err error) bool { return errors.Is(err, windows.ERROR_INVALID_LEVEL) }
 

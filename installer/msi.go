@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"gururmm/agent"
 )
@@ -92,10 +91,6 @@ const (
 	stopAtInstall    = 0x2
 	stopAtRemoval    = 0x20
 	deleteAtRemoval  = 0x80
-	whenInstalled    = 1 | 4 // or installed anew
-	delayedStart     = 3     // SERVICE_CONFIG_DELAYED_AUTO_START_INFO of winsvc.h
-	failureFlag      = 4     // SERVICE_CONFIG_FAILURE_ACTIONS_FLAG
-	preshutdown      = 7     // SERVICE_CONFIG_PRESHUTDOWN_INFO
 )
 
 // table is one of the database, as a text archive (.idt) has it.
@@ -154,12 +149,6 @@ func (p product) tables() ([]table, error) {
 		return nil, err
 	}
 	name := agent.ServiceTitle + " " + p.bare()
-	var restarts, delays []string
-	for _, delay := range agent.RestartDelays {
-		restarts = append(restarts, "1") // SC_ACTION_RESTART of winsvc.h
-		delays = append(delays, fmt.Sprint(delay.Milliseconds()))
-	}
-	const list = "[~]" // between the strings of a list
 	const (
 		stays     = `NOT REMOVE~="ALL"`
 		changes   = "REINSTALL OR " + olderFound + " OR " + newerFound // what is installed
@@ -215,22 +204,16 @@ func (p product) tables() ([]table, error) {
 		{"ServiceInstall", "ServiceInstall s72, Name s255, DisplayName L255, ServiceType i4, StartType i4, ErrorControl i4, LoadOrderGroup S255, Dependencies S255, StartName S255, Password S255, Arguments S255, Component_ s72, Description L255", 1, [][]any{
 			{"Service", agent.ServiceName, agent.ServiceTitle, serviceOwn, serviceAutomatic, errorNormal, "", "", "", "", strings.Join(agent.Service{}.Args(), " "), partProgram, agent.ServiceDescription},
 		}},
-		// Started it is by the partProgram, which knows whether it is to be.
+		// Configured and started it is by the program: MsiServiceConfigFailureActions "is not working as
+		// expected", says the page of MsiConfigureServices, and who starts knows whether it is to be.
 		{"ServiceControl", "ServiceControl s72, Name l255, Event i2, Arguments S255, Wait I2, Component_ s72", 1, [][]any{
 			{"Service", agent.ServiceName, stopAtInstall | stopAtRemoval | deleteAtRemoval, "", 1, partProgram},
-		}},
-		{"MsiServiceConfig", "MsiServiceConfig s72, Name s255, Event i4, ConfigType i4, Argument S0, Component_ s72", 1, [][]any{
-			{"Delayed", agent.ServiceName, whenInstalled, delayedStart, 1, partProgram},
-			{"Failures", agent.ServiceName, whenInstalled, failureFlag, 1, partProgram},
-			{"Shutdown", agent.ServiceName, whenInstalled, preshutdown, agent.ShutdownWait.Milliseconds(), partProgram},
-		}},
-		{"MsiServiceConfigFailureActions", "MsiServiceConfigFailureActions s72, Name s255, Event i4, ResetPeriod I4, RebootMessage L255, Command L255, Actions S0, DelayActions S0, Component_ s72", 1, [][]any{
-			{"Restart", agent.ServiceName, whenInstalled, int(agent.FailureReset / time.Second), "", "", strings.Join(restarts, list), strings.Join(delays, list), partProgram},
 		}},
 		{"CustomAction", "Action s72, Type i2, Source S72, Target S255, ExtendedType I4", 1, [][]any{
 			{"NoteService", runFrom | deferred | asSystem | goOn, programDir, installed + "msi note", ""},
 			{"StartAgain", runFrom | deferred | onRollback | asSystem | goOn, programDir, installed + "msi finish", ""},
 			{"StopBefore", runFrom | deferred | asSystem | goOn, programDir, installed + "stop", ""},
+			{"Configure", runInstalled | deferred | asSystem, msiFile, "msi configure", ""},
 			{"DropOrder", runInstalled | deferred | onRollback | asSystem | goOn, msiFile, "msi drop-order", ""},
 			{"OrderToEnroll", runInstalled | deferred | asSystem | hideTarget, msiFile, `msi order "SERVER_URL=[SERVER_URL]" "ENROLL_TOKEN=[ENROLL_TOKEN]" "TOKEN_FILE=[TOKEN_FILE]" "PIN=[PIN]" "CA_FILE=[CA_FILE]"`, ""},
 			{"Finish", runInstalled | deferred | asSystem | goOn, msiFile, "msi finish", ""},
@@ -274,7 +257,7 @@ func (p product) tables() ([]table, error) {
 			{"WriteRegistryValues", "", 5000},
 			{"WriteEnvironmentStrings", "", 5200},
 			{"InstallServices", "", 5800},
-			{"MsiConfigureServices", "", 5850},
+			{"Configure", "NOT Installed OR REINSTALL", 5850},
 			// Not at a repair, which Windows lets everybody order: what SYSTEM enrolls with, and which
 			// file it removes, are for administrators.
 			{"DropOrder", "SERVER_URL AND NOT Installed", 5880},

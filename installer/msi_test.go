@@ -98,17 +98,14 @@ func TestMSITables(t *testing.T) {
 		"ServiceInstall": {"Service": "Service|gururmm-agent|GuruRMM Agent|16|2|1|||||run --service|Program|" + agent.ServiceDescription},
 		// At an installation stopped (2), at a removal stopped (32) and removed (128); each is waited for.
 		"ServiceControl": {"Service": "Service|gururmm-agent|162||1|Program"},
-		"MsiServiceConfig": {
-			"Delayed": "Delayed|gururmm-agent|5|3|1|Program", "Failures": "Failures|gururmm-agent|5|4|1|Program", "Shutdown": "Shutdown|gururmm-agent|5|7|20000|Program",
-		},
-		"MsiServiceConfigFailureActions": {"Restart": "Restart|gururmm-agent|5|3600|||1[~]1[~]1|2000[~]10000[~]60000|Program"},
-		// Each deferred and as SYSTEM (3072); the token's with its command line hidden (8192), and alone
-		// in not going on (64) after a failure.
+		// Each deferred and as SYSTEM (3072), and going on (64) after a failure but where the service
+		// would not be what it is to be; the token's with its command line hidden (8192).
 		"CustomAction": {
 			"NoteService":   `NoteService|3170|InstallFolder|"[InstallFolder]gururmm-agent.exe" msi note|`,
 			"StopBefore":    `StopBefore|3170|InstallFolder|"[InstallFolder]gururmm-agent.exe" stop|`,
 			"StartAgain":    `StartAgain|3426|InstallFolder|"[InstallFolder]gururmm-agent.exe" msi finish|`,
 			"OrderToEnroll": `OrderToEnroll|11282|agent.exe|msi order "SERVER_URL=[SERVER_URL]" "ENROLL_TOKEN=[ENROLL_TOKEN]" "TOKEN_FILE=[TOKEN_FILE]" "PIN=[PIN]" "CA_FILE=[CA_FILE]"|`,
+			"Configure":     "Configure|3090|agent.exe|msi configure|",
 			"DropOrder":     "DropOrder|3410|agent.exe|msi drop-order|", "Finish": "Finish|3154|agent.exe|msi finish|", "Purge": "Purge|3154|agent.exe|msi purge|",
 		},
 		"AppSearch":  {"SERVICE_FOUND": "SERVICE_FOUND|Service"},
@@ -122,7 +119,8 @@ func TestMSITables(t *testing.T) {
 			"OrderToEnroll":          `OrderToEnroll|SERVER_URL AND NOT Installed|5890`, // a repair is everybody's
 			"Finish":                 `Finish|NOT REMOVE~="ALL"|6500`,
 			"Purge":                  `Purge|REMOVE~="ALL" AND PURGE AND NOT UPGRADINGPRODUCTCODE|3400`,
-			"LaunchConditions":       "LaunchConditions||100", "MsiConfigureServices": "MsiConfigureServices||5850",
+			"LaunchConditions":       "LaunchConditions||100",
+			"Configure":              `Configure|NOT Installed OR REINSTALL|5850`,
 		},
 	} {
 		got := rows(t, msi, table)

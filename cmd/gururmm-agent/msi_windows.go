@@ -30,6 +30,7 @@ func msiCommand(o *agent.Options) *cobra.Command {
 		}})
 	}
 	step("note", help.Words(0, 0), func(*cobra.Command, []string) error { return agent.NoteService() })
+	step("configure", help.Words(0, 0), func(*cobra.Command, []string) error { return agent.ConfigureService() })
 	step("order", cobra.ArbitraryArgs, func(_ *cobra.Command, words []string) error { return agent.OrderToEnroll(words) })
 	step("drop-order", help.Words(0, 0), func(*cobra.Command, []string) error { return agent.DropOrder() })
 	step("finish", help.Words(0, 0), func(cmd *cobra.Command, _ []string) error {
