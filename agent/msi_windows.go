@@ -51,9 +51,20 @@ type serviceNote struct {
 	Stopped   bool   `json:"stopped"`
 }
 
+// packageDir is the state directory, made and private, or refused: %ProgramData% lets everybody
+// make folders, and what SYSTEM writes or removes must not follow where somebody else leads.
+func packageDir() (string, error) {
+	dir, err := state.DefaultDir()
+	if err != nil {
+		return "", err
+	}
+	_, err = state.Open(dir)
+	return dir, err
+}
+
 // notePath is where it is kept meanwhile: an upgrade removes the service and makes it anew.
 func notePath() (string, error) {
-	dir, err := state.DefaultDir()
+	dir, err := packageDir()
 	return filepath.Join(dir, state.NoteFile), err
 }
 
@@ -153,7 +164,7 @@ func OrderToEnroll(words []string) error {
 
 // DropOrder takes it back, where an installation fails.
 func DropOrder() error {
-	dir, err := state.DefaultDir()
+	dir, err := packageDir()
 	if err != nil {
 		return err
 	}
@@ -162,7 +173,7 @@ func DropOrder() error {
 
 // Purge removes all state: identity, journal, settings, logs.
 func Purge() error {
-	dir, err := state.DefaultDir()
+	dir, err := packageDir()
 	if err != nil {
 		return err
 	}
@@ -183,7 +194,7 @@ func LogInstall(text string, bad bool) error {
 }
 
 func logInstall(text string) error {
-	dir, err := state.DefaultDir()
+	dir, err := packageDir()
 	if err != nil {
 		return err
 	}

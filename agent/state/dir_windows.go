@@ -35,9 +35,22 @@ func private() (*windows.SECURITY_DESCRIPTOR, *windows.SID, error) {
 }
 
 // makeParent makes the vendor's directory private too: %ProgramData% would let
-// every user in, and who may change it may put another directory in the place of ours.
+// every user in, and who may change it may put another directory in the place of ours. One
+// that is there belongs to SYSTEM, Administrators, Windows' own installer or this account.
 func makeParent(dir string) error {
-	if _, err := os.Stat(dir); err == nil {
+	if _, err := os.Lstat(dir); err == nil {
+		owner, err := ownerOf(dir)
+		if err != nil {
+			return fmt.Errorf("%w: %s: owner: %w", ErrNotPrivate, dir, err)
+		}
+		_, self, err := private()
+		if err != nil {
+			return err
+		}
+		if !trusted(owner, self) && owner.String() != trustedInstaller {
+			return fmt.Errorf("%w: %s belongs to %s, who may put another directory in the place of ours; remove it, or name another one",
+				ErrNotPrivate, dir, owner)
+		}
 		return nil
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
@@ -47,6 +60,29 @@ func makeParent(dir string) error {
 		return err
 	}
 	return nil
+}
+
+// trustedInstaller is the service that owns what comes with Windows, as C:\.
+const trustedInstaller = "S-1-5-80-956008885-3418522649-1831038044-1853292631-2271478464"
+
+// ownerOf is who owns what is at path: a link or a junction itself, and not what it leads to.
+func ownerOf(path string) (*windows.SID, error) {
+	name, err := windows.UTF16PtrFromString(path)
+	if err != nil {
+		return nil, err
+	}
+	h, err := windows.CreateFile(name, windows.READ_CONTROL, windows.FILE_SHARE_READ|windows.FILE_SHARE_WRITE|windows.FILE_SHARE_DELETE,
+		nil, windows.OPEN_EXISTING, windows.FILE_FLAG_OPEN_REPARSE_POINT|windows.FILE_FLAG_BACKUP_SEMANTICS, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer windows.CloseHandle(h)
+	sd, err := windows.GetSecurityInfo(h, windows.SE_FILE_OBJECT, windows.OWNER_SECURITY_INFORMATION)
+	if err != nil {
+		return nil, err
+	}
+	owner, _, err := sd.Owner()
+	return owner, err
 }
 
 func makePrivate(dir string) error {
@@ -91,11 +127,7 @@ func ensurePrivate(dir string) error {
 			names = append(names, e.Name())
 		}
 		own := func(name string) bool {
-			sd, err := windows.GetNamedSecurityInfo(filepath.Join(dir, name), windows.SE_FILE_OBJECT, windows.OWNER_SECURITY_INFORMATION)
-			if err != nil {
-				return false
-			}
-			owner, _, err := sd.Owner()
+			owner, err := ownerOf(filepath.Join(dir, name))
 			return err == nil && trusted(owner, self)
 		}
 		if taken(names, false, own) {
