@@ -42,10 +42,10 @@ agents: ## the agent for each platform, to be signed: make agents VERSION=v1.2.3
 	done
 
 # Reproducible: the same source and SOURCE_DATE_EPOCH give the same bytes. SIGN_KEY names a
-# private release key; what there is besides: go run ./installer --help.
+# private release key, SIGN_PASSWORD_FILE its password, if it has one; what there is besides: go run ./installer --help.
 packages: ## deb, rpm, pkg and msi with checksums, SBOM, signatures: make packages VERSION=1.2.3
 	@sh scripts/need.sh go msibuild gcab
-	CGO_ENABLED=0 $(GO) run -trimpath ./installer --version "$(VERSION)" $(if $(SIGN_KEY),--sign-key "$(SIGN_KEY)") $(if $(MAINTAINER),--maintainer "$(MAINTAINER)")
+	CGO_ENABLED=0 $(GO) run -trimpath ./installer --version "$(VERSION)" $(if $(SIGN_KEY),--sign-key "$(SIGN_KEY)") $(if $(SIGN_PASSWORD_FILE),--sign-password-file "$(SIGN_PASSWORD_FILE)") $(if $(MAINTAINER),--maintainer "$(MAINTAINER)")
 
 demo: build ## the main job, live, in about half a minute
 	./bin/gururmm-lab demo --bin bin

@@ -33,6 +33,9 @@ var programs = map[string]struct {
 func build(ctx context.Context, o order) (made []string, err error) {
 	windows := slices.Contains(o.formats, "msi") && slices.Contains(o.products, agentName)
 	if windows {
+		if _, err := o.msiVersion(); err != nil { // before minutes of building
+			return nil, fmt.Errorf("msi: %w. To do without: --formats deb,rpm,pkg", err)
+		}
 		if err := haveMSITools(); err != nil {
 			return nil, err
 		}

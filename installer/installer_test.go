@@ -245,6 +245,9 @@ func TestCommandLine(t *testing.T) {
 		"--version 1.2.3 --maintainer me":   "NAME <ADDRESS>",
 		"--version 1.2.3 --sign-key /none":  "--sign-key",
 		"--version 1.2.3 --sign-password-file /none": "give --sign-key",
+		"--version 1.2.3 --nope":                     "-nope, see --help",
+		// Not success with an empty SHA256SUMS.
+		"--version 1.2.3 --products gururmm-server --formats pkg,msi": "nothing to build: of gururmm-server there is no pkg,msi, only deb, rpm",
 	} {
 		if _, err := parse(strings.Fields(line), io.Discard, none); err == nil || !strings.Contains(err.Error(), wrong) {
 			t.Errorf("%q: %v, want %q in it", line, err, wrong)
@@ -270,5 +273,17 @@ func TestAgentIsBuiltAsTheMakefileBuildsIt(t *testing.T) {
 	}
 	if want := "GOAGENT   := $(GOBUILD) " + strings.Join(programs[agentName].flags, " ") + "\n"; !strings.Contains(string(text), want) {
 		t.Errorf("the Makefile has not: %s", want)
+	}
+}
+
+// What can't be built is said before minutes of building.
+func TestAVersionThatNoMSICanHaveIsRefusedFirst(t *testing.T) {
+	o, _ := played(t)
+	o.version, o.out, o.products, o.archs, o.formats = "v300.0.0", filepath.Join(o.out, "dist"), allProducts, allArchs, allFormats
+	if _, err := build(t.Context(), o); err == nil || !strings.Contains(err.Error(), "up to 255.255.65535. To do without: --formats deb,rpm,pkg") {
+		t.Error(err)
+	}
+	if _, err := os.Stat(o.out); err == nil {
+		t.Error("it began all the same")
 	}
 }

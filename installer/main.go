@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -43,7 +44,7 @@ func main() {
 		if errors.Is(err, flag.ErrHelp) {
 			return
 		}
-		fmt.Fprintln(os.Stderr, "installer:", err)
+		fmt.Fprintln(os.Stderr, "installer:", strings.TrimSpace(err.Error())) // what a compiler or a signer said ends its line itself
 		os.Exit(1)
 	}
 }
@@ -86,24 +87,28 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 // parse understands a command line; nothing is built or written.
 func parse(args []string, errs io.Writer, env func(string) string) (order, error) {
 	flags := flag.NewFlagSet("installer", flag.ContinueOnError)
-	flags.SetOutput(errs)
-	flags.Usage = func() { fmt.Fprint(errs, usage); flags.PrintDefaults() }
+	flags.SetOutput(io.Discard) // what is wrong is said once, by main
 	var o order
 	var products, archs, formats, keyFile, passwordFile string
 	flags.StringVar(&o.version, "version", "", "version of the release: 1.2.3 or 1.2.3-rc.1")
-	flags.StringVar(&o.out, "out", "", "folder to write to (default dist/VERSION)")
+	flags.StringVar(&o.out, "out", "", "`folder` to write to (default dist/VERSION)")
 	flags.StringVar(&products, "products", strings.Join(allProducts, ","), "of these only")
 	flags.StringVar(&archs, "arch", strings.Join(allArchs, ","), "for these only")
 	flags.StringVar(&formats, "formats", strings.Join(allFormats, ","), "in these only")
 	flags.StringVar(&o.maintainer, "maintainer", nobody, "who answers for the packages: NAME <ADDRESS>")
-	flags.StringVar(&o.macProgramSigner, "mac-program-signer", "", "command that is called with the path of macOS's program and signs it, before it is packed")
-	flags.StringVar(&o.macPackageSigner, "mac-package-signer", "", "command that is called with the path of macOS's package and signs it")
-	flags.StringVar(&o.windowsProgramSigner, "windows-program-signer", "", "command that is called with the path of Windows' program and signs it, before it is packed")
-	flags.StringVar(&o.windowsPackageSigner, "windows-package-signer", "", "command that is called with the path of Windows' package and signs it")
-	flags.StringVar(&keyFile, "sign-key", "", "file of the private release key, of minisign or `gururmm update keygen`")
-	flags.StringVar(&passwordFile, "sign-password-file", "", "file with its password, if it has one")
-	if err := flags.Parse(args); err != nil {
+	flags.StringVar(&o.macProgramSigner, "mac-program-signer", "", "`command` that is called with the path of macOS's program and signs it, before it is packed")
+	flags.StringVar(&o.macPackageSigner, "mac-package-signer", "", "`command` that is called with the path of macOS's package and signs it")
+	flags.StringVar(&o.windowsProgramSigner, "windows-program-signer", "", "`command` that is called with the path of Windows' program and signs it, before it is packed")
+	flags.StringVar(&o.windowsPackageSigner, "windows-package-signer", "", "`command` that is called with the path of Windows' package and signs it")
+	flags.StringVar(&keyFile, "sign-key", "", "`file` of the private release key, of minisign or gururmm update keygen")
+	flags.StringVar(&passwordFile, "sign-password-file", "", "`file` with its password, if it has one")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		fmt.Fprint(errs, usage)
+		flags.SetOutput(errs)
+		flags.PrintDefaults()
 		return o, err
+	} else if err != nil {
+		return o, fmt.Errorf("%w, see --help", err)
 	}
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("%q: only flags are understood, see --help", flags.Arg(0))
@@ -113,7 +118,7 @@ func parse(args []string, errs io.Writer, env func(string) string) (order, error
 	}
 	o.version = "v" + strings.TrimPrefix(o.version, "v")
 	if err := release.CheckVersion(o.version); err != nil {
-		return o, fmt.Errorf("--version: %w", err)
+		return o, fmt.Errorf("--version: %w (make packages VERSION=1.2.3)", err)
 	}
 	for _, list := range []struct {
 		flag, given string
@@ -124,6 +129,9 @@ func parse(args []string, errs io.Writer, env func(string) string) (order, error
 		if *list.to, err = some(list.given, list.all); err != nil {
 			return o, fmt.Errorf("--%s: %w", list.flag, err)
 		}
+	}
+	if !slices.Contains(o.products, agentName) && !slices.ContainsFunc(o.formats, func(f string) bool { return slices.Contains(linuxFormats, f) }) {
+		return o, fmt.Errorf("nothing to build: of %s there is no %s, only %s", strings.Join(o.products, ","), strings.Join(o.formats, ","), strings.Join(linuxFormats, ", "))
 	}
 	if _, err := mail.ParseAddress(o.maintainer); err != nil || strings.ContainsAny(o.maintainer, "\r\n\"") {
 		return o, fmt.Errorf("--maintainer %.80q is not like NAME <ADDRESS>", o.maintainer)

@@ -72,7 +72,7 @@ func signBy(ctx context.Context, command, file string) error {
 		return nil
 	}
 	if out, err := exec.CommandContext(ctx, command, file).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w\n%s", command, filepath.Base(file), err, out)
+		return fmt.Errorf("%s did not sign %s: %w\n%s", command, filepath.Base(file), err, out)
 	}
 	return nil
 }

@@ -243,7 +243,7 @@ func TestSignersSignInPlace(t *testing.T) {
 	if got, err := os.ReadFile(file); err != nil || string(got) != "pkgsigned" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if err := signBy(t.Context(), "false", file); err == nil || !strings.Contains(err.Error(), "false a.pkg") {
+	if err := signBy(t.Context(), "false", file); err == nil || !strings.Contains(err.Error(), "false did not sign a.pkg") {
 		t.Errorf("a signer that fails: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -81,7 +82,11 @@ func readKey(file, passwordFile string) (release.PrivateKey, error) {
 		}
 		password = strings.TrimRight(string(text), "\r\n")
 	}
-	return release.ParsePrivateKey(raw, password)
+	key, err := release.ParsePrivateKey(raw, password)
+	if errors.Is(err, release.ErrPassword) && password == "" {
+		err = errors.New("it has a password: give --sign-password-file (make packages SIGN_PASSWORD_FILE=…)")
+	}
+	return key, err
 }
 
 func readSmall(path string) ([]byte, error) {
