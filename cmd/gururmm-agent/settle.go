@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -57,7 +58,7 @@ func settleCommand(o *agent.Options) *cobra.Command {
 	return cmd
 }
 
-// settle asks the service, for so long at most.
+// settle asks the service, for so long at most. Who waits longer than a moment is told what for.
 func settle(ctx context.Context, o agent.Options, within time.Duration) (agent.Settled, error) {
 	socket, err := agent.FindSocket(o)
 	if err != nil {
@@ -66,13 +67,25 @@ func settle(ctx context.Context, o agent.Options, within time.Duration) (agent.S
 	limited, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	client := local.NewClient(socket)
+	var denied error
+	asks := 0
 	got := agent.Settle(limited, func(ctx context.Context) (local.Status, error) {
+		if asks++; asks == 4 {
+			fmt.Fprintf(os.Stderr, "gururmm-agent: waiting for a verified link, %v at the longest\n", within)
+		}
 		asked := time.Now()
 		st, err := client.Status(ctx)
+		if errors.Is(err, os.ErrPermission) { // which says nothing of the service
+			denied = err
+			cancel()
+		}
 		return st, agent.Silent(o, asked, err)
 	}, version.Version)
-	if ctx.Err() != nil {
-		return got, errors.New("interrupted; the service goes on")
+	switch {
+	case denied != nil:
+		return got, denied
+	case ctx.Err() != nil:
+		return got, errors.New("interrupted; nothing was changed")
 	}
 	return got, nil
 }

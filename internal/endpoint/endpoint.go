@@ -7,16 +7,18 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"strings"
 )
 
 // Check wants an absolute URL of scheme secure ("https", "wss"), or, to a loopback
 // address only, of scheme plain; without a user name or password.
 func Check(raw, secure, plain string) error {
 	u, err := url.Parse(raw)
-	if err != nil {
-		return err
-	}
 	switch {
+	case err != nil && !strings.Contains(raw, "://"): // "127.0.0.1:8443", which is parsed as something else
+		return fmt.Errorf("%q does not begin with %s://", raw, secure)
+	case err != nil:
+		return err
 	case u.Hostname() == "":
 		return fmt.Errorf("%q names no host; write %s://host:port", raw, secure)
 	case u.User != nil:

@@ -22,6 +22,7 @@ func TestCheck(t *testing.T) {
 		"ftp://rmm.example":            "does not begin with https://",
 		"https://rmm.example:port":     "invalid port",
 		"":                             "names no host",
+		"127.0.0.1:8443":               `"127.0.0.1:8443" does not begin with https://`,
 	} {
 		err := endpoint.Check(raw, "https", "http")
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
