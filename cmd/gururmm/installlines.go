@@ -37,13 +37,14 @@ func installLines(t operator.EnrollToken) []installLine {
 		{"deb", "Debian, Ubuntu: where the package lies", linux + `apt install ./gururmm-agent_*_"$(dpkg --print-architecture)".deb`},
 		{"rpm", "Fedora, RHEL: where the package lies (SUSE: zypper in place of dnf)", linux + `dnf install ./gururmm-agent-*."$(uname -m)".rpm`},
 		{"macos", "macOS: where the package lies", mac + "installer -pkg ./gururmm-agent-*.pkg -target /"},
-		{"linux", "Other Linux: where the program lies and is to stay", `printf '%s\n' ` + quote(t.Token) + " | sudo ./gururmm-agent enroll --server " + quote(t.URL) +
+		{"linux", "Other Linux: where the program lies as gururmm-agent, and is to stay", `printf '%s\n' ` + quote(t.Token) + " | sudo ./gururmm-agent enroll --server " + quote(t.URL) +
 			" --token-file -" + pin + " && sudo ./gururmm-agent install && sudo ./gururmm-agent start"},
 		// A temporary file lies in the administrator's own folder, which others can't read. Start-Process waits.
 		{"windows", "Windows, PowerShell as administrator: where the package lies (1603: it refused, and event 10005 of MsiInstaller says why)",
-			`$f = [IO.Path]::GetTempFileName(); Set-Content $f ` + powerShellWord(t.Token) +
-				`; $m = (Get-Item ".\gururmm-agent-*-$(@{AMD64='x64'; ARM64='arm64'}[$env:PROCESSOR_ARCHITECTURE]).msi").FullName` +
-				`; (Start-Process msiexec -Wait -PassThru ('/i "' + $m + '" /qn TOKEN_FILE="' + $f + ` + powerShellWord(`" `+properties) + `)).ExitCode` +
+			// Where there is no package, or several, Get-Item says nothing, and msiexec nothing to the point.
+			`$m = @(Get-Item ".\gururmm-agent-*-$(@{AMD64='x64'; ARM64='arm64'}[$env:PROCESSOR_ARCHITECTURE]).msi"); if ($m.Count -ne 1) { throw "$($m.Count) packages for this processor lie here, want 1" }` +
+				`; $f = [IO.Path]::GetTempFileName(); Set-Content $f ` + powerShellWord(t.Token) +
+				`; (Start-Process msiexec -Wait -PassThru ('/i "' + $m[0].FullName + '" /qn TOKEN_FILE="' + $f + ` + powerShellWord(`" `+properties) + `)).ExitCode` +
 				`; Get-Content -Tail 4 "$env:ProgramData\GuruRMM\Agent\log\install.log"`},
 	}
 }
