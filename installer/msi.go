@@ -19,8 +19,8 @@ import (
 // cabinet by gcab. Both are Debian's, and run where no Windows is.
 //
 // Rules that hold here:
-//   - Windows' own mechanisms do what they can: service, access lists, versions, registry. What
-//     they can't, the program does that is brought (agent/msi_windows.go), as SYSTEM;
+//   - Windows' own mechanisms do what they can: service, versions, registry. What they can't,
+//     the program does that is brought (agent/msi_windows.go), as SYSTEM;
 //   - a token is a hidden property, and in the command line of one hidden action alone;
 //   - identities are made of names, so that the same release is the same product;
 //   - what refuses does so in LaunchCondition, before anything is changed.
@@ -55,15 +55,10 @@ const (
 	msiFile     = "agent.exe" // key of the program, and its name in the cabinet
 	msiCabinet  = "agent.cab"
 	programDir  = "InstallFolder"
-	dataDir     = "DataFolder"
-	vendorDir   = "VendorFolder"
-	partProgram = "Program" // components
-	partData    = "Data"
-	partVendor  = "VendorData"
+	partProgram = "Program"     // component
 	olderFound  = "OLDER_FOUND" // properties
 	newerFound  = "NEWER_FOUND"
 	serviceThat = "SERVICE_FOUND"
-	adminsOnly  = "D:PAI(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)" // SDDL: SYSTEM and Administrators
 )
 
 // Types of custom actions (learn.microsoft.com/windows/win32/msi/summary-list-of-all-custom-action-types).
@@ -168,23 +163,21 @@ func (p product) tables() ([]table, error) {
 			{"ProductName", name}, {"ProductVersion", version}, {"Manufacturer", vendor}, {"ProductLanguage", 1033},
 			{"ProductCode", guid("product", p.version, p.arch)}, {"UpgradeCode", upgradeCode},
 			{"ALLUSERS", 1}, {"ARPNOMODIFY", 1},
+			{"MSIRESTARTMANAGERCONTROL", "Disable"}, // it would end the agent's processes, which start each other again; StopBefore ends all
 			{"SecureCustomProperties", "SERVER_URL;ENROLL_TOKEN;TOKEN_FILE;PIN;CA_FILE;PURGE;ALLOW_DOWNGRADE;" + olderFound + ";" + newerFound + ";" + serviceThat},
 			{"MsiHiddenProperties", "ENROLL_TOKEN"},
 		}},
 		{"Directory", "Directory s72, Directory_Parent S72, DefaultDir l255", 1, [][]any{
 			{"TARGETDIR", "", "SourceDir"},
 			{"ProgramFiles64Folder", "TARGETDIR", "."}, {programDir, "ProgramFiles64Folder", "GuruRMM"},
-			{"CommonAppDataFolder", "TARGETDIR", "."}, {vendorDir, "CommonAppDataFolder", "GuruRMM"}, {dataDir, vendorDir, "Agent"},
 		}},
 		{"Feature", "Feature s38, Feature_Parent S38, Title L64, Description L255, Display I2, Level i2, Directory_ S72, Attributes i2", 1, [][]any{
 			{"Agent", "", agent.ServiceTitle, agent.ServiceDescription, 1, 1, "", 8 | 16}, // neither advertised nor left out
 		}},
 		{"Component", "Component s72, ComponentId S38, Directory_ s72, Attributes i2, Condition S255, KeyPath S72", 1, [][]any{
 			{partProgram, guid(partProgram, p.arch), programDir, component64, "", msiFile},
-			{partVendor, guid(partVendor, p.arch), vendorDir, component64, "", ""},
-			{partData, guid(partData, p.arch), dataDir, component64, "", ""},
 		}},
-		{"FeatureComponents", "Feature_ s38, Component_ s72", 2, [][]any{{"Agent", partProgram}, {"Agent", partVendor}, {"Agent", partData}}},
+		{"FeatureComponents", "Feature_ s38, Component_ s72", 2, [][]any{{"Agent", partProgram}}},
 		{"File", "File s72, Component_ s72, FileName l255, FileSize i4, Version S72, Language S20, Attributes I2, Sequence i2", 1, [][]any{
 			{msiFile, partProgram, "GURURM~1.EXE|" + msiProgram, p.size, "", "", fileVital, 1},
 		}},
@@ -197,10 +190,6 @@ func (p product) tables() ([]table, error) {
 		}},
 		// =-*: of the machine, made and removed; [~] stands for what is there.
 		{"Environment", "Environment s72, Name l255, Value L255, Component_ s72", 1, [][]any{{"Path", "=-*PATH", "[~];[" + programDir + "]", partProgram}}},
-		{"CreateFolder", "Directory_ s72, Component_ s72", 2, [][]any{{vendorDir, partVendor}, {dataDir, partData}}},
-		{"MsiLockPermissionsEx", "MsiLockPermissionsEx s72, LockObject s72, Table s32, SDDLText s0, Condition S255", 1, [][]any{
-			{partVendor, vendorDir, "CreateFolder", adminsOnly, ""}, {partData, dataDir, "CreateFolder", adminsOnly, ""},
-		}},
 		{"ServiceInstall", "ServiceInstall s72, Name s255, DisplayName L255, ServiceType i4, StartType i4, ErrorControl i4, LoadOrderGroup S255, Dependencies S255, StartName S255, Password S255, Arguments S255, Component_ s72, Description L255", 1, [][]any{
 			{"Service", agent.ServiceName, agent.ServiceTitle, serviceOwn, serviceAutomatic, errorNormal, "", "", "", "", strings.Join(agent.Service{}.Args(), " "), partProgram, agent.ServiceDescription},
 		}},
@@ -251,8 +240,6 @@ func (p product) tables() ([]table, error) {
 			{"RemoveEnvironmentStrings", "", 3300},
 			{"Purge", `REMOVE~="ALL" AND PURGE AND NOT UPGRADINGPRODUCTCODE`, 3400},
 			{"RemoveFiles", "", 3500},
-			{"RemoveFolders", "", 3600},
-			{"CreateFolders", "", 3700},
 			{"InstallFiles", "", 4000},
 			{"WriteRegistryValues", "", 5000},
 			{"WriteEnvironmentStrings", "", 5200},

@@ -90,11 +90,6 @@ func TestMSITables(t *testing.T) {
 			"SecureCustomProperties": "SecureCustomProperties|SERVER_URL;ENROLL_TOKEN;TOKEN_FILE;PIN;CA_FILE;PURGE;ALLOW_DOWNGRADE;OLDER_FOUND;NEWER_FOUND;SERVICE_FOUND",
 			"UpgradeCode":            "UpgradeCode|" + upgradeCode,
 		},
-		"MsiLockPermissionsEx": {
-			"Data":       "Data|DataFolder|CreateFolder|D:PAI(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)|",
-			"VendorData": "VendorData|VendorFolder|CreateFolder|D:PAI(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)|",
-		},
-		"CreateFolder":   {"DataFolder": "DataFolder|Data", "VendorFolder": "VendorFolder|VendorData"},
 		"ServiceInstall": {"Service": "Service|gururmm-agent|GuruRMM Agent|16|2|1|||||run --service|Program|" + agent.ServiceDescription},
 		// At an installation stopped (2), at a removal stopped (32) and removed (128); each is waited for.
 		"ServiceControl": {"Service": "Service|gururmm-agent|162||1|Program"},
