@@ -127,6 +127,17 @@ func parseEnrollFile(raw []byte) (o EnrollOptions, err error) {
 	return o, nil
 }
 
+// writeOrder writes an order of KEY=VALUE words as lines; a word without a value is left out.
+func writeOrder(words []string) []byte {
+	var lines strings.Builder
+	for _, word := range words {
+		if _, value, _ := strings.Cut(word, "="); value != "" { // a pin ends with =
+			lines.WriteString(word + "\r\n")
+		}
+	}
+	return []byte(lines.String())
+}
+
 // eraseEnrollFile removes the order at path and the token's file of o. What can't be removed
 // (/etc may be read-only to this process) is emptied.
 func eraseEnrollFile(path string, o EnrollOptions) error {

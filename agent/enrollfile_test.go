@@ -19,6 +19,15 @@ import (
 	"gururmm/wire"
 )
 
+func TestAnOrderOfWordsIsReadAsItWasMeant(t *testing.T) {
+	pin := "sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+	raw := writeOrder([]string{"SERVER_URL=https://a:1", "ENROLL_TOKEN=", "TOKEN_FILE=C:\\a b\\t", "PIN=" + pin, "CA_FILE="})
+	got, err := parseEnrollFile(raw)
+	if want := (EnrollOptions{Server: "https://a:1", Pin: pin, TokenFile: `C:\a b\t`}); err != nil || got != want {
+		t.Errorf("%q: %+v, %v", raw, got, err)
+	}
+}
+
 func TestEnrollFileIsUnderstoodOrItsLineIsNamed(t *testing.T) {
 	for name, c := range map[string]struct {
 		text, wrong string // wrong: in the error; "": none

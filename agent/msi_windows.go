@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -152,14 +151,13 @@ func startWhenStopped() error {
 	return scm{}.start()
 }
 
-// OrderToEnroll leaves an order of KEY=VALUE words for the service; a word without a value is left out.
+// OrderToEnroll leaves an order of KEY=VALUE words for the service.
 func OrderToEnroll(words []string) error {
 	s, err := Prepare(Options{Service: true})
 	if err != nil {
 		return err
 	}
-	words = slices.DeleteFunc(slices.Clone(words), func(w string) bool { return strings.HasSuffix(w, "=") })
-	return atomicfile.Write(s.EnrollFile, []byte(strings.Join(words, "\r\n")+"\r\n"), 0o600)
+	return atomicfile.Write(s.EnrollFile, writeOrder(words), 0o600)
 }
 
 // DropOrder takes it back, where an installation fails.
