@@ -75,8 +75,8 @@ type Dir struct{ path string }
 // directory that others can get at is mended if it is empty or holds an identity
 // of this account's, else refused with [ErrNotPrivate] and left as it is: others
 // may need what is in it. Refused are also a symbolic link, one that belongs to
-// somebody else, and (not on Windows) one that anybody but root and this account may
-// put another in the place of, by a directory above it.
+// somebody else, and one that anybody but root and this account may put another in the
+// place of, by a directory above it (on Windows: by being the owner of the one right above).
 func Open(dir string) (*Dir, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
