@@ -68,13 +68,14 @@ say "foreign service, half an order" "refused, nothing changed"
 enroll_token
 secrets=$(cat /mnt/token)
 installs "install" 'version v1.0.0 guards this endpoint, and its link is verified.' 1.0.0 \
-	SERVER_URL=$GURURMM_URL "ENROLL_TOKEN=$secrets" 'CA_FILE=Z:\mnt\server\main.crt'
+	SERVER_URL=$GURURMM_URL "ENROLL_TOKEN=$secrets" "PIN=$pin"
 settled 1.0.0 || die "install" "$(cat $out)"
 first=$id
 [ ! -e "$data/enroll.conf" ] || fail "install" "the order is left"
 execs one || fail "install" "no command runs: $(cat /mnt/out/exec.err)"
 w 30 reg query "$service"
 grep -q 'ImagePath.*C:\\Program Files\\GuruRMM\\gururmm-agent.exe"* run --service' $out || fail "service" "$(cat $out)"
+grep -q 'PreshutdownTimeout.*0x4e20' $out && grep -q 'DelayedAutoStart.*0x1' $out || fail "service" "not configured as 'install' does: $(cat $out)"
 w 30 reg query 'HKLM\SYSTEM\CurrentControlSet\Control\Session Manager\Environment' /v PATH
 grep -q 'C:\\Program Files\\GuruRMM' $out || fail "PATH" "$(cat $out)"
 say "install" "one command: verified, a command runs"
@@ -147,5 +148,13 @@ for secret in $secrets; do
 done
 grep -q OrderToEnroll /mnt/out/msi.log || fail "logs" "they do not tell of the order"
 say "token" "neither in a verbose log nor in the registry nor in a file"
+
+# A folder that somebody else made in our place: who owns it could exchange what is in it.
+msi 1.1.0 /x PURGE=1 || die "purge" "code $?"
+planted=$WINEPREFIX/drive_c/ProgramData/GuruRMM
+mkdir "$planted" && chown 4711 "$planted"
+if msi 1.1.0 /i SERVER_URL=$GURURMM_URL ENROLL_TOKEN=gre_NONE; then fail "planted folder" "it was installed"; fi
+[ -z "$(ls -A "$planted")" ] || fail "planted folder" "$(ls -lA "$planted")"
+say "planted folder" "refused, nothing written there"
 
 exit $failed

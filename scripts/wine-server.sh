@@ -9,8 +9,14 @@ trap 'kill $started 2>/dev/null; wait $started' EXIT
 until_ 30 grep -q '"serving"' /mnt/out/server.log || die "server" "$(tail -5 /mnt/out/server.log)"
 GURURMM_TOKEN=$(/mnt/bin/gururmm operator-token smoke --state-dir /mnt/server | grep -o 'gro_[A-Z0-9]*')
 export GURURMM_TOKEN
-# enroll_token: a new one, in /mnt/token.
-enroll_token() { /mnt/bin/gururmm enroll-token create --json | grep -o 'gre_[A-Z0-9]*' >/mnt/token; }
+# enroll_token: a new one, in /mnt/token; it sets pin, the server's.
+enroll_token() {
+	local made
+	made=$(/mnt/bin/gururmm enroll-token create --json)
+	grep -o 'gre_[A-Z0-9]*' <<<"$made" >/mnt/token
+	# shellcheck disable=SC2034
+	pin=$(grep -o 'sha256/[^"]*' <<<"$made")
+}
 
 status() { w 20 "$agent" status --json; }
 well() { status; }
