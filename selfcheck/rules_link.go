@@ -539,9 +539,7 @@ func lookUnwritten(f *facts, r *rule) *hit {
 	link := f.seenLink()
 	taken, known := f.viewAge()
 	read := f.Link.Ledger.Local.Read
-	// A queue that was not empty at one moment may have met a message on its way, and one that the
-	// network holds up is not the server's doing.
-	if link == nil || !known || taken > viewFresh || link.UnwrittenMS == nil || ms(*link.UnwrittenMS) < r.grace || link.Stuck || !f.opened() {
+	if link == nil || !known || taken > viewFresh || link.Queued == 0 || !f.opened() {
 		return nil
 	}
 	if l := &f.Link.Ledger; l.Peer != nil {
@@ -558,8 +556,8 @@ func lookUnwritten(f *facts, r *rule) *hit {
 		return nil
 	}
 	return &hit{
-		sentence: fmt.Sprintf("The server held %s for this link %s ago, the oldest for %s then, with %d written, and nothing has come since.", count(link.Queued, "message"), span(taken), span(ms(*link.UnwrittenMS)), link.Written),
-		evidence: append([]Evidence{{Fact: "oob.view.links.unwritten", Seen: spanBeyond(ms(*link.UnwrittenMS), r.grace), Expected: "under " + span(r.grace)}}, f.counts()...),
+		sentence: fmt.Sprintf("The server held %s for this link %s ago, with %d written, and nothing has come since.", count(link.Queued, "message"), span(taken), link.Written),
+		evidence: append([]Evidence{{Fact: "oob.view.links.queued", Seen: number(link.Queued), Expected: "0"}}, f.counts()...),
 	}
 }
 

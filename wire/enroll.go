@@ -112,13 +112,9 @@ type LinkView struct {
 	State      string `json:"state"` // connecting, verified, degraded
 	Written    uint64 `json:"written"`
 	Read       uint64 `json:"read"`
-	// Queued counts messages taken for this link and not yet written. UnwrittenMS is for how long
-	// the oldest text among them has been; absent: none is, or the server does not tell. Stuck: the
-	// server's writer is in a call to the network, which takes no more for now.
-	Queued      int    `json:"queued"`
-	UnwrittenMS *int64 `json:"unwritten_ms,omitempty"`
-	Stuck       bool   `json:"stuck,omitempty"`
-	Verdict     string `json:"verdict,omitempty"`
+	// Queued counts messages taken for this link and not yet written.
+	Queued  int    `json:"queued"`
+	Verdict string `json:"verdict,omitempty"`
 	// PeerRead is how many the agent last said it has read; absent: it never said.
 	PeerRead *uint64 `json:"peer_read,omitempty"`
 	AgeMS    int64   `json:"age_ms"`

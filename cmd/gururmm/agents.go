@@ -564,8 +564,8 @@ func describeAgent(w io.Writer, a operator.Agent) error {
 		if l.PingPendingMS != nil {
 			pong += fmt.Sprintf(", a ping awaits one for %v", span(time.Duration(*l.PingPendingMS)*time.Millisecond))
 		}
-		rows = append(rows, []string{"link", fmt.Sprintf("%s %s for %v: written %d (agent read %s), read %d, queued %s, last pong %s %s", l.Link,
-			l.State, span(time.Duration(l.AgeMS)*time.Millisecond), l.Written, peer, l.Read, queued(l), pong, l.Verdict)})
+		rows = append(rows, []string{"link", fmt.Sprintf("%s %s for %v: written %d (agent read %s), read %d, queued %d, last pong %s %s", l.Link,
+			l.State, span(time.Duration(l.AgeMS)*time.Millisecond), l.Written, peer, l.Read, l.Queued, pong, l.Verdict)})
 	}
 	for _, r := range rows {
 		if r[1] == "" || a.RemovedAt != nil && (r[0] == "text verified" || r[0] == "commands owed") {
@@ -574,17 +574,4 @@ func describeAgent(w io.Writer, a operator.Agent) error {
 		fmt.Fprintln(w, wrap.Behind(fmt.Sprintf("%-15s", r[0]), r[1]))
 	}
 	return nil
-}
-
-// queued says how many messages wait in a link's queue, and for how long and why.
-func queued(l wire.LinkView) string {
-	said := fmt.Sprint(l.Queued)
-	if l.UnwrittenMS != nil {
-		said += fmt.Sprintf(" (for %v", span(time.Duration(*l.UnwrittenMS)*time.Millisecond))
-		if l.Stuck {
-			said += ", the network takes no more"
-		}
-		said += ")"
-	}
-	return said
 }

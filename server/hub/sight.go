@@ -96,9 +96,6 @@ func (l *link) look(now time.Time) looked {
 		inbound:    facts.Inbound, via: l.via(facts.Inbound), gone: l.gone,
 	}
 	v.PongAgeMS, v.PingPendingMS = millis(facts.Ledger.PongAge), millis(facts.Ledger.PingPending)
-	if !facts.Unwritten.IsZero() {
-		v.UnwrittenMS, v.Stuck = new(now.Sub(facts.Unwritten).Milliseconds()), facts.WriterWaits
-	}
 	if facts.Ledger.Peer != nil {
 		read := facts.Ledger.Peer.Read
 		v.PeerRead = &read
