@@ -312,28 +312,38 @@ var judgeCases = []judgeCase{
 	}},
 	{name: "unwritten", want: CodeRouteUnwritten, masks: []Code{CodeRouteStale}, change: func(s *Snapshot) {
 		owe(s, 12, 1)
+		view(s, 1.5, wire.LinkView{Written: 17, Read: 9, Queued: 1, HeldMS: new(int64(1200))})
+	}},
+	{name: "a text on its way at the moment of the view, and nothing since", want: CodeRouteStale, change: func(s *Snapshot) {
+		owe(s, 12, 1)
+		view(s, 1.5, wire.LinkView{Written: 17, Read: 9, Queued: 1, HeldMS: new(int64(3))})
+	}},
+	{name: "unwritten, for the network takes no more", want: CodeRouteStale, change: func(s *Snapshot) {
+		owe(s, 12, 1)
 		view(s, 1.5, wire.LinkView{Written: 17, Read: 9, Queued: 1})
 	}},
 	{name: "unwritten, seen this moment", want: CodeRouteStale, change: func(s *Snapshot) {
 		owe(s, 12, 1)
-		view(s, 0.1, wire.LinkView{Written: 17, Read: 9, Queued: 1})
+		view(s, 0.1, wire.LinkView{Written: 17, Read: 9, Queued: 1, HeldMS: new(int64(1200))})
 	}},
-	{name: "a text on its way at the moment of the view", want: CodeOK, change: func(s *Snapshot) { view(s, 0.1, wire.LinkView{Written: 17, Read: 9, Queued: 1}) }},
+	{name: "a text on its way at the moment of the view", want: CodeOK, change: func(s *Snapshot) {
+		view(s, 0.1, wire.LinkView{Written: 17, Read: 9, Queued: 1, HeldMS: new(int64(1200))})
+	}},
 	{name: "unwritten, but nothing is owed by a newer word", want: CodeOK, change: func(s *Snapshot) {
-		view(s, 4, wire.LinkView{Written: 17, Read: 9, Queued: 1})
+		view(s, 4, wire.LinkView{Written: 17, Read: 9, Queued: 1, HeldMS: new(int64(1200))})
 		s.Link.Ledger.PeerAge = sec(3)
 	}},
 	{name: "unwritten, and a newer word has more written", want: CodeLinkTextLost, change: func(s *Snapshot) {
 		owe(s, 12, 1)
-		view(s, 4, wire.LinkView{Written: 17, Read: 9, Queued: 1})
+		view(s, 4, wire.LinkView{Written: 17, Read: 9, Queued: 1, HeldMS: new(int64(1200))})
 		lose(s, 1, 2)
 	}},
 	{name: "unwritten, a newer word still owes", want: CodeRouteUnwritten, masks: []Code{CodeRouteStale}, change: func(s *Snapshot) {
 		owe(s, 12, 1)
-		view(s, 4, wire.LinkView{Written: 17, Read: 9, Queued: 1})
+		view(s, 4, wire.LinkView{Written: 17, Read: 9, Queued: 1, HeldMS: new(int64(1200))})
 	}},
 	{name: "unwritten a long time ago", want: CodeOK, change: func(s *Snapshot) {
-		view(s, 90, wire.LinkView{Written: 17, Read: 9, Queued: 1})
+		view(s, 90, wire.LinkView{Written: 17, Read: 9, Queued: 1, HeldMS: new(int64(1200))})
 		s.Link.Ledger.PeerAge = sec(100)
 	}},
 	{name: "removed, by the link", from: dialing, want: CodeAgentRemoved, change: func(s *Snapshot) {
@@ -352,7 +362,9 @@ var judgeCases = []judgeCase{
 	{name: "removed, says a door, but the link is verified", want: CodeOK, change: func(s *Snapshot) {
 		s.OOB.Configured, s.OOB.Failures, s.OOB.Failure = true, 1, &NetworkError{Type: "http.error", Status: 401, Code: wire.ProblemRemoved}
 	}},
-	{name: "written since the view", want: CodeOK, change: func(s *Snapshot) { view(s, 30, wire.LinkView{Written: 16, Read: 9, Queued: 1}) }},
+	{name: "written since the view", want: CodeOK, change: func(s *Snapshot) {
+		view(s, 30, wire.LinkView{Written: 16, Read: 9, Queued: 1, HeldMS: new(int64(1200))})
+	}},
 	{name: "duplicate, by the server's word", want: CodeRouteDuplicate, masks: []Code{CodeRouteStale}, change: func(s *Snapshot) {
 		owe(s, 12, 1)
 		view(s, 1, wire.LinkView{Written: 17})

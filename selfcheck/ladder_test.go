@@ -218,7 +218,7 @@ func TestLadderProofsReconnect(t *testing.T) {
 		"uplink":         func(s *Snapshot) { s.Link.Ledger.Up = &Gap{Missing: 1, Age: *sec(1.5)} },
 		"foreign":        func(s *Snapshot) { s.Link.Ledger.UnansweredAge, s.Link.In.TextAge = sec(2), sec(95) },
 		"stale":          func(s *Snapshot) { owe(s, 12, 1) },
-		"unwritten":      func(s *Snapshot) { view(s, 2, wire.LinkView{Written: 17, Queued: 1}) },
+		"unwritten":      func(s *Snapshot) { view(s, 2, wire.LinkView{Written: 17, Queued: 1, HeldMS: new(int64(1200))}) },
 		"silent text":    func(s *Snapshot) { rewritten(s); view(s, 2, wire.LinkView{Written: 18}) },
 	} {
 		b := newBench(t)

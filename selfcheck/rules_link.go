@@ -539,7 +539,8 @@ func lookUnwritten(f *facts, r *rule) *hit {
 	link := f.seenLink()
 	taken, known := f.viewAge()
 	read := f.Link.Ledger.Local.Read
-	if link == nil || !known || taken > viewFresh || link.Queued == 0 || !f.opened() {
+	// A queue that was not empty at one moment may have met a message on its way.
+	if link == nil || !known || taken > viewFresh || link.HeldMS == nil || ms(*link.HeldMS) < r.grace || !f.opened() {
 		return nil
 	}
 	if l := &f.Link.Ledger; l.Peer != nil {
@@ -556,8 +557,8 @@ func lookUnwritten(f *facts, r *rule) *hit {
 		return nil
 	}
 	return &hit{
-		sentence: fmt.Sprintf("The server held %s for this link %s ago, with %d written, and nothing has come since.", count(link.Queued, "message"), span(taken), link.Written),
-		evidence: append([]Evidence{{Fact: "oob.view.links.queued", Seen: number(link.Queued), Expected: "0"}}, f.counts()...),
+		sentence: fmt.Sprintf("The server kept %s for this link back %s ago, for %s then, with %d written, and nothing has come since.", count(link.Queued, "message"), span(taken), span(ms(*link.HeldMS)), link.Written),
+		evidence: append([]Evidence{{Fact: "oob.view.links.held", Seen: spanBeyond(ms(*link.HeldMS), r.grace), Expected: "under " + span(r.grace)}}, f.counts()...),
 	}
 }
 

@@ -97,10 +97,12 @@ type Conn struct {
 	busy     selfcheck.Instant // a write is under way since; zero: none
 	reading  selfcheck.Instant // the reader came back with something at; zero: it waits in Read
 	inbound  selfcheck.Instant // last frame of any kind
+	freed    selfcheck.Instant // the last call to the network returned
 	waits    selfcheck.Instant // the oldest text that was given to the network, and is not written yet, is queued since; zero: none
 	seq      uint64
 	recheck  *recheck      // nil: nothing is suspected
 	err      error         // why it ended; nil while open
+	held     time.Duration // see [Facts.Held], as of then
 	done     chan struct{} // once somebody has asked for it
 	writer   sync.WaitGroup
 }
@@ -624,6 +626,9 @@ func (c *Conn) control(kind int, data []byte) {
 func (c *Conn) atNetwork(on bool) {
 	c.mu.Lock()
 	c.network = on
+	if !on {
+		c.freed = selfcheck.At(time.Now())
+	}
 	c.mu.Unlock()
 }
 
@@ -651,6 +656,9 @@ type Facts struct {
 	Queued int
 	// Unwritten: since when the oldest text that is not yet written is queued; zero: all are.
 	Unwritten time.Time
+	// Held is for how long this end has kept a text back: it could have been written, and the
+	// network is not what holds it up. Once the link has ended it is as of then.
+	Held time.Duration
 }
 
 // Facts gives the link's facts as of now.
@@ -659,7 +667,7 @@ func (c *Conn) Facts(now time.Time) Facts {
 	defer c.mu.Unlock()
 	return Facts{
 		Ledger: c.ledgers.View(now), PeerRead: c.ledgers.PeerRead(), Inbound: c.inbound.Time(now),
-		ReaderBusy: c.reading.Time(now), WriterBusy: c.busy.Time(now), WriterWaits: c.network, Queued: len(c.queue), Unwritten: c.unwritten(now),
+		ReaderBusy: c.reading.Time(now), WriterBusy: c.busy.Time(now), WriterWaits: c.network, Queued: len(c.queue), Unwritten: c.unwritten(now), Held: c.holds(now),
 	}
 }
 
@@ -685,12 +693,27 @@ func (c *Conn) unwritten(now time.Time) time.Time {
 	return time.Time{}
 }
 
+// holds is what [Facts.Held] says. Call with mu held.
+func (c *Conn) holds(now time.Time) time.Duration {
+	if c.err != nil {
+		return c.held
+	}
+	since := c.unwritten(now)
+	if since.IsZero() || c.network {
+		return 0
+	}
+	if freed := c.freed.Time(now); freed.After(since) {
+		since = freed
+	}
+	return now.Sub(since)
+}
+
 // fail ends the link with err; the first one stands.
 func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	first := c.err == nil
 	if first {
-		c.err = err
+		c.held, c.err = c.holds(time.Now()), err
 		if c.done != nil {
 			close(c.done)
 		}

@@ -248,7 +248,7 @@ func TestHeldTextsAreWrittenByWhoDrains(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		synctest.Wait()
-		if f := a.Facts(time.Now()); f.Queued != 2 || !f.Unwritten.Equal(began) || f.Ledger.Local.Written != 0 {
+		if f := a.Facts(time.Now()); f.Queued != 2 || !f.Unwritten.Equal(began) || f.Held != 2*time.Second || f.Ledger.Local.Written != 0 {
 			t.Fatalf("before it is drained: %+v", f)
 		}
 		a.Drain()
@@ -258,7 +258,7 @@ func TestHeldTextsAreWrittenByWhoDrains(t *testing.T) {
 				t.Errorf("text %d came as %d", want, m.Number)
 			}
 		}
-		if f := a.Facts(time.Now()); f.Queued != 0 || !f.Unwritten.IsZero() || f.Ledger.Local.Written != 2 {
+		if f := a.Facts(time.Now()); f.Queued != 0 || !f.Unwritten.IsZero() || f.Held != 0 || f.Ledger.Local.Written != 2 {
 			t.Errorf("afterwards: %+v", f)
 		}
 		a.Close(websocket.CloseNormalClosure, errors.New("over"))
@@ -277,8 +277,39 @@ func TestATextInAHangingWriteIsUnwritten(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if f := a.Facts(time.Now()); f.Queued != 1 || !f.Unwritten.Equal(began) || !f.WriterWaits {
+		if f := a.Facts(time.Now()); f.Queued != 1 || !f.Unwritten.Equal(began) || !f.WriterWaits || f.Held != 0 {
 			t.Errorf("%+v", f)
+		}
+	})
+}
+
+// What is kept back is counted from when the network took the text before it, and stands, as of
+// the end, once the link is over.
+func TestWhatIsKeptBackStandsOnceTheLinkIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, s, _, _ := ends(t, Options{}, Options{})
+		if err := a.Send(envelope(t, wire.Echo{}), SendOptions{}); err != nil { // nobody reads yet
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		stuck := make(chan struct{})
+		compose := func(wire.Ledger) (wire.Envelope, error) { <-stuck; return envelope(t, wire.Echo{}), nil }
+		if err := a.Send(wire.Envelope{}, SendOptions{Compose: compose}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		reading(s)
+		time.Sleep(3 * time.Second)
+		if f := a.Facts(time.Now()); f.Held != 3*time.Second {
+			t.Errorf("before its end: %+v", f)
+		}
+		go a.Close(websocket.CloseNormalClosure, errors.New("over")) // waits for the writer
+		synctest.Wait()
+		time.Sleep(time.Minute)
+		close(stuck)
+		synctest.Wait()
+		if f := a.Facts(time.Now()); f.Held != 3*time.Second {
+			t.Errorf("after its end: %+v", f)
 		}
 	})
 }

@@ -112,8 +112,11 @@ type LinkView struct {
 	State      string `json:"state"` // connecting, verified, degraded
 	Written    uint64 `json:"written"`
 	Read       uint64 `json:"read"`
-	// Queued counts messages taken for this link and not yet written.
+	// Queued counts messages taken for this link and not yet written. HeldMS is for how long the
+	// server has kept a text back that it could have written; absent: it keeps none, or the network
+	// holds it up, or the server does not tell.
 	Queued  int    `json:"queued"`
+	HeldMS  *int64 `json:"held_ms,omitempty"`
 	Verdict string `json:"verdict,omitempty"`
 	// PeerRead is how many the agent last said it has read; absent: it never said.
 	PeerRead *uint64 `json:"peer_read,omitempty"`

@@ -564,8 +564,8 @@ func describeAgent(w io.Writer, a operator.Agent) error {
 		if l.PingPendingMS != nil {
 			pong += fmt.Sprintf(", a ping awaits one for %v", span(time.Duration(*l.PingPendingMS)*time.Millisecond))
 		}
-		rows = append(rows, []string{"link", fmt.Sprintf("%s %s for %v: written %d (agent read %s), read %d, queued %d, last pong %s %s", l.Link,
-			l.State, span(time.Duration(l.AgeMS)*time.Millisecond), l.Written, peer, l.Read, l.Queued, pong, l.Verdict)})
+		rows = append(rows, []string{"link", fmt.Sprintf("%s %s for %v: written %d (agent read %s), read %d, queued %s, last pong %s %s", l.Link,
+			l.State, span(time.Duration(l.AgeMS)*time.Millisecond), l.Written, peer, l.Read, queued(l), pong, l.Verdict)})
 	}
 	for _, r := range rows {
 		if r[1] == "" || a.RemovedAt != nil && (r[0] == "text verified" || r[0] == "commands owed") {
@@ -574,4 +574,13 @@ func describeAgent(w io.Writer, a operator.Agent) error {
 		fmt.Fprintln(w, wrap.Behind(fmt.Sprintf("%-15s", r[0]), r[1]))
 	}
 	return nil
+}
+
+// queued says how many messages wait in a link's queue, and for how long the server itself keeps them.
+func queued(l wire.LinkView) string {
+	said := fmt.Sprint(l.Queued)
+	if l.HeldMS != nil {
+		said += fmt.Sprintf(" (kept back for %v)", span(time.Duration(*l.HeldMS)*time.Millisecond))
+	}
+	return said
 }

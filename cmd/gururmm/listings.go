@@ -246,7 +246,7 @@ func printBeacon(w io.Writer, b operator.Beacon) error {
 	if b.View != nil {
 		said = fmt.Sprintf("%s, owes %s", b.View.Presence, plural(b.View.Owed, "command"))
 		for _, l := range b.View.Links {
-			said += fmt.Sprintf("; link %s %s, written %d, read %d, queued %d", l.Link, l.State, l.Written, l.Read, l.Queued)
+			said += fmt.Sprintf("; link %s %s, written %d, read %d, queued %s", l.Link, l.State, l.Written, l.Read, queued(l))
 		}
 	}
 	_, err := fmt.Fprintln(w, wrap.Behind("  server: ", said))

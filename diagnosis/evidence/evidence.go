@@ -26,6 +26,9 @@ const (
 	// settled: a claim is given back after 5 s or some round trips, and a write has 10 s.
 	// What a command has not reached by then is no.
 	settled = 12 * time.Second
+	// standing: a text that no network holds up is written in less. One look at a queue that is
+	// not empty may have met a message on its way.
+	standing = time.Second
 	// fresh: an agent that is ill sends a beacon every 30 s, and some are late.
 	fresh = 2 * time.Minute
 	// heardWithin: heartbeats come every 30 s or so; by pings it is known sooner.
@@ -154,11 +157,11 @@ func (m *made) seen() {
 		m.say("handshake", "opens", diagnosis.OneEnd, byServer)
 		m.say("links", map[bool]string{true: "one", false: "several"}[len(a.Links) == 1], diagnosis.OneEnd, byServer)
 		l := newest(a.Links)
-		// One look at a queue that is not empty may have met a message on its way.
-		if l.Queued == 0 {
+		switch {
+		case l.Queued == 0:
 			m.say("server.queue", "empty", diagnosis.OneEnd, byServer)
-		} else {
-			m.say("server.queue", "standing", diagnosis.Inferred, byServer)
+		case l.HeldMS != nil && *l.HeldMS >= standing.Milliseconds():
+			m.say("server.queue", "standing", diagnosis.OneEnd, byServer)
 		}
 		if l.Verdict != "" && !(m.late && strings.HasPrefix(l.Verdict, string(selfcheck.CodeLinkTextLost))) {
 			m.verdict(l.Verdict, false, "the server, of the link")

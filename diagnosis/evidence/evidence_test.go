@@ -176,10 +176,16 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 		}, leader: "path.text.all", want: map[string]string{"verdict": "link.text.lost one_end"}},
 		{name: "never written", change: func(t *testing.T, h *Held) {
 			h.Trace, h.Agent.Owed = trace(time.Minute, "accepted", "claimed"), 1
-			h.Agent.Links[0].Queued, h.Agent.Links[0].Written = 1, 19
+			h.Agent.Links[0].Queued, h.Agent.Links[0].Written, h.Agent.Links[0].HeldMS = 1, 19, new(int64(4000))
 			h.Agent.Links[0].PeerRead = nil
 			h.Beacons = beacons(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeRouteUnwritten}, nil)
-		}, leader: "server.unwritten", want: map[string]string{"stage.written": "no one_end", "server.queue": "standing inferred", "ledger.owed": "standing one_end"}},
+		}, leader: "server.unwritten", want: map[string]string{"stage.written": "no one_end", "server.queue": "standing one_end", "ledger.owed": "standing one_end"}},
+		{name: "a message on its way", change: func(t *testing.T, h *Held) {
+			h.Agent.Links[0].Queued, h.Agent.Links[0].HeldMS = 1, new(int64(3))
+		}, want: map[string]string{"server.queue": ""}},
+		{name: "a message that the network holds up", change: func(t *testing.T, h *Held) {
+			h.Agent.Links[0].Queued = 1
+		}, want: map[string]string{"server.queue": ""}},
 		{name: "the dispatcher stands still", change: func(t *testing.T, h *Held) {
 			h.Trace, h.Agent.Owed = trace(time.Minute, "accepted", "claimed", "written"), 1
 			h.Beacons = beacons(t, time.Second, selfcheck.Verdict{Code: selfcheck.CodeAgentStalled + ".dispatcher"}, func(s *selfcheck.Snapshot) {
@@ -285,6 +291,21 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 				{Kind: operator.EventLink, From: "verified", To: "ended", Verdict: "link.silent", At: *ago(3 * time.Second)},
 			}
 		}, leader: "path.halfopen", want: map[string]string{"verdict": "link.silent one_end", "pong.up": "", "silence": "reconnected one_end"}},
+		{name: "links that fell silent, for the server kept a text of them back", change: func(t *testing.T, h *Held) {
+			h.Agent.Links[0].Link, h.Agent.VerdictAt = 8, ago(time.Second)
+			h.Beacons = beacons(t, 2*time.Second, selfcheck.Verdict{Code: selfcheck.CodeLinkSilent}, func(s *selfcheck.Snapshot) { s.Link.ID = 8 })
+			h.Events = []operator.AgentEvent{
+				{Kind: operator.EventLink, From: "verified", To: "ended", Verdict: "link.silent", At: *ago(3 * time.Second)},
+				{Kind: operator.EventLink, From: "verified", To: "ended", Verdict: "route.unwritten", At: *ago(8 * time.Second)},
+			}
+		}, leader: "server.unwritten", want: map[string]string{"verdict": "route.unwritten one_end"}},
+		{name: "the server kept a text back, before it wrote a command that ran", change: func(t *testing.T, h *Held) {
+			h.Beacons = beacons(t, 2*time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, nil)
+			h.Events = []operator.AgentEvent{
+				{Kind: operator.EventLink, From: "connecting", To: "verified", At: h.Trace.Command.CreatedAt.Add(-time.Second)},
+				{Kind: operator.EventLink, From: "verified", To: "ended", Verdict: "route.unwritten", At: h.Trace.Command.CreatedAt.Add(-2 * time.Second)},
+			}
+		}, want: map[string]string{"verdict": "ok one_end"}},
 		{name: "a link that the server found silent", change: func(t *testing.T, h *Held) {
 			h.Agent.VerdictAt = ago(time.Second)
 			h.Beacons = beacons(t, 2*time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, nil)

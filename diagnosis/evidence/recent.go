@@ -107,10 +107,11 @@ func recent(h Held) (e episode) {
 			e.troubles = append(e.troubles, r.Verdict)
 		}
 	}
-	if e.report != nil && top < rank(selfcheck.Verdict{Code: selfcheck.CodeLinkSilent}, selfcheck.Snapshot{}) {
-		if e.fell = fellSilent(h, e.over); e.fell != nil {
-			e.troubles = []selfcheck.Verdict{{Code: selfcheck.CodeLinkSilent}}
-		}
+	if e.report != nil {
+		e.fell = fell(h, e.over, top)
+	}
+	if e.fell != nil {
+		e.troubles = []selfcheck.Verdict{{Code: selfcheck.Code(e.fell.Verdict)}}
 	}
 	if e.proven(selfcheck.CodeLinkTextAltered) { // counts that are made up close gaps, too
 		return e
@@ -125,19 +126,28 @@ func recent(h Held) (e episode) {
 	return e
 }
 
-// fellSilent gives the newest link since then that the agent ended for silence: it may have made
-// another before it reported. Where the server saw silence first, that is of the other way.
-func fellSilent(h Held, since time.Time) *operator.AgentEvent {
+// fell gives the link since then whose end tells most, and more than top, the rank of what the
+// agent reported, which may have made another before it did: the server had kept a text of it
+// back, or the agent ended it for silence. Where the server saw silence first, that is of the
+// other way. What the server kept back before it wrote a whole command is over.
+func fell(h Held, since time.Time, top int) (most *operator.AgentEvent) {
+	ran := wholeSince(h)
 	for i := range h.Events { // the newest first
 		e := &h.Events[i]
 		if h.Now.Sub(e.At) >= fresh || e.At.Before(since) {
 			break
 		}
-		if e.Kind == operator.EventLink && e.To == "ended" && e.From != "degraded" && e.Verdict == string(selfcheck.CodeLinkSilent) {
-			return e
+		code := selfcheck.Code(e.Verdict)
+		kept := code == selfcheck.CodeRouteUnwritten && !e.At.Before(ran)
+		silent := code == selfcheck.CodeLinkSilent && e.From != "degraded"
+		if e.Kind != operator.EventLink || e.To != "ended" || !kept && !silent {
+			continue
+		}
+		if n := rank(selfcheck.Verdict{Code: code}, selfcheck.Snapshot{}); n > top {
+			top, most = n, e
 		}
 	}
-	return nil
+	return most
 }
 
 func isWell(verdict string) bool {

@@ -158,7 +158,7 @@ var losses = []struct {
 	name, value string // empty: the verdict alone
 }{
 	{selfcheck.CodeLinkTextLost, "ledger.down", "gap"}, {selfcheck.CodeLinkUplinkLost, "ledger.up", "gap"},
-	{selfcheck.CodeLinkTextAltered, "", ""}, {selfcheck.CodeLinkStuckFragment, "", ""}, {selfcheck.CodeLinkTextSilent, "", ""},
+	{selfcheck.CodeLinkTextAltered, "", ""}, {selfcheck.CodeLinkStuckFragment, "", ""}, {selfcheck.CodeLinkTextSilent, "", ""}, {selfcheck.CodeRouteUnwritten, "", ""},
 }
 
 // ended tells what was proven of the last link that lost text. A proof outlives the link that it

@@ -287,7 +287,7 @@ func (v view) mark() (string, error) {
 	for i := range v.Links {
 		l := &v.Links[i].LinkView
 		l.Written, l.Read, l.Queued, l.AgeMS, l.PeerRead = 0, 0, 0, 0, nil
-		l.PongAgeMS, l.PingPendingMS = nil, nil
+		l.PongAgeMS, l.PingPendingMS, l.HeldMS = nil, nil, nil
 	}
 	for i := range v.Copies {
 		if several < 2 && v.Identity == identitySole {
@@ -711,7 +711,7 @@ func neutral(links []wire.LinkView) []wire.LinkView {
 	for i := range out {
 		if out[i].Node != "" {
 			out[i].Read, out[i].PeerRead, out[i].Queued = math.MaxUint32, nil, 0
-			out[i].PongAgeMS, out[i].PingPendingMS = nil, nil
+			out[i].PongAgeMS, out[i].PingPendingMS, out[i].HeldMS = nil, nil, nil
 		}
 	}
 	return out

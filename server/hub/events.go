@@ -264,7 +264,7 @@ func (l *link) noteEnded(why string, said selfcheck.Code) {
 	from := Connecting
 	switch {
 	case l.verdict != "":
-		if from = Degraded; said == "" || said == selfcheck.CodeLinkSilent { // what was proven before is nearer to the cause
+		if from = Degraded; said == "" || said == selfcheck.CodeLinkSilent || said == selfcheck.CodeRouteUnwritten && l.verdict != selfcheck.CodeLinkSilent { // what was proven before is nearer to the cause
 			said = l.verdict
 		}
 	case !l.verifiedAt.IsZero():

@@ -27,6 +27,8 @@ const (
 	inboxLimit = 4 << 20
 	// messageWeight is what a message costs beside its text.
 	messageWeight = 256
+	// heldTooLong: no write that the network takes is kept back for as long.
+	heldTooLong = time.Second
 	// unwrittenAfter is how long a queued text may stay unwritten: the path takes
 	// no more bytes, or the writer is stuck.
 	unwrittenAfter = 5 * time.Second
@@ -188,14 +190,12 @@ func (l *link) end(code int, verdict selfcheck.Code, cause error) {
 			cause = l.conn.Err()
 		}
 		l.log().Info("link ended", "reason", cause, "verdict", verdict, "open_for", time.Since(l.opened).Round(time.Millisecond))
-		why, said, proof := ending(cause)
-		if verdict != "" {
-			why = string(verdict) + ": " + why
-		}
+		now := time.Now()
+		facts := l.conn.Facts(now)
+		why, said, proof := ending(cause, verdict, facts.Held)
 		l.noteEnded(why, said)
 		if proof != "" {
-			now := time.Now()
-			counts := counted(said, l.conn.Facts(now).Ledger, now) // the closing frame has no room for the agent's
+			counts := counted(said, facts.Ledger, now) // the closing frame has no room for the agent's
 			l.hub.opts.Delivery.Explain(l.agent, l.id, delivery.Proof{Says: proof, Counts: counts}, true)
 		}
 		l.hub.opts.Delivery.LinkDown(l.agent, l.generation, why)
@@ -215,20 +215,36 @@ func (l *link) settle() {
 	}
 }
 
-// ending puts in words why a link ended. said is the agent's verdict on it, if it closed the
-// link with one that proves texts to be lost, or nothing to have come; proof tells of it, if it
-// is the texts to the agent.
-func ending(cause error) (why string, said selfcheck.Code, proof string) {
+// ending puts in words why a link ended. verdict is the server's, if it ended it; held is for how
+// long it had kept a text back by then. said is the verdict on the link that stands: of the agent,
+// if it closed the link with one that proves texts to be lost, or nothing to have come, or of the
+// server, if that is why nothing came. proof tells of texts to the agent that it says are lost.
+func ending(cause error, verdict selfcheck.Code, held time.Duration) (why string, said selfcheck.Code, proof string) {
 	closed, ok := errors.AsType[*websocket.CloseError](cause)
 	switch {
 	case !ok:
-		return cause.Error(), "", ""
+		why = cause.Error()
 	case closed.Code == websocket.CloseAbnormalClosure:
-		return "cut off without a closing frame", "", ""
+		why = "cut off without a closing frame"
 	case closed.Text == "":
-		return fmt.Sprintf("the agent closed it (code %d)", closed.Code), "", ""
+		why = fmt.Sprintf("the agent closed it (code %d)", closed.Code)
+	default:
+		text := clipSentence(closed.Text)
+		said, proof = quoted(text)
+		why = "the agent closed it: " + text
 	}
-	text := clipSentence(closed.Text)
+	if verdict != "" {
+		why = string(verdict) + ": " + why
+	}
+	if held >= heldTooLong && proof == "" {
+		said = selfcheck.CodeRouteUnwritten
+		why = fmt.Sprintf("the server had kept a text back for %v; %s", held.Round(time.Millisecond), why)
+	}
+	return why, said, proof
+}
+
+// quoted finds the verdict in the text of an agent's closing frame.
+func quoted(text string) (said selfcheck.Code, proof string) {
 	for rest, more := text, true; more && said == ""; {
 		before := rest
 		var part string
@@ -240,7 +256,7 @@ func ending(cause error) (why string, said selfcheck.Code, proof string) {
 			said = code
 		}
 	}
-	return "the agent closed it: " + text, said, proof
+	return said, proof
 }
 
 // Agent, ID and Generation say which link this is.

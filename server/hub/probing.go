@@ -52,7 +52,8 @@ func (l *link) Ping() { l.conn.Ping(true) }
 // Standing is what both ends know of the link.
 func (l *link) Standing() probe.Standing {
 	now := time.Now()
-	v := l.conn.Facts(now).Ledger
+	facts := l.conn.Facts(now)
+	v := facts.Ledger
 	ended := l.conn.Err()
 	l.mu.Lock()
 	s := probe.Standing{Read: l.aligned, RTT: rtt(v), Verdict: l.verdict}
@@ -64,7 +65,7 @@ func (l *link) Standing() probe.Standing {
 	switch {
 	case ended != nil:
 		var said selfcheck.Code
-		if s.Ended, said, _ = ending(ended); said != "" {
+		if s.Ended, said, _ = ending(ended, "", facts.Held); said != "" {
 			s.Verdict = said
 		}
 	case gone:

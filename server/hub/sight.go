@@ -96,6 +96,9 @@ func (l *link) look(now time.Time) looked {
 		inbound:    facts.Inbound, via: l.via(facts.Inbound), gone: l.gone,
 	}
 	v.PongAgeMS, v.PingPendingMS = millis(facts.Ledger.PongAge), millis(facts.Ledger.PingPending)
+	if facts.Held > 0 {
+		v.HeldMS = new(facts.Held.Milliseconds())
+	}
 	if facts.Ledger.Peer != nil {
 		read := facts.Ledger.Peer.Read
 		v.PeerRead = &read
