@@ -150,8 +150,6 @@ func (c *chaos) fatal(err error) {
 // once, nothing that is on a disk is lost or damaged, and the next update takes over.
 func TestChaos(t *testing.T) {
 	t.Parallel()
-	slots <- struct{}{}
-	defer func() { <-slots }()
 	seed := *chaosSeed
 	if seed == 0 {
 		seed = rand.Uint64()
@@ -161,11 +159,12 @@ func TestChaos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "gc")
+	programs, err := chaosPrograms()
 	if err != nil {
 		t.Fatal(err)
 	}
-	programs, err := chaosPrograms()
+	turns.take(t)
+	dir, err := os.MkdirTemp("", "gc")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,8 +311,20 @@ func (c *chaos) killUpdate() {
 		}
 		return false, errors.New("no agent has begun")
 	}); err != nil {
-		c.t.Fatalf("kill within an update: %v", err)
+		c.t.Fatalf("kill within an update: %v; %s", err, c.rollouts())
 	}
+}
+
+// rollouts tells how they stand.
+func (c *chaos) rollouts() string {
+	list, err := c.Client().Rollouts(c.t.Context())
+	said := []string{fmt.Sprint(err)}
+	for _, r := range list {
+		one, err := c.Client().Rollout(c.t.Context(), r.ID)
+		raw, _ := json.Marshal(one)
+		said = append(said, fmt.Sprintf("%s (%v)", raw, err))
+	}
+	return strings.Join(said, "\n")
 }
 
 // strike kills a's guardian or a worker of it, one of an update on trial too, unless

@@ -27,13 +27,11 @@ const (
 	// patience bounds each wait for a fact. A fact that comes takes a tenth of
 	// it, on two cores shared by several stacks of race-detector builds.
 	patience = 60 * time.Second
-	// stacksAtOnce: stacks mostly wait, but each has three processes.
-	stacksAtOnce = 8
 )
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// The stacks are bounded here, not by the number of cores.
+	// The stacks take turns, see turn_test.go: the number of cores does not bound them.
 	if err := flag.Set("test.parallel", "16"); err != nil {
 		panic(err)
 	}
@@ -45,7 +43,6 @@ func TestMain(m *testing.M) {
 }
 
 var (
-	slots     = make(chan struct{}, stacksAtOnce)
 	binaryDir string
 	// binaries are built once, with the race detector (but for SQLite, see Makefile) and
 	// the seams for faults.
@@ -83,12 +80,11 @@ type scene struct {
 func room(t *testing.T) (bin harness.Binaries, dir string) {
 	t.Helper()
 	t.Parallel()
-	slots <- struct{}{}
-	t.Cleanup(func() { <-slots })
 	bin, err := binaries()
 	if err != nil {
 		t.Fatal(err)
 	}
+	turns.take(t)
 	if dir, err = os.MkdirTemp("", "gl"); err != nil { // T.TempDir is too long for a unix socket's name
 		t.Fatal(err)
 	}
