@@ -533,14 +533,14 @@ func lookDuplicate(f *facts, r *rule) *hit {
 }
 
 // lookUnwritten asks whether the server's writer stands still. A text that waits at the
-// moment of the view says nothing yet: each one does, for an instant. So it must still not
-// have come when it was due, and whatever the server has said since outweighs the view.
+// moment of the view says nothing yet: each one does, for an instant. So the server must have kept
+// it back for longer, it must still not have come when it was due, and whatever the server has said
+// since outweighs the view.
 func lookUnwritten(f *facts, r *rule) *hit {
 	link := f.seenLink()
 	taken, known := f.viewAge()
 	read := f.Link.Ledger.Local.Read
-	// A queue that was not empty at one moment may have met a message on its way.
-	if link == nil || !known || taken > viewFresh || link.HeldMS == nil || ms(*link.HeldMS) < r.grace || !f.opened() {
+	if link == nil || !known || taken > viewFresh || link.HeldMS == nil || ms(*link.HeldMS) < wire.KeptBack || !f.opened() {
 		return nil
 	}
 	if l := &f.Link.Ledger; l.Peer != nil {
@@ -558,7 +558,7 @@ func lookUnwritten(f *facts, r *rule) *hit {
 	}
 	return &hit{
 		sentence: fmt.Sprintf("The server kept %s for this link back %s ago, for %s then, with %d written, and nothing has come since.", count(link.Queued, "message"), span(taken), span(ms(*link.HeldMS)), link.Written),
-		evidence: append([]Evidence{{Fact: "oob.view.links.held", Seen: spanBeyond(ms(*link.HeldMS), r.grace), Expected: "under " + span(r.grace)}}, f.counts()...),
+		evidence: append([]Evidence{{Fact: "oob.view.links.held", Seen: spanBeyond(ms(*link.HeldMS), wire.KeptBack), Expected: "under " + span(wire.KeptBack)}}, f.counts()...),
 	}
 }
 

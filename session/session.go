@@ -652,7 +652,7 @@ type Facts struct {
 	ReaderBusy, WriterBusy time.Time
 	// WriterWaits: the write is in a call to the network, which has a deadline.
 	WriterWaits bool
-	// Queued messages not yet written.
+	// Queued messages not yet written, with what is in the writer's hands: one, or several that share a write.
 	Queued int
 	// Unwritten: since when the oldest text that is not yet written is queued; zero: all are.
 	Unwritten time.Time
@@ -665,9 +665,13 @@ type Facts struct {
 func (c *Conn) Facts(now time.Time) Facts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	queued := len(c.queue)
+	if !c.waits.IsZero() {
+		queued++
+	}
 	return Facts{
 		Ledger: c.ledgers.View(now), PeerRead: c.ledgers.PeerRead(), Inbound: c.inbound.Time(now),
-		ReaderBusy: c.reading.Time(now), WriterBusy: c.busy.Time(now), WriterWaits: c.network, Queued: len(c.queue), Unwritten: c.unwritten(now), Held: c.holds(now),
+		ReaderBusy: c.reading.Time(now), WriterBusy: c.busy.Time(now), WriterWaits: c.network, Queued: queued, Unwritten: c.unwritten(now), Held: c.holds(now),
 	}
 }
 

@@ -277,7 +277,7 @@ func TestATextInAHangingWriteIsUnwritten(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if f := a.Facts(time.Now()); f.Queued != 1 || !f.Unwritten.Equal(began) || !f.WriterWaits || f.Held != 0 {
+		if f := a.Facts(time.Now()); f.Queued != 2 || !f.Unwritten.Equal(began) || !f.WriterWaits || f.Held != 0 {
 			t.Errorf("%+v", f)
 		}
 	})
@@ -300,7 +300,7 @@ func TestWhatIsKeptBackStandsOnceTheLinkIsOver(t *testing.T) {
 		time.Sleep(time.Second)
 		reading(s)
 		time.Sleep(3 * time.Second)
-		if f := a.Facts(time.Now()); f.Held != 3*time.Second {
+		if f := a.Facts(time.Now()); f.Queued != 1 || f.Held != 3*time.Second {
 			t.Errorf("before its end: %+v", f)
 		}
 		go a.Close(websocket.CloseNormalClosure, errors.New("over")) // waits for the writer

@@ -104,6 +104,10 @@ type ServerView struct {
 	LastResult *time.Time `json:"last_result,omitempty"`
 }
 
+// KeptBack is for how long a text that the network would take is kept back by a server that stands
+// still: a write takes less, on a machine that runs at all.
+const KeptBack = time.Second
+
 // LinkView is one link as the server sees it.
 type LinkView struct {
 	Link       LinkID `json:"link"`

@@ -152,7 +152,11 @@ func (p *page) observations(c diagnosis.Case) {
 			if l.PongAgeMS != nil {
 				pong = fmt.Sprintf("%v ago", time.Duration(*l.PongAgeMS)*time.Millisecond)
 			}
-			rows = append(rows, []string{l.Link.String(), l.State, (time.Duration(l.AgeMS) * time.Millisecond).String(), fmt.Sprint(l.Written), read, fmt.Sprint(l.Read), fmt.Sprint(l.Queued), pong, l.Verdict})
+			queued := fmt.Sprint(l.Queued)
+			if l.HeldMS != nil && time.Duration(*l.HeldMS)*time.Millisecond >= wire.KeptBack {
+				queued += fmt.Sprintf(", kept back for %v", time.Duration(*l.HeldMS)*time.Millisecond)
+			}
+			rows = append(rows, []string{l.Link.String(), l.State, (time.Duration(l.AgeMS) * time.Millisecond).String(), fmt.Sprint(l.Written), read, fmt.Sprint(l.Read), queued, pong, l.Verdict})
 		}
 		p.table(rows)
 	}

@@ -26,9 +26,6 @@ const (
 	// settled: a claim is given back after 5 s or some round trips, and a write has 10 s.
 	// What a command has not reached by then is no.
 	settled = 12 * time.Second
-	// standing: a text that no network holds up is written in less. One look at a queue that is
-	// not empty may have met a message on its way.
-	standing = time.Second
 	// fresh: an agent that is ill sends a beacon every 30 s, and some are late.
 	fresh = 2 * time.Minute
 	// heardWithin: heartbeats come every 30 s or so; by pings it is known sooner.
@@ -157,17 +154,11 @@ func (m *made) seen() {
 		m.say("handshake", "opens", diagnosis.OneEnd, byServer)
 		m.say("links", map[bool]string{true: "one", false: "several"}[len(a.Links) == 1], diagnosis.OneEnd, byServer)
 		l := newest(a.Links)
-		switch {
-		case l.Queued == 0:
-			m.say("server.queue", "empty", diagnosis.OneEnd, byServer)
-		case l.HeldMS != nil && *l.HeldMS >= standing.Milliseconds():
-			m.say("server.queue", "standing", diagnosis.OneEnd, byServer)
-		}
 		if l.Verdict != "" && !(m.late && strings.HasPrefix(l.Verdict, string(selfcheck.CodeLinkTextLost))) {
 			m.verdict(l.Verdict, false, "the server, of the link")
 		}
 		// Pongs on a fresh link answer nothing about one that had the trouble before it.
-		if m.fell == nil && (len(m.troubles) == 0 || m.report == nil || m.report.Snapshot.Link.ID == l.Link) {
+		if m.inQuestion() == l.Link.String() {
 			m.pongs(l)
 		}
 		if age := time.Duration(l.AgeMS) * time.Millisecond; l.State == "connecting" && age > settled {
@@ -181,6 +172,7 @@ func (m *made) seen() {
 			}
 		}
 	}
+	m.queue()
 	waits := m.Trace != nil && !m.byDoor && m.Trace.Command.EndedAt == nil && m.Trace.Command.AckedAt == nil && m.Now.Sub(m.Trace.Command.CreatedAt) > settled
 	switch {
 	case a.Owed > 0 && waits:
@@ -195,6 +187,47 @@ func (m *made) seen() {
 	}
 	// This system negotiates none, at either end.
 	m.say("compression", "off", diagnosis.BothEnds, "the protocol")
+}
+
+// inQuestion is the link that has the trouble, or had it, and without any the newest; empty:
+// there is none.
+func (m *made) inQuestion() string {
+	switch {
+	case m.fell != nil:
+		return m.fell.Link
+	case len(m.troubles) > 0 && m.report != nil && m.report.Snapshot.Link.ID != 0:
+		return m.report.Snapshot.Link.ID.String()
+	case len(m.Agent.Links) > 0:
+		return newest(m.Agent.Links).Link.String()
+	}
+	return ""
+}
+
+// queue tells whether the server keeps texts back. That nothing waits for a fresh link says nothing
+// of the one in question; how that one ended does. What another node has is not known here.
+func (m *made) queue() {
+	link := m.inQuestion()
+	kept := m.proven(selfcheck.CodeRouteUnwritten) || m.said("verdict", string(selfcheck.CodeRouteUnwritten))
+	open := link == ""
+	for _, l := range m.Agent.Links {
+		mine := l.Link.String() == link
+		open = open || mine
+		switch {
+		case l.Node != "":
+		case l.HeldMS != nil && time.Duration(*l.HeldMS)*time.Millisecond >= wire.KeptBack:
+			m.say("server.queue", "standing", diagnosis.OneEnd, byServer)
+			return
+		case mine && l.Queued == 0 && !kept:
+			m.say("server.queue", "empty", diagnosis.OneEnd, byServer)
+			return
+		}
+	}
+	ended := func(e operator.AgentEvent) bool {
+		return e.Kind == operator.EventLink && e.To == "ended" && e.Link == link
+	}
+	if i := slices.IndexFunc(m.Events, ended); i >= 0 && !open && !kept { // its end would tell
+		m.say("server.queue", "empty", diagnosis.OneEnd, byEvents+", at "+clock(m.Events[i].At))
+	}
 }
 
 // pongs tells whether the agent's come back. What another node has is not known here, nor is

@@ -306,6 +306,42 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 				{Kind: operator.EventLink, From: "verified", To: "ended", Verdict: "route.unwritten", At: h.Trace.Command.CreatedAt.Add(-2 * time.Second)},
 			}
 		}, want: map[string]string{"verdict": "ok one_end"}},
+		{name: "the only agent there is: what was kept back, not the queue of its fresh link, tells", change: func(t *testing.T, h *Held) {
+			h.Fleet, h.Agent.VerdictAt = h.Fleet[:1], ago(time.Second)
+			h.Agent.Links[0].Link, h.Agent.Links[0].Queued = 8, 0
+			h.Beacons = beacons(t, 2*time.Second, selfcheck.Verdict{Code: selfcheck.CodeLinkConnecting}, func(s *selfcheck.Snapshot) { s.Link.ID = 8 })
+			h.Events = []operator.AgentEvent{{Kind: operator.EventLink, From: "verified", To: "ended", Verdict: "route.unwritten", Link: "0000000000000007", At: *ago(8 * time.Second)}}
+		}, leader: "server.unwritten", want: map[string]string{"verdict": "route.unwritten one_end", "server.queue": ""}},
+		{name: "the link fell silent, and the server had kept nothing of it back", change: func(t *testing.T, h *Held) {
+			h.Agent.Links[0].Link, h.Agent.Links[0].Queued, h.Agent.VerdictAt = 8, 3, ago(time.Second)
+			h.Beacons = beacons(t, 2*time.Second, selfcheck.Verdict{Code: selfcheck.CodeLinkSilent}, func(s *selfcheck.Snapshot) { s.Link.ID = 7 })
+			h.Events = []operator.AgentEvent{{Kind: operator.EventLink, From: "verified", To: "ended", Link: "0000000000000007", At: *ago(3 * time.Second)}}
+		}, leader: "path.halfopen", want: map[string]string{"server.queue": "empty one_end"}},
+		{name: "another node's queue is not known", change: func(t *testing.T, h *Held) {
+			h.Agent.Links[0].Node, h.Agent.Links[0].Queued, h.Agent.Links[0].HeldMS = "b", 1, new(int64(4000))
+		}, want: map[string]string{"server.queue": ""}},
+		{name: "kept back once, then links were verified and fell silent", change: func(t *testing.T, h *Held) {
+			h.Agent.VerdictAt = ago(time.Second)
+			h.Beacons = beacons(t, 2*time.Second, selfcheck.Verdict{Code: selfcheck.CodeLinkConnecting}, nil)
+			h.Events = []operator.AgentEvent{
+				{Kind: operator.EventVerdict, To: "link.connecting", At: *ago(2 * time.Second)},
+				{Kind: operator.EventLink, From: "verified", To: "ended", Verdict: "link.silent", At: *ago(3 * time.Second)},
+				{Kind: operator.EventLink, From: "connecting", To: "verified", At: *ago(20 * time.Second)},
+				{Kind: operator.EventLink, From: "verified", To: "ended", Verdict: "route.unwritten", At: *ago(22 * time.Second)},
+			}
+		}, leader: "path.halfopen", want: map[string]string{"verdict": "link.silent one_end"}},
+		{name: "kept back once, and the agent has said for long that it is well", change: func(t *testing.T, h *Held) {
+			h.Agent.VerdictAt = ago(time.Second)
+			h.Beacons = beacons(t, 90*time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, nil)
+			h.Events = []operator.AgentEvent{
+				{Kind: operator.EventLink, From: "connecting", To: "verified", At: *ago(39 * time.Second)},
+				{Kind: operator.EventLink, From: "verified", To: "ended", Verdict: "route.unwritten", At: *ago(40 * time.Second)},
+			}
+		}, leader: "well"},
+		{name: "stopped, and a text was kept back for a moment as it was", change: func(t *testing.T, h *Held) {
+			h.Agent.Stopped, h.Agent.Presence, h.Agent.Links = true, "stopped", nil
+			h.Events = []operator.AgentEvent{{Kind: operator.EventLink, From: "verified", To: "ended", Verdict: "route.unwritten", At: *ago(30 * time.Second)}}
+		}, leader: "agent.away", want: map[string]string{"verdict": ""}},
 		{name: "a link that the server found silent", change: func(t *testing.T, h *Held) {
 			h.Agent.VerdictAt = ago(time.Second)
 			h.Beacons = beacons(t, 2*time.Second, selfcheck.Verdict{Code: selfcheck.CodeOK}, nil)

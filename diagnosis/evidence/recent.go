@@ -129,16 +129,21 @@ func recent(h Held) (e episode) {
 // fell gives the link since then whose end tells most, and more than top, the rank of what the
 // agent reported, which may have made another before it did: the server had kept a text of it
 // back, or the agent ended it for silence. Where the server saw silence first, that is of the
-// other way. What the server kept back before it wrote a whole command is over.
+// other way. What the server kept back before it wrote a whole command is over, and so is what it
+// did before a link that was verified, and then fell silent with nothing kept back.
 func fell(h Held, since time.Time, top int) (most *operator.AgentEvent) {
 	ran := wholeSince(h)
-	for i := range h.Events { // the newest first
+	ill, again := false, false // the agent has said so since; a link was verified since, and fell silent
+	for i := range h.Events {  // the newest first
 		e := &h.Events[i]
-		if h.Now.Sub(e.At) >= fresh || e.At.Before(since) {
+		well := !ill && isWell(h.Agent.Verdict) && h.Agent.VerdictAt != nil && h.Agent.VerdictAt.Sub(e.At) >= recovered
+		if h.Now.Sub(e.At) >= fresh || e.At.Before(since) || well {
 			break
 		}
+		ill = ill || e.Kind == operator.EventVerdict && !isWell(e.To)
+		again = again || most != nil && e.Kind == operator.EventLink && e.To == "verified"
 		code := selfcheck.Code(e.Verdict)
-		kept := code == selfcheck.CodeRouteUnwritten && !e.At.Before(ran)
+		kept := code == selfcheck.CodeRouteUnwritten && !e.At.Before(ran) && !again
 		silent := code == selfcheck.CodeLinkSilent && e.From != "degraded"
 		if e.Kind != operator.EventLink || e.To != "ended" || !kept && !silent {
 			continue

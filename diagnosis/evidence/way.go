@@ -177,6 +177,9 @@ func (m *made) ended() {
 			if e.Verdict != string(l.code) || m.verifiedSince(e.At) {
 				continue
 			}
+			if l.code == selfcheck.CodeRouteUnwritten && (m.Agent.Stopped || m.Now.Sub(e.At) >= fresh) {
+				return // a server that lacked a core for a moment proves nothing again
+			}
 			m.provenAt = e.At
 			source := byEvents + ", at " + clock(e.At)
 			m.verdict(e.Verdict, false, source)

@@ -258,6 +258,7 @@ func (h *Hub) view(agent string) view {
 		if !authed { // whose it is is not known yet
 			continue
 		}
+		look.HeldMS = nil // it is of this moment, and told at the next change
 		v.Links = append(v.Links, viewLink{LinkView: look.LinkView, Version: version, Opened: l.opened, VerifiedAt: look.verifiedAt, Leaving: leaving[l]})
 		v.Silent = look.silent
 	}
@@ -287,7 +288,7 @@ func (v view) mark() (string, error) {
 	for i := range v.Links {
 		l := &v.Links[i].LinkView
 		l.Written, l.Read, l.Queued, l.AgeMS, l.PeerRead = 0, 0, 0, 0, nil
-		l.PongAgeMS, l.PingPendingMS, l.HeldMS = nil, nil, nil
+		l.PongAgeMS, l.PingPendingMS = nil, nil
 	}
 	for i := range v.Copies {
 		if several < 2 && v.Identity == identitySole {
@@ -711,7 +712,7 @@ func neutral(links []wire.LinkView) []wire.LinkView {
 	for i := range out {
 		if out[i].Node != "" {
 			out[i].Read, out[i].PeerRead, out[i].Queued = math.MaxUint32, nil, 0
-			out[i].PongAgeMS, out[i].PingPendingMS, out[i].HeldMS = nil, nil, nil
+			out[i].PongAgeMS, out[i].PingPendingMS = nil, nil
 		}
 	}
 	return out

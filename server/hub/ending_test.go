@@ -45,3 +45,15 @@ func TestEndingIsPutInWords(t *testing.T) {
 		}
 	}
 }
+
+func TestTheVerdictNearerToTheCauseStands(t *testing.T) {
+	const lost, up, silent, kept = selfcheck.CodeLinkTextLost, selfcheck.CodeLinkUplinkLost, selfcheck.CodeLinkSilent, selfcheck.CodeRouteUnwritten
+	for _, c := range []struct{ before, said, want selfcheck.Code }{
+		{"", "", ""}, {"", silent, silent}, {silent, "", silent}, {silent, kept, kept}, {kept, silent, kept},
+		{lost, kept, lost}, {kept, up, up}, {lost, silent, lost}, {lost, up, up},
+	} {
+		if got := nearer(c.before, c.said); got != c.want {
+			t.Errorf("%q, then %q: %q, want %q", c.before, c.said, got, c.want)
+		}
+	}
+}

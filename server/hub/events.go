@@ -257,16 +257,14 @@ func (l *link) noteVerdict(before, after selfcheck.Code, v selfcheck.LedgerView)
 	l.note("", Degraded, after, quote(after, v))
 }
 
-// noteEnded tells of a link that has gone, with what the agent said of it, if that proves texts
-// to be lost, and keeps why for the presence that follows.
+// noteEnded tells of a link that has gone, with the verdict that its end leaves, unless one that is
+// nearer to the cause was proven before, and keeps why for the presence that follows.
 func (l *link) noteEnded(why string, said selfcheck.Code) {
 	l.mu.Lock()
 	from := Connecting
 	switch {
 	case l.verdict != "":
-		if from = Degraded; said == "" || said == selfcheck.CodeLinkSilent || said == selfcheck.CodeRouteUnwritten && l.verdict != selfcheck.CodeLinkSilent { // what was proven before is nearer to the cause
-			said = l.verdict
-		}
+		from, said = Degraded, nearer(l.verdict, said)
 	case !l.verifiedAt.IsZero():
 		from = Verified
 	}

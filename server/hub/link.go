@@ -27,8 +27,6 @@ const (
 	inboxLimit = 4 << 20
 	// messageWeight is what a message costs beside its text.
 	messageWeight = 256
-	// heldTooLong: no write that the network takes is kept back for as long.
-	heldTooLong = time.Second
 	// unwrittenAfter is how long a queued text may stay unwritten: the path takes
 	// no more bytes, or the writer is stuck.
 	unwrittenAfter = 5 * time.Second
@@ -236,11 +234,31 @@ func ending(cause error, verdict selfcheck.Code, held time.Duration) (why string
 	if verdict != "" {
 		why = string(verdict) + ": " + why
 	}
-	if held >= heldTooLong && proof == "" {
-		said = selfcheck.CodeRouteUnwritten
+	if held >= wire.KeptBack {
+		said = nearer(selfcheck.CodeRouteUnwritten, said)
 		why = fmt.Sprintf("the server had kept a text back for %v; %s", held.Round(time.Millisecond), why)
 	}
 	return why, said, proof
+}
+
+// nearer is which of two verdicts on a link is nearer to the cause, the second one if they are
+// equals: lost texts are lost whatever else there is, and what is kept back is silence.
+func nearer(a, b selfcheck.Code) selfcheck.Code {
+	weight := func(c selfcheck.Code) int {
+		switch c {
+		case "":
+			return 0
+		case selfcheck.CodeLinkSilent:
+			return 1
+		case selfcheck.CodeRouteUnwritten:
+			return 2
+		}
+		return 3
+	}
+	if weight(a) > weight(b) {
+		return a
+	}
+	return b
 }
 
 // quoted finds the verdict in the text of an agent's closing frame.

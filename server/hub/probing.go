@@ -65,9 +65,8 @@ func (l *link) Standing() probe.Standing {
 	switch {
 	case ended != nil:
 		var said selfcheck.Code
-		if s.Ended, said, _ = ending(ended, "", facts.Held); said != "" {
-			s.Verdict = said
-		}
+		s.Ended, said, _ = ending(ended, "", facts.Held)
+		s.Verdict = nearer(s.Verdict, said)
 	case gone:
 		s.Ended = "it is being closed"
 	}
