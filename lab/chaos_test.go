@@ -155,6 +155,7 @@ func TestChaos(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("again: go test ./lab -run TestChaos -chaos.seed=%d", seed)
+	turns.take(t)
 	bin, err := plainBinaries()
 	if err != nil {
 		t.Fatal(err)
@@ -163,7 +164,6 @@ func TestChaos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	turns.take(t)
 	dir, err := os.MkdirTemp("", "gc")
 	if err != nil {
 		t.Fatal(err)
@@ -337,8 +337,12 @@ func (c *chaos) strike(a *kept, guardian, midway bool) bool {
 		return false
 	}
 	victim := "worker"
-	pids := a.Workers()
-	if guardian || midway && len(pids) == 0 { // a program that is dead on arrival has hardly a worker
+	var pids []int
+	if !guardian {
+		pids = a.Workers()
+		guardian = midway && len(pids) == 0 // a program that is dead on arrival has hardly a worker
+	}
+	if guardian {
 		victim = "guardian"
 		select {
 		case <-a.Guardian().Done(): // its manager has not come to it yet

@@ -31,7 +31,8 @@ const (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// The stacks take turns, see turn_test.go: the number of cores does not bound them.
+	turns.measure()
+	// The stacks take turns: the number of cores does not bound them.
 	if err := flag.Set("test.parallel", "16"); err != nil {
 		panic(err)
 	}

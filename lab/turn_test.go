@@ -14,53 +14,59 @@ import (
 const (
 	// stacksAtOnce bounds them however idle the machine is.
 	stacksAtOnce = 8
-	// crowded: work that takes this much longer than at best has two or more others for its core.
-	crowded = 2.5
+	// crowd: work that takes this much longer than at best has two or more others for its core.
+	crowd = 2.5
+	// gauge is the least that such work takes: longer than a task that has just woken goes before others.
+	gauge = 50 * time.Millisecond
 	// between two turns the first stack's processes get under way, so that the next look sees them.
 	between = time.Second
 )
 
-// turns gives them.
-var turns = turnstile{fewest: runtime.NumCPU(), free: make(chan struct{}, stacksAtOnce)}
+// turns gives them. NumCPU would not heed what a container is allowed.
+var turns = turnstile{fewest: runtime.GOMAXPROCS(0), free: make(chan struct{}, stacksAtOnce)}
 
 type turnstile struct {
 	fewest int           // stacks that run whatever else the machine does
 	free   chan struct{} // one of each stack that runs
 
-	mu   sync.Mutex // of whoever is next
-	best time.Duration
+	mu     sync.Mutex // of whoever is next
+	rounds int
+	best   time.Duration // of so many rounds
+}
+
+// measure finds out what the machine does at best. It is called before anything runs.
+func (s *turnstile) measure() {
+	for s.rounds = 1; ; s.rounds *= 2 {
+		if s.best = min(s.work(), s.work(), s.work()); s.best >= gauge {
+			return
+		}
+	}
 }
 
 // take waits until the test may run, and gives its turn back once that has ended.
 func (s *turnstile) take(t *testing.T) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.best == 0 { // nothing runs yet
-		s.best = work()
-		for range 4 {
-			s.best = min(s.best, work())
-		}
-	}
 	s.free <- struct{}{}
-	for len(s.free) > s.fewest && s.slower() > crowded {
-		time.Sleep(between / 2)
+	for len(s.free) > s.fewest && s.crowded() {
+		time.Sleep(between)
 	}
 	t.Cleanup(func() { <-s.free })
 	time.Sleep(between)
 }
 
-// slower is how much longer a piece of work takes now than it did at best. Call with mu held.
-func (s *turnstile) slower() float64 {
-	took := work()
+// crowded reports whether the machine has no time for one more. Call with mu held.
+func (s *turnstile) crowded() bool {
+	took := s.work()
 	s.best = min(s.best, took)
-	return float64(took) / float64(s.best)
+	return float64(took) > crowd*float64(s.best)
 }
 
-// work takes some 20 ms of a core; it gives what it took.
-func work() time.Duration {
+// work gives what so many rounds take.
+func (s *turnstile) work() time.Duration {
 	began := time.Now()
 	var block [1 << 20]byte
-	for range 12 {
+	for range s.rounds {
 		block[0] = sha256.Sum256(block[:])[0]
 	}
 	return time.Since(began)
