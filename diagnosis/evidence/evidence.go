@@ -26,6 +26,8 @@ const (
 	// settled: a claim is given back after 5 s or some round trips, and a write has 10 s.
 	// What a command has not reached by then is no.
 	settled = 12 * time.Second
+	// ackWithin: so long a claim waits for the acknowledgement of what was read.
+	ackWithin = 5 * time.Second
 	// fresh: an agent that is ill sends a beacon every 30 s, and some are late.
 	fresh = 2 * time.Minute
 	// heardWithin: heartbeats come every 30 s or so; by pings it is known sooner.

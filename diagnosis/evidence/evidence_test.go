@@ -124,6 +124,12 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 			"ledger.down": "gap both_ends", "stage.ack_read": "no one_end", "door": "runs both_ends", "verdict": "link.text.lost one_end", "verified": "no one_end",
 			"text.down": "none one_end", "ping.down": "yes one_end", "agent.loop": "turns one_end", "ledger.owed": "", "stage.read": "",
 		}},
+		{name: "told lost, and read just now", change: func(t *testing.T, h *Held) {
+			h.Trace = trace(time.Minute, "accepted", "claimed", "written", "lost", "read", "acked")
+			for i := range h.Trace.Entries[4:] {
+				h.Trace.Entries[4+i].At = *ago(time.Second)
+			}
+		}, leader: "path.text.delayed", word: diagnosis.WordProven, want: map[string]string{"stage.ack_read": "", "ledger.down": "late both_ends"}},
 		{name: "lost, and read by the next attempt", change: func(t *testing.T, h *Held) {
 			h.Trace = trace(time.Minute, "accepted", "claimed", "written", "lost", "claimed", "written", "read", "acked", "ack_read")
 			for i := range h.Trace.Entries {

@@ -104,9 +104,11 @@ func (m *made) way() {
 	if has(wire.StageAcked) {
 		m.say("stage.acked", "yes", diagnosis.OneEnd, byTrace)
 	}
-	if has(wire.StageAckRead) {
+	switch written := at[wire.StageWritten]; {
+	case has(wire.StageAckRead):
 		m.say("stage.ack_read", "yes", diagnosis.OneEnd, byTrace)
-	} else if written := at[wire.StageWritten]; has(wire.StageWritten) && (back || m.Now.Sub(written.At) > settled || c.EndedAt != nil) || old && !has(wire.StageWritten) && !m.byDoor {
+	case has(wire.StageRead) && m.Now.Sub(at[wire.StageRead].At) < ackWithin: // it came late, and its claim was given back meanwhile
+	case has(wire.StageWritten) && (back || m.Now.Sub(written.At) > settled || c.EndedAt != nil) || old && !has(wire.StageWritten) && !m.byDoor:
 		m.say("stage.ack_read", "no", diagnosis.OneEnd, byTrace)
 	}
 	if has(wire.StageWritten) && !has(wire.StageAckRead) && c.EndedAt == nil {
