@@ -18,6 +18,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -138,6 +140,8 @@ func (c *composed) up(name string, cmd *exec.Cmd) (log string, end func()) {
 	}
 	defer out.Close()
 	cmd.Stdout, cmd.Stderr = out, out
+	harness.OwnGroup(cmd) // nginx's master, killed, leaves its worker
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
@@ -146,10 +150,10 @@ func (c *composed) up(name string, cmd *exec.Cmd) (log string, end func()) {
 		_ = cmd.Wait() // killed, as a rule
 		close(ended)
 	}()
-	end = func() {
-		_ = cmd.Process.Kill() // it may have ended
+	end = sync.OnceFunc(func() {
+		_ = cmd.Cancel() // it may have ended
 		<-ended
-	}
+	})
 	c.t.Cleanup(end)
 	return log, end
 }
