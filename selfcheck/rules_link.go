@@ -540,7 +540,7 @@ func lookUnwritten(f *facts, r *rule) *hit {
 	link := f.seenLink()
 	taken, known := f.viewAge()
 	read := f.Link.Ledger.Local.Read
-	if link == nil || !known || taken > viewFresh || link.HeldMS == nil || ms(*link.HeldMS) < wire.KeptBack || !f.opened() {
+	if link == nil || !known || taken > viewFresh || link.Kept() == 0 || !f.opened() {
 		return nil
 	}
 	if l := &f.Link.Ledger; l.Peer != nil {
@@ -557,8 +557,8 @@ func lookUnwritten(f *facts, r *rule) *hit {
 		return nil
 	}
 	return &hit{
-		sentence: fmt.Sprintf("The server kept %s for this link back %s ago, for %s then, with %d written, and nothing has come since.", count(link.Queued, "message"), span(taken), span(ms(*link.HeldMS)), link.Written),
-		evidence: append([]Evidence{{Fact: "oob.view.links.held", Seen: spanBeyond(ms(*link.HeldMS), wire.KeptBack), Expected: "under " + span(wire.KeptBack)}}, f.counts()...),
+		sentence: fmt.Sprintf("The server kept %s for this link back %s ago, for %s then, with %d written, and nothing has come since.", count(link.Queued, "message"), span(taken), span(link.Kept()), link.Written),
+		evidence: append([]Evidence{{Fact: "oob.view.links.held", Seen: spanBeyond(link.Kept(), wire.KeptBack), Expected: "under " + span(wire.KeptBack)}}, f.counts()...),
 	}
 }
 

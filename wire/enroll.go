@@ -133,3 +133,11 @@ type LinkView struct {
 	// those of when that node last told of it.
 	Node string `json:"node,omitempty"`
 }
+
+// Kept is for how long the server keeps a text back; 0: for less than [KeptBack], or not known.
+func (l LinkView) Kept() time.Duration {
+	if l.HeldMS == nil || time.Duration(*l.HeldMS)*time.Millisecond < KeptBack {
+		return 0
+	}
+	return time.Duration(*l.HeldMS) * time.Millisecond
+}

@@ -579,8 +579,8 @@ func describeAgent(w io.Writer, a operator.Agent) error {
 // queued says how many messages wait in a link's queue, and for how long the server itself keeps them.
 func queued(l wire.LinkView) string {
 	said := fmt.Sprint(l.Queued)
-	if l.HeldMS != nil && time.Duration(*l.HeldMS)*time.Millisecond >= wire.KeptBack {
-		said += fmt.Sprintf(" (kept back for %v)", span(time.Duration(*l.HeldMS)*time.Millisecond))
+	if kept := l.Kept(); kept > 0 {
+		said += fmt.Sprintf(" (kept back for %v)", span(kept))
 	}
 	return said
 }

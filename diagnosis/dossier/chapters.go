@@ -153,8 +153,8 @@ func (p *page) observations(c diagnosis.Case) {
 				pong = fmt.Sprintf("%v ago", time.Duration(*l.PongAgeMS)*time.Millisecond)
 			}
 			queued := fmt.Sprint(l.Queued)
-			if l.HeldMS != nil && time.Duration(*l.HeldMS)*time.Millisecond >= wire.KeptBack {
-				queued += fmt.Sprintf(", kept back for %v", time.Duration(*l.HeldMS)*time.Millisecond)
+			if kept := l.Kept(); kept > 0 {
+				queued += fmt.Sprintf(", kept back for %v", kept)
 			}
 			rows = append(rows, []string{l.Link.String(), l.State, (time.Duration(l.AgeMS) * time.Millisecond).String(), fmt.Sprint(l.Written), read, fmt.Sprint(l.Read), queued, pong, l.Verdict})
 		}

@@ -216,7 +216,7 @@ func (m *made) queue() {
 		open = open || mine
 		switch {
 		case l.Node != "":
-		case l.HeldMS != nil && time.Duration(*l.HeldMS)*time.Millisecond >= wire.KeptBack:
+		case l.Kept() > 0:
 			m.say("server.queue", "standing", diagnosis.OneEnd, byServer)
 			return
 		case mine && l.Queued == 0 && !kept:

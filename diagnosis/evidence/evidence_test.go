@@ -344,6 +344,13 @@ func TestWhatIsHeldComesTo(t *testing.T) {
 				{Kind: operator.EventLink, From: "verified", To: "ended", Verdict: "route.unwritten", At: *ago(40 * time.Second)},
 			}
 		}, leader: "well"},
+		{name: "lost on the way half an hour ago, and a text kept back some minutes ago", change: func(t *testing.T, h *Held) {
+			h.Trace, h.Agent.Presence, h.Agent.Links, h.Agent.Verdict = nil, "out-of-band", nil, ""
+			h.Events = []operator.AgentEvent{
+				{Kind: operator.EventLink, From: "connecting", To: "ended", Verdict: "route.unwritten", At: *ago(5 * time.Minute)},
+				{Kind: operator.EventLink, From: "connecting", To: "ended", Verdict: "link.text.lost", At: *ago(30 * time.Minute)},
+			}
+		}, want: map[string]string{"verdict": "link.text.lost one_end"}},
 		{name: "stopped, and a text was kept back for a moment as it was", change: func(t *testing.T, h *Held) {
 			h.Agent.Stopped, h.Agent.Presence, h.Agent.Links = true, "stopped", nil
 			h.Events = []operator.AgentEvent{{Kind: operator.EventLink, From: "verified", To: "ended", Verdict: "route.unwritten", At: *ago(30 * time.Second)}}

@@ -154,13 +154,17 @@ func refusal(note string) string {
 	return ""
 }
 
-// losses are the verdicts that ledgers prove of a link, each with what it says of them.
+// losses are the verdicts that a link's end may leave, each with what it says of the ledgers and
+// for how long it stands: a path that is broken proves it again with each link that is tried, and a
+// server that lacked a core for a moment proves nothing again.
 var losses = []struct {
 	code        selfcheck.Code
 	name, value string // empty: the verdict alone
+	stands      time.Duration
 }{
-	{selfcheck.CodeLinkTextLost, "ledger.down", "gap"}, {selfcheck.CodeLinkUplinkLost, "ledger.up", "gap"},
-	{selfcheck.CodeLinkTextAltered, "", ""}, {selfcheck.CodeLinkStuckFragment, "", ""}, {selfcheck.CodeLinkTextSilent, "", ""}, {selfcheck.CodeRouteUnwritten, "", ""},
+	{selfcheck.CodeLinkTextLost, "ledger.down", "gap", proofStands}, {selfcheck.CodeLinkUplinkLost, "ledger.up", "gap", proofStands},
+	{selfcheck.CodeLinkTextAltered, "", "", proofStands}, {selfcheck.CodeLinkStuckFragment, "", "", proofStands}, {selfcheck.CodeLinkTextSilent, "", "", proofStands},
+	{selfcheck.CodeRouteUnwritten, "", "", fresh},
 }
 
 // ended tells what was proven of the last link that lost text. A proof outlives the link that it
@@ -176,11 +180,11 @@ func (m *made) ended() {
 			return
 		}
 		for _, l := range losses {
-			if e.Verdict != string(l.code) || m.verifiedSince(e.At) {
+			if e.Verdict != string(l.code) || m.Now.Sub(e.At) > l.stands || m.verifiedSince(e.At) {
 				continue
 			}
-			if l.code == selfcheck.CodeRouteUnwritten && (m.Agent.Stopped || m.Now.Sub(e.At) >= fresh) {
-				return // a server that lacked a core for a moment proves nothing again
+			if l.code == selfcheck.CodeRouteUnwritten && m.Agent.Stopped { // for a moment, as it was stopped
+				continue
 			}
 			m.provenAt = e.At
 			source := byEvents + ", at " + clock(e.At)
