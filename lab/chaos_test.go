@@ -321,8 +321,7 @@ func (c *chaos) rollouts() string {
 	said := []string{fmt.Sprint(err)}
 	for _, r := range list {
 		one, err := c.Client().Rollout(c.t.Context(), r.ID)
-		raw, _ := json.Marshal(one)
-		said = append(said, fmt.Sprintf("%s (%v)", raw, err))
+		said = append(said, fmt.Sprintf("%+v (%v)", one, err))
 	}
 	return strings.Join(said, "\n")
 }

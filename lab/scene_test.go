@@ -23,11 +23,9 @@ import (
 	"gururmm/wire"
 )
 
-const (
-	// patience bounds each wait for a fact. A fact that comes takes a tenth of
-	// it, on two cores shared by several stacks of race-detector builds.
-	patience = 60 * time.Second
-)
+// patience bounds each wait for a fact. A fact that comes takes a tenth of
+// it, on two cores shared by several stacks of race-detector builds.
+const patience = 60 * time.Second
 
 func TestMain(m *testing.M) {
 	flag.Parse()

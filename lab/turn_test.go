@@ -27,11 +27,11 @@ const (
 var longest = []string{"TestChaos", "TestARolloutReachesItsRingsAndStopsAtABadVersion", "TestDiagnoseNamesWhatIsBroken", "TestNodeAwayForLongerThanItsLease", "TestCrashLoop"}
 
 // turns gives them. NumCPU would not heed what a container is allowed.
-var turns = turnstile{fewest: runtime.GOMAXPROCS(0), free: make(chan struct{}, stacksAtOnce)}
+var turns = turnstile{fewest: runtime.GOMAXPROCS(0), running: make(chan struct{}, stacksAtOnce)}
 
 type turnstile struct {
-	fewest int           // stacks that run whatever else the machine does
-	free   chan struct{} // one of each stack that runs
+	fewest  int           // stacks that run whatever else the machine does
+	running chan struct{} // one of each stack that does
 
 	mu     sync.Mutex // of whoever is next
 	rounds int
@@ -54,11 +54,11 @@ func (s *turnstile) take(t *testing.T) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.free <- struct{}{}
-	for len(s.free) > s.fewest && s.crowded() {
+	s.running <- struct{}{}
+	for len(s.running) > s.fewest && s.crowded() {
 		time.Sleep(between)
 	}
-	t.Cleanup(func() { <-s.free })
+	t.Cleanup(func() { <-s.running })
 	time.Sleep(between)
 }
 
