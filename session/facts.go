@@ -67,8 +67,11 @@ func (c *Conn) unwritten(now time.Time) time.Time {
 
 // holds is what [Facts.Held] says. Call with mu held.
 func (c *Conn) holds(now time.Time) time.Duration {
-	if c.err != nil {
+	switch {
+	case c.err != nil:
 		return c.held
+	case c.broken != nil:
+		return c.broken.held
 	}
 	since := c.unwritten(now)
 	if since.IsZero() || c.network {

@@ -12,9 +12,7 @@ package session
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -23,7 +21,6 @@ import (
 
 	"gururmm/internal/crew"
 	"gururmm/internal/fault"
-	"gururmm/internal/wrap"
 	"gururmm/selfcheck"
 	"gururmm/wire"
 )
@@ -39,10 +36,6 @@ const (
 	// something is suspected: four within the shortest grace, then ever rarer.
 	recheckMin = 250 * time.Millisecond
 	recheckMax = 30 * time.Second
-	// maxReason bounds the words in a closing frame, in bytes, with room for the "…".
-	maxReason = 119
-	// closeWait bounds the writing of the closing frame.
-	closeWait = time.Second
 )
 
 // Errors to branch on.
@@ -101,6 +94,7 @@ type Conn struct {
 	waits    selfcheck.Instant // the oldest text that was given to the network, and is not written yet, is queued since; zero: none
 	seq      uint64
 	recheck  *recheck      // nil: nothing is suspected
+	broken   *broken       // nil: no write has failed
 	err      error         // why it ended; nil while open
 	held     time.Duration // see [Facts.Held], as of then
 	done     chan struct{} // once somebody has asked for it
@@ -325,7 +319,7 @@ func (c *Conn) onPong(data string) error {
 func (c *Conn) changed() {
 	suspicious := c.ledgers.Suspicious()
 	switch {
-	case c.err != nil:
+	case c.over():
 	case !suspicious:
 		c.stopRecheck()
 	case c.recheck == nil:
@@ -346,7 +340,7 @@ func (c *Conn) ask() {
 	defer c.mu.Unlock()
 	r := c.recheck
 	switch {
-	case c.err != nil || r == nil: // stopped as it fired
+	case c.over() || r == nil: // stopped as it fired
 		return
 	case !c.ledgers.Suspicious():
 		c.recheck = nil
@@ -396,7 +390,7 @@ func (c *Conn) Send(env wire.Envelope, opts SendOptions) error {
 	weight := len(env.Payload) + len(env.Sig) + 128
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil {
+	if c.over() {
 		return ErrClosed
 	}
 	if c.queued+weight > c.opts.MaxQueue {
@@ -417,7 +411,7 @@ func (c *Conn) Send(env wire.Envelope, opts SendOptions) error {
 // caller is the writer, and waits for the network as one.
 func (c *Conn) Drain() {
 	c.mu.Lock()
-	mine := !c.writing && c.err == nil && (len(c.queue) > 0 || c.havePong)
+	mine := !c.writing && !c.over() && (len(c.queue) > 0 || c.havePong)
 	if mine {
 		c.writing = true
 		c.writer.Add(1)
@@ -432,7 +426,7 @@ func (c *Conn) Drain() {
 func (c *Conn) Ping(answer bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err == nil {
+	if !c.over() {
 		c.enqueuePing(answer)
 		c.kick()
 	}
@@ -441,7 +435,7 @@ func (c *Conn) Ping(answer bool) {
 // PingNow is [Conn.Ping] of who writes it, as [Conn.Drain] does.
 func (c *Conn) PingNow(answer bool) {
 	c.mu.Lock()
-	if c.err == nil {
+	if !c.over() {
 		c.enqueuePing(answer)
 	}
 	c.mu.Unlock()
@@ -459,7 +453,7 @@ func (c *Conn) enqueuePing(answer bool) {
 
 // kick starts the writer if none runs. Call with mu held.
 func (c *Conn) kick() {
-	if !c.writing && c.err == nil {
+	if !c.writing && !c.over() {
 		c.writing = true
 		c.writer.Add(1)
 		c.opts.Crew.Go(c.write)
@@ -474,7 +468,7 @@ func (c *Conn) write() {
 	for {
 		c.mu.Lock()
 		idle := len(c.queue) == 0 && !c.havePong
-		if told.open && (idle || c.err != nil || len(told.texts) == maxGathered) {
+		if told.open && (idle || c.over() || len(told.texts) == maxGathered) {
 			c.mu.Unlock()
 			c.flush(&told)
 			continue
@@ -483,7 +477,7 @@ func (c *Conn) write() {
 		if !told.open {
 			c.waits = 0
 		}
-		if c.err != nil || idle {
+		if c.over() || idle {
 			rest := c.queue
 			c.queue, c.queued, c.writing = nil, 0, false
 			c.mu.Unlock()
@@ -539,7 +533,7 @@ func (c *Conn) flush(g *gathered) {
 	err := c.cork.uncork()
 	c.atNetwork(false)
 	if err != nil {
-		c.fail(fmt.Errorf("write: %w", err))
+		c.broke(err)
 	}
 	for _, tell := range g.texts {
 		tell(err)
@@ -575,7 +569,7 @@ func (c *Conn) text(it *item, g *gathered) {
 	err = c.ws.WriteMessage(websocket.TextMessage, raw)
 	c.atNetwork(false)
 	if err != nil {
-		c.fail(fmt.Errorf("write: %w", err))
+		c.broke(err)
 	}
 	switch {
 	case it.written == nil:
@@ -618,7 +612,7 @@ func (c *Conn) control(kind int, data []byte) {
 	err := c.ws.WriteMessage(kind, data)
 	c.atNetwork(false)
 	if err != nil {
-		c.fail(fmt.Errorf("write: %w", err))
+		c.broke(err)
 	}
 }
 
@@ -638,47 +632,4 @@ func (c *Conn) PeerLedger(p wire.Ledger, m Message, acked uint64) {
 	c.mu.Lock()
 	c.ledgers.PeerText(p, m.Mark, acked, time.Now())
 	c.changed()
-}
-
-// fail ends the link with err; the first one stands.
-func (c *Conn) fail(err error) {
-	c.mu.Lock()
-	first := c.err == nil
-	if first {
-		c.held, c.err = c.holds(time.Now()), err
-		if c.done != nil {
-			close(c.done)
-		}
-		c.stopRecheck()
-	}
-	rest := c.queue
-	if c.writing {
-		rest = nil // the writer tells them
-	} else {
-		c.queue, c.queued = nil, 0
-	}
-	c.mu.Unlock()
-	if first {
-		c.ws.Close()
-	}
-	for _, it := range rest {
-		if it.written != nil {
-			it.written(0, time.Now(), ErrClosed)
-		}
-	}
-}
-
-// Close ends the link with a closing frame (RFC 6455 §7.4 code) and waits for
-// the writer. cause is what Err then says.
-func (c *Conn) Close(code int, cause error) {
-	// A control frame takes 125 bytes, 2 of them for the code (RFC 6455 §5.5); §5.5.1:
-	// UTF-8, or the peer takes it for a broken link.
-	reason := wrap.Clip(cause.Error(), maxReason)
-	// Best effort: the peer may be the very thing that is gone.
-	err := c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, reason), time.Now().Add(closeWait))
-	if err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, websocket.ErrCloseSent) {
-		cause = fmt.Errorf("%w (closing frame: %v)", cause, err)
-	}
-	c.fail(cause)
-	c.writer.Wait()
 }

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,7 +37,10 @@ func ends(t *testing.T, agent, server Options) (a, s *Conn, rawAgent, rawServer 
 		upgraded <- ws
 	})}
 	go web.Serve(listener)
-	dialer := websocket.Dialer{NetDialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return listener.Dial(ctx) }}
+	dialer := websocket.Dialer{NetDialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := listener.Dial(ctx)
+		return &refusing{Conn: c}, err
+	}}
 	rawAgent, _, err := dialer.Dial("ws://server/v1/link", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -51,6 +56,19 @@ func ends(t *testing.T, agent, server Options) (a, s *Conn, rawAgent, rawServer 
 		web.Close()
 	})
 	return a, s, rawAgent, rawServer
+}
+
+// refusing is a connection that takes nothing once it has an error to give, as one whose peer has closed.
+type refusing struct {
+	net.Conn
+	err atomic.Pointer[error]
+}
+
+func (c *refusing) Write(p []byte) (int, error) {
+	if err := c.err.Load(); err != nil {
+		return 0, *err
+	}
+	return c.Conn.Write(p)
 }
 
 // reading runs c's reader and hands over what it reads.
@@ -489,5 +507,74 @@ func TestPulseTellsWhetherTheAccountIsCalm(t *testing.T) {
 		m.Number = 6
 		s.PeerLedger(wire.Ledger{Link: link, Written: 5}, m, 0)
 		is(true, "after one that tells of what came")
+	})
+}
+
+// A write that fails because the peer has closed does not hide why it did.
+func TestAFailedWriteDoesNotHideWhatThePeerSaid(t *testing.T) {
+	reset := error(syscall.ECONNRESET)
+	broken := func(t *testing.T, before func(s *Conn)) *Conn {
+		a, s, raw, _ := ends(t, Options{}, Options{})
+		before(s)
+		raw.NetConn().(*refusing).err.Store(&reset)
+		told := make(chan error, 1)
+		if err := a.Send(envelope(t, wire.Echo{}), SendOptions{Written: func(_ uint64, _ time.Time, err error) { told <- err }}); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-told; !errors.Is(err, reset) {
+			t.Errorf("of the text: %v", err)
+		}
+		synctest.Wait()
+		if err := a.Err(); err != nil {
+			t.Errorf("ended before the reader could say why: %v", err)
+		}
+		if err := a.Send(envelope(t, wire.Echo{}), SendOptions{}); !errors.Is(err, ErrClosed) {
+			t.Errorf("send when nothing can be written: %v", err)
+		}
+		return a
+	}
+	t.Run("closed in order", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a := broken(t, func(s *Conn) { go s.Close(websocket.CloseServiceRestart, errors.New("draining")); synctest.Wait() })
+			a.Read()
+			if closed, ok := errors.AsType[*websocket.CloseError](a.Err()); !ok || closed.Text != "draining" {
+				t.Errorf("ended with %v", a.Err())
+			}
+		})
+	})
+	t.Run("cut off", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a := broken(t, func(s *Conn) { s.ws.Close() })
+			a.Read()
+			if !errors.Is(a.Err(), reset) {
+				t.Errorf("ended with %v", a.Err())
+			}
+		})
+	})
+	t.Run("nobody reads", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a := broken(t, func(*Conn) {})
+			began := time.Now()
+			<-a.Done()
+			if took := time.Since(began); took != lastWords || !errors.Is(a.Err(), reset) {
+				t.Errorf("ended after %v with %v", took, a.Err())
+			}
+		})
+	})
+	t.Run("closed by this end", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a, s, _, _ := ends(t, Options{}, Options{})
+			reading(s)
+			closing := errors.New("over")
+			a.ws.WriteControl(websocket.CloseMessage, nil, time.Now().Add(closeWait)) // as Close does first
+			if err := a.Send(envelope(t, wire.Echo{}), SendOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait() // the writer has failed
+			a.Close(websocket.CloseNormalClosure, closing)
+			if !errors.Is(a.Err(), closing) {
+				t.Errorf("ended with %v", a.Err())
+			}
+		})
 	})
 }
