@@ -38,6 +38,13 @@ func (c *counted) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
+// fail has writes give err from now on, as those do whose peer has closed.
+func (c *counted) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.broken = err
+}
+
 // corkedEnds are two ends of which the server's gathers its frames.
 func corkedEnds(t *testing.T) (a, s *Conn, below *counted) {
 	t.Helper()
@@ -128,9 +135,7 @@ func TestGatheredTextsOfABrokenWriteAreNotWritten(t *testing.T) {
 		reading(s)
 		synctest.Wait()
 		broken := errors.New("broken")
-		below.mu.Lock()
-		below.broken = broken
-		below.mu.Unlock()
+		below.fail(broken)
 		told := make(chan error, 2)
 		for range 2 {
 			if err := s.Send(envelope(t, wire.Echo{}), SendOptions{Flush: true, Hold: true, Written: func(_ uint64, _ time.Time, err error) { told <- err }}); err != nil {

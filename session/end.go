@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -27,8 +28,7 @@ const (
 // broken is a link to which nothing can be written any more, while its reader looks for why.
 type broken struct {
 	err   error
-	held  time.Duration // see [Facts.Held], as of then
-	timer *time.Timer   // ends the link
+	timer *time.Timer // ends the link
 }
 
 // over reports whether nothing is written any more. Call with mu held.
@@ -47,21 +47,19 @@ func (c *Conn) broke(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.over() {
-		c.broken = &broken{err: failed, held: c.holds(time.Now())}
-		c.broken.timer = time.AfterFunc(lastWords, func() { c.fail(failed) }) // else the reader is stuck
+		c.broken = &broken{failed, time.AfterFunc(lastWords, func() { c.fail(failed) })} // then the reader is stuck
 		c.stopRecheck()
 	}
 }
 
-// why is the reason for the end of a link of which somebody says err. Call with mu held.
+// why is the reason for the end of a link of which somebody says err: a write that failed before
+// says more than a reader that met an end without a word. Call with mu held.
 func (c *Conn) why(err error) error {
-	if c.broken == nil || errors.Is(c.broken.err, websocket.ErrCloseSent) {
-		return err // a closing frame went out: whoever sent it knows better
+	silent := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || websocket.IsCloseError(err, websocket.CloseAbnormalClosure)
+	if c.broken != nil && silent {
+		return c.broken.err
 	}
-	if closed, ok := errors.AsType[*websocket.CloseError](err); ok && closed.Code != websocket.CloseAbnormalClosure {
-		return err // by the peer; what the library makes of an end without a frame is the other code
-	}
-	return c.broken.err
+	return err
 }
 
 // fail ends the link with err; the first one stands.

@@ -24,6 +24,8 @@ type Facts struct {
 	Queued int
 	// Unwritten: since when the oldest text that is not yet written is queued; zero: all are.
 	Unwritten time.Time
+	// Over: nothing is written any more, though the reader may still look for why.
+	Over bool
 	// Held is for how long this end has kept a text back: it could have been written, and the
 	// network is not what holds it up. Once the link has ended it is as of then.
 	Held time.Duration
@@ -39,7 +41,8 @@ func (c *Conn) Facts(now time.Time) Facts {
 	}
 	return Facts{
 		Ledger: c.ledgers.View(now), PeerRead: c.ledgers.PeerRead(), Inbound: c.inbound.Time(now),
-		ReaderBusy: c.reading.Time(now), WriterBusy: c.busy.Time(now), WriterWaits: c.network, Queued: queued, Unwritten: c.unwritten(now), Held: c.holds(now),
+		ReaderBusy: c.reading.Time(now), WriterBusy: c.busy.Time(now), WriterWaits: c.network, Queued: queued, Unwritten: c.unwritten(now),
+		Over: c.over(), Held: c.holds(now),
 	}
 }
 
@@ -67,11 +70,8 @@ func (c *Conn) unwritten(now time.Time) time.Time {
 
 // holds is what [Facts.Held] says. Call with mu held.
 func (c *Conn) holds(now time.Time) time.Duration {
-	switch {
-	case c.err != nil:
+	if c.err != nil {
 		return c.held
-	case c.broken != nil:
-		return c.broken.held
 	}
 	since := c.unwritten(now)
 	if since.IsZero() || c.network {

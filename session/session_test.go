@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -39,7 +38,7 @@ func ends(t *testing.T, agent, server Options) (a, s *Conn, rawAgent, rawServer 
 	go web.Serve(listener)
 	dialer := websocket.Dialer{NetDialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		c, err := listener.Dial(ctx)
-		return &refusing{Conn: c}, err
+		return &counted{Conn: c}, err
 	}}
 	rawAgent, _, err := dialer.Dial("ws://server/v1/link", nil)
 	if err != nil {
@@ -56,19 +55,6 @@ func ends(t *testing.T, agent, server Options) (a, s *Conn, rawAgent, rawServer 
 		web.Close()
 	})
 	return a, s, rawAgent, rawServer
-}
-
-// refusing is a connection that takes nothing once it has an error to give, as one whose peer has closed.
-type refusing struct {
-	net.Conn
-	err atomic.Pointer[error]
-}
-
-func (c *refusing) Write(p []byte) (int, error) {
-	if err := c.err.Load(); err != nil {
-		return 0, *err
-	}
-	return c.Conn.Write(p)
 }
 
 // reading runs c's reader and hands over what it reads.
@@ -513,68 +499,98 @@ func TestPulseTellsWhetherTheAccountIsCalm(t *testing.T) {
 // A write that fails because the peer has closed does not hide why it did.
 func TestAFailedWriteDoesNotHideWhatThePeerSaid(t *testing.T) {
 	reset := error(syscall.ECONNRESET)
-	broken := func(t *testing.T, before func(s *Conn)) *Conn {
-		a, s, raw, _ := ends(t, Options{}, Options{})
-		before(s)
-		raw.NetConn().(*refusing).err.Store(&reset)
-		told := make(chan error, 1)
-		if err := a.Send(envelope(t, wire.Echo{}), SendOptions{Written: func(_ uint64, _ time.Time, err error) { told <- err }}); err != nil {
-			t.Fatal(err)
+	breaks := func(t *testing.T, c *Conn, below *counted) {
+		t.Helper()
+		below.fail(reset)
+		told := make(chan error, 2)
+		for range 2 {
+			if err := c.Send(envelope(t, wire.Echo{}), SendOptions{Hold: true, Written: func(_ uint64, _ time.Time, err error) { told <- err }}); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if err := <-told; !errors.Is(err, reset) {
-			t.Errorf("of the text: %v", err)
+		c.Drain()
+		for range 2 {
+			if err := <-told; !errors.Is(err, reset) && !errors.Is(err, ErrClosed) {
+				t.Errorf("of a text: %v", err)
+			}
 		}
-		synctest.Wait()
-		if err := a.Err(); err != nil {
+		if err := c.Err(); err != nil {
 			t.Errorf("ended before the reader could say why: %v", err)
 		}
-		if err := a.Send(envelope(t, wire.Echo{}), SendOptions{}); !errors.Is(err, ErrClosed) {
+		if err := c.Send(envelope(t, wire.Echo{}), SendOptions{}); !errors.Is(err, ErrClosed) || !c.Facts(time.Now()).Over {
 			t.Errorf("send when nothing can be written: %v", err)
 		}
-		return a
 	}
-	t.Run("closed in order", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			a := broken(t, func(s *Conn) { go s.Close(websocket.CloseServiceRestart, errors.New("draining")); synctest.Wait() })
-			a.Read()
-			if closed, ok := errors.AsType[*websocket.CloseError](a.Err()); !ok || closed.Text != "draining" {
+	closing := func(c *Conn) { // in memory a write waits for its reader
+		go c.Close(websocket.CloseServiceRestart, errors.New("draining"))
+		synctest.Wait()
+	}
+	isTold := func(t *testing.T, c *Conn) {
+		t.Helper()
+		c.Read()
+		if closed, ok := errors.AsType[*websocket.CloseError](c.Err()); !ok || closed.Text != "draining" {
+			t.Errorf("ended with %v", c.Err())
+		}
+	}
+	plain := func(t *testing.T) (a, s *Conn, below *counted) {
+		a, s, raw, _ := ends(t, Options{}, Options{})
+		return a, s, raw.NetConn().(*counted)
+	}
+	for _, tt := range []struct {
+		name string
+		run  func(*testing.T)
+	}{
+		{"closed in order", func(t *testing.T) {
+			a, s, below := plain(t)
+			closing(s)
+			breaks(t, a, below)
+			isTold(t, a)
+		}},
+		{"closed in order, frames gathered", func(t *testing.T) {
+			a, s, below := corkedEnds(t)
+			closing(a)
+			breaks(t, s, below)
+			isTold(t, s)
+		}},
+		{"cut off", func(t *testing.T) {
+			a, s, below := plain(t)
+			s.ws.Close()
+			breaks(t, a, below)
+			if a.Read(); !errors.Is(a.Err(), reset) {
 				t.Errorf("ended with %v", a.Err())
 			}
-		})
-	})
-	t.Run("cut off", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			a := broken(t, func(s *Conn) { s.ws.Close() })
-			a.Read()
-			if !errors.Is(a.Err(), reset) {
+		}},
+		{"spoken to in another tongue", func(t *testing.T) {
+			a, s, below := plain(t)
+			go s.ws.NetConn().Write([]byte("HTTP/1.1 403 Forbidden\r\n"))
+			breaks(t, a, below)
+			if a.Read(); errors.Is(a.Err(), reset) {
 				t.Errorf("ended with %v", a.Err())
 			}
-		})
-	})
-	t.Run("nobody reads", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			a := broken(t, func(*Conn) {})
+		}},
+		{"nobody reads", func(t *testing.T) {
+			a, _, below := plain(t)
+			breaks(t, a, below)
 			began := time.Now()
 			<-a.Done()
 			if took := time.Since(began); took != lastWords || !errors.Is(a.Err(), reset) {
 				t.Errorf("ended after %v with %v", took, a.Err())
 			}
-		})
-	})
-	t.Run("closed by this end", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			a, s, _, _ := ends(t, Options{}, Options{})
+		}},
+		{"closed by this end", func(t *testing.T) {
+			a, s, _ := plain(t)
 			reading(s)
-			closing := errors.New("over")
 			a.ws.WriteControl(websocket.CloseMessage, nil, time.Now().Add(closeWait)) // as Close does first
 			if err := a.Send(envelope(t, wire.Echo{}), SendOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait() // the writer has failed
-			a.Close(websocket.CloseNormalClosure, closing)
-			if !errors.Is(a.Err(), closing) {
+			over := errors.New("over")
+			if a.Close(websocket.CloseNormalClosure, over); !errors.Is(a.Err(), over) {
 				t.Errorf("ended with %v", a.Err())
 			}
-		})
-	})
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { synctest.Test(t, tt.run) })
+	}
 }

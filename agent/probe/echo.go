@@ -240,10 +240,11 @@ func (l *ladder) exchange(ctx context.Context, echo wire.Echo, want, size int) e
 	if err == nil {
 		err = l.look.Conn.Send(env, session.SendOptions{Flush: true})
 	}
+	if errors.Is(err, session.ErrClosed) {
+		<-l.look.Conn.Done() // within a second, and then it is known why
+		return l.look.Conn.Err()
+	}
 	if err != nil {
-		if cause := l.look.Conn.Err(); cause != nil {
-			return cause
-		}
 		return err
 	}
 	over := time.NewTimer(echoWait + time.Duration(size)*time.Second/slowest)

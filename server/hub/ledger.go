@@ -234,11 +234,12 @@ func newer(pong, peer *time.Duration, limit time.Duration) bool {
 
 // Deliverable reports whether commands may be given to this link, and if not why.
 func (l *link) Deliverable() (bool, string) {
-	v := l.conn.Facts(time.Now()).Ledger
+	f := l.conn.Facts(time.Now())
+	v := f.Ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.gone:
+	case l.gone || f.Over:
 		return false, "the link has ended"
 	case l.verifiedAt.IsZero():
 		return false, "the link is not verified yet"

@@ -63,6 +63,10 @@ func TestAMoveKeepsEachAnswer(t *testing.T) {
 	// Its owner, as the documentation has it made, and nothing more.
 	db.Exec(t, "postgres", `CREATE ROLE mover LOGIN`)
 	db.Exec(t, "postgres", `CREATE DATABASE moved OWNER mover`)
+	t.Cleanup(func() { // another run on this server makes them again
+		db.Exec(t, "postgres", `DROP DATABASE moved WITH (FORCE)`)
+		db.Exec(t, "postgres", `DROP ROLE mover`)
+	})
 	url := strings.Replace(db.URL("moved"), "gururmm@", "mover@", 1)
 	var marked string
 	all, err := move(t, path, url, func(database string) error { marked = database; return nil })
